@@ -1,0 +1,122 @@
+# A newcomer needs Go and make: `make demo`, `make test`. Everything else is for those who change the project;
+# its tools are pinned in scripts/tools/go.mod and built the first time they are called.
+
+TOOL     := go tool -modfile=scripts/tools/go.mod
+NESTED   := $(patsubst %/go.mod,%,$(wildcard scripts/*/go.mod))
+STRANGER := $(wildcard scripts/adopter/go.mod)
+FUZZTIME ?= 30s
+
+# The contract must not break against the last release or, before there is one, against the commit before this one.
+AGAINST ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-parse --quiet --verify HEAD~1)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##
+## see it work
+
+.PHONY: demo
+demo: build ## build the pair, run the story from sign-in to refusals, stop
+	@bin/demo
+
+.PHONY: run
+run: build ## the same pair, left running until Ctrl-C
+	@bin/demo run
+
+.PHONY: build
+build: ## build the programs into bin/
+	@echo "building the programs (the first time takes about a minute)"
+	@go build -trimpath -o bin/handoff-server1 ./server1
+	@go build -trimpath -o bin/handoff-server2 ./server2
+	@go build -trimpath -o bin/handoff ./shared/cmd/handoff
+	@go build -trimpath -o bin/demo ./scripts/demo
+
+##
+## change it
+
+# The race detector needs cgo, and cgo a C compiler: ask for the one thing that only then builds.
+RACE = $(shell go build -race runtime/race 2>/dev/null && echo -race)
+
+.PHONY: test
+test: ## every test, with the race detector where there is a C compiler
+	@echo "building the tests (the first time takes a few minutes)"
+	@race='$(RACE)'; [ -n "$$race" ] || echo "no working C compiler: testing without the race detector"; \
+		go test $$race ./...
+	$(if $(STRANGER),@go -C scripts/adopter test ./...)
+
+.PHONY: e2e
+e2e: ## only the tests between real processes, never from the test cache
+	@echo "testing real processes"
+	@go test -count=1 ./scripts/e2e/... ./scripts/demo/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@found=$$(go test -list '^Fuzz' ./...) || { echo "$$found"; exit 1; }; \
+	echo "$$found" | awk '/^Fuzz/ {t[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, t[i]; n = 0}' | \
+	while read -r package target; do \
+		echo "$$target in $$package, $(FUZZTIME)"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
+	done
+
+.PHONY: fuzz-long
+fuzz-long: ## the same for ten minutes each
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m
+
+.PHONY: bench
+bench: ## every benchmark
+	@go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: generate
+generate: ## write the Go of proto/ anew
+	@echo "generating (the first time builds buf: two minutes)"
+	@$(TOOL) buf generate
+
+.PHONY: clean
+clean: ## remove what make built
+	@rm -rf bin
+
+##
+## before a commit
+
+.PHONY: lint
+lint: vet staticcheck gofumpt contract checkgenerate tidy ## every check that is not a test
+
+.PHONY: vet
+vet:
+	@echo "lint: go vet"
+	@go vet ./...
+	$(if $(STRANGER),@go -C scripts/adopter vet ./...)
+
+.PHONY: staticcheck
+staticcheck:
+	@echo "lint: staticcheck (the first time builds it: half a minute)"
+	@$(TOOL) staticcheck ./...
+
+.PHONY: gofumpt
+gofumpt:
+	@echo "lint: gofumpt"
+	@unformatted=$$($(TOOL) gofumpt -l .) && [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
+
+.PHONY: contract
+contract:
+	@echo "lint: buf (the first time builds it: two minutes)"
+	@$(TOOL) buf lint
+	@$(TOOL) buf format --diff --exit-code
+	@base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	if [ -n "$$(git ls-tree '$(AGAINST)' proto 2>/dev/null)" ]; \
+	then git archive '$(AGAINST)' proto buf.yaml | tar -x -C "$$base" && $(TOOL) buf breaking --against "$$base"; \
+	else echo "lint: no earlier contract to compare with"; fi
+
+.PHONY: checkgenerate
+checkgenerate: ## fail if the Go of proto/ is not what its .proto files make
+	@echo "lint: generated code"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(TOOL) buf generate --output "$$fresh" && diff -r -u --exclude='*.proto' proto "$$fresh/proto"
+
+.PHONY: tidy
+tidy:
+	@echo "lint: go mod tidy"
+	@for module in . $(NESTED); do go -C $$module mod tidy -diff || exit 1; done
