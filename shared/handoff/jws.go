@@ -1,0 +1,267 @@
+package handoff
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"math/big"
+	"strings"
+
+	"github.com/handoff-auth/handoff/shared/internal/strictjson"
+)
+
+// Algorithm is a JWS signature algorithm by its registered name (RFC 7518
+// section 3.1, RFC 8037 section 3.1). A key carries its algorithm, and the key
+// decides: the `alg` of a header must equal it.
+type Algorithm string
+
+// The algorithms. All are asymmetric; there is no `none` and no HMAC.
+const (
+	EdDSA Algorithm = "EdDSA" // Ed25519 (RFC 8037): the default
+	ES256 Algorithm = "ES256" // ECDSA, P-256, SHA-256
+	ES384 Algorithm = "ES384" // ECDSA, P-384, SHA-384
+	PS256 Algorithm = "PS256" // RSASSA-PSS, SHA-256, a salt of exactly 32 bytes
+	RS256 Algorithm = "RS256" // RSASSA-PKCS1-v1_5, SHA-256
+)
+
+// Algorithms returns every algorithm, the preferred one first.
+func Algorithms() []Algorithm { return []Algorithm{EdDSA, ES256, ES384, PS256, RS256} }
+
+// verify reports whether signature is the key's over input. It is the one table
+// of algorithms: what is not in it does not verify.
+func (k Key) verify(input, signature []byte) bool {
+	switch k.algorithm {
+	case EdDSA:
+		return ed25519.Verify(k.public.(ed25519.PublicKey), input, signature)
+	case ES256:
+		digest := sha256.Sum256(input)
+		return verifyECDSA(k.public.(*ecdsa.PublicKey), digest[:], signature, 32)
+	case ES384:
+		digest := sha512.Sum384(input)
+		return verifyECDSA(k.public.(*ecdsa.PublicKey), digest[:], signature, 48)
+	case PS256:
+		digest := sha256.Sum256(input)
+		options := rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash} // RFC 7518 section 3.5
+		return rsa.VerifyPSS(k.public.(*rsa.PublicKey), crypto.SHA256, digest[:], signature, &options) == nil
+	case RS256:
+		digest := sha256.Sum256(input)
+		return rsa.VerifyPKCS1v15(k.public.(*rsa.PublicKey), crypto.SHA256, digest[:], signature) == nil
+	}
+	return false
+}
+
+// verifyECDSA takes R || S, each of exactly size bytes (RFC 7518 section 3.4).
+func verifyECDSA(public *ecdsa.PublicKey, digest, signature []byte, size int) bool {
+	if len(signature) != 2*size {
+		return false
+	}
+	r := new(big.Int).SetBytes(signature[:size])
+	s := new(big.Int).SetBytes(signature[size:])
+	return ecdsa.Verify(public, digest, r, s)
+}
+
+// The checks before and with the signature. SPEC.md defines each.
+const (
+	CheckTokenLength    Check = "token.length"
+	CheckTokenParts     Check = "token.parts"
+	CheckTokenBase64URL Check = "token.base64url"
+	CheckHeaderJSON     Check = "header.json"
+	CheckHeaderMembers  Check = "header.members"
+	CheckHeaderAlg      Check = "header.alg"
+	CheckHeaderTyp      Check = "header.typ"
+	CheckHeaderKid      Check = "header.kid"
+	CheckKeyUnknown     Check = "key.unknown"
+	CheckKeyAlg         Check = "key.alg"
+	CheckSignature      Check = "signature"
+)
+
+// Profile is one kind of JWT in this project: each has its own `typ`, so that
+// none can be taken for another (RFC 8725 section 3.11).
+type Profile struct {
+	// Typ is the header's `typ`, compared byte for byte.
+	Typ string
+	// MaxLength is the longest compact form that is looked at, in bytes.
+	MaxLength int
+}
+
+// Open returns the payload of a compact JWS (RFC 7515 section 7.1) of this
+// profile, after checking its form, its header and its signature; the payload's
+// meaning is the caller's to check. The header must be exactly `alg`, `typ` and
+// `kid`. keys is asked once, for a kid of the right form. The error is a
+// *Refusal; until the signature has verified its Reason is TOKEN_INVALID, or
+// TRUST_STALE when keys cannot tell.
+func (p Profile) Open(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+	if len(raw) > p.MaxLength {
+		return "", Key{}, invalid(CheckTokenLength)
+	}
+	encodedHeader, rest, ok := strings.Cut(raw, ".")
+	encodedPayload, encodedSignature, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || encodedHeader == "" || encodedPayload == "" || encodedSignature == "" ||
+		strings.IndexByte(encodedSignature, '.') >= 0 {
+		return "", Key{}, invalid(CheckTokenParts)
+	}
+	if !isBase64URL(encodedHeader) || !isBase64URL(encodedPayload) || !isBase64URL(encodedSignature) {
+		return "", Key{}, invalid(CheckTokenBase64URL)
+	}
+
+	h, err := p.header(encodedHeader)
+	if err != nil {
+		return "", Key{}, err
+	}
+	key, err = keys.Key(ctx, h.kid)
+	switch {
+	case errors.Is(err, ErrKeyUnknown):
+		return "", Key{}, invalid(CheckKeyUnknown)
+	case err != nil:
+		return "", Key{}, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+	case key.id != h.kid:
+		return "", Key{}, invalid(CheckKeyUnknown)
+	case key.algorithm != h.alg:
+		return "", Key{}, invalid(CheckKeyAlg)
+	}
+	signature, err := base64url.DecodeString(encodedSignature)
+	if err != nil {
+		return "", Key{}, invalid(CheckTokenBase64URL)
+	}
+	if !key.verify([]byte(raw[:len(encodedHeader)+1+len(encodedPayload)]), signature) {
+		return "", Key{}, invalid(CheckSignature)
+	}
+	decoded, err := base64url.DecodeString(encodedPayload)
+	if err != nil {
+		return "", Key{}, invalid(CheckTokenBase64URL)
+	}
+	return string(decoded), key, nil
+}
+
+// Seal returns payload signed by signer as a compact JWS of this profile.
+func (p Profile) Seal(ctx context.Context, payload []byte, signer Signer) (string, error) {
+	key := signer.Key()
+	header := `{"alg":"` + string(key.algorithm) + `","kid":"` + key.id + `","typ":"` + p.Typ + `"}`
+	size := base64url.EncodedLen(len(header)) + 1 + base64url.EncodedLen(len(payload))
+	compact := make([]byte, 0, size+1+base64url.EncodedLen(512))
+	compact = base64url.AppendEncode(compact, []byte(header))
+	compact = append(compact, '.')
+	compact = base64url.AppendEncode(compact, payload)
+	signature, err := signer.Sign(ctx, compact)
+	if err != nil {
+		return "", err
+	}
+	compact = append(compact, '.')
+	compact = base64url.AppendEncode(compact, signature)
+	if len(compact) > p.MaxLength {
+		return "", errors.New("the signed token would be longer than its profile allows")
+	}
+	return string(compact), nil
+}
+
+// base64url refuses padding and non-zero trailing bits (RFC 4648 section 3.5),
+// so that one value has one spelling.
+var base64url = base64.RawURLEncoding.Strict()
+
+// isBase64URL checks what can be checked without decoding. The alphabet must be
+// checked here: encoding/base64 skips CR and LF even when strict.
+func isBase64URL(s string) bool {
+	if len(s)%4 == 1 {
+		return false
+	}
+	for i := range len(s) {
+		if !isBase64URLChar[s[i]] {
+			return false
+		}
+	}
+	// The bits that the last character has beyond whole bytes must be zero.
+	switch last := strings.IndexByte(base64URLAlphabet, s[len(s)-1]); len(s) % 4 {
+	case 2:
+		return last&0x0f == 0
+	case 3:
+		return last&0x03 == 0
+	}
+	return true
+}
+
+const base64URLAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+var isBase64URLChar = func() (set [256]bool) {
+	for i := range len(base64URLAlphabet) {
+		set[base64URLAlphabet[i]] = true
+	}
+	return set
+}()
+
+type header struct {
+	alg Algorithm
+	kid string
+}
+
+// header decodes and checks a protected header: exactly alg, typ and kid. That
+// one rule refuses jwk, jku, x5u, x5c, crit, b64, zip and cty.
+func (p Profile) header(encoded string) (header, error) {
+	decoded, err := base64url.DecodeString(encoded)
+	if err != nil {
+		return header{}, invalid(CheckTokenBase64URL)
+	}
+	var alg, typ, kid string
+	err = strictjson.Read(string(decoded), func(r *strictjson.Reader) error {
+		return r.Object(func(name string) (err error) {
+			switch name {
+			case "alg":
+				alg, err = r.String()
+			case "typ":
+				typ, err = r.String()
+			case "kid":
+				kid, err = r.String()
+			default:
+				err = errMember
+			}
+			return err
+		})
+	})
+	switch {
+	case errors.Is(err, strictjson.ErrSyntax):
+		return header{}, invalid(CheckHeaderJSON)
+	case err != nil:
+		return header{}, invalid(CheckHeaderMembers)
+	case typ != p.Typ:
+		return header{}, invalid(CheckHeaderTyp)
+	case !isThumbprint(kid):
+		return header{}, invalid(CheckHeaderKid)
+	}
+	for _, known := range Algorithms() {
+		if alg == string(known) {
+			return header{alg: known, kid: kid}, nil
+		}
+	}
+	return header{}, invalid(CheckHeaderAlg)
+}
+
+var errMember = errors.New("a member is not in the schema")
+
+// isThumbprint reports whether kid has the form of an RFC 7638 thumbprint with
+// SHA-256: 32 bytes in base64url.
+func isThumbprint(kid string) bool { return len(kid) == 43 && isBase64URL(kid) }
+
+func invalid(check Check) *Refusal {
+	return &Refusal{Reason: ReasonTokenInvalid, Check: check, Detail: checkDetails[check]}
+}
+
+// checkDetails says what each check before the signature demands. The texts are
+// fixed: what an unauthenticated caller sent is never repeated.
+var checkDetails = map[Check]string{
+	CheckTokenLength:    "longer than the limit",
+	CheckTokenParts:     "not three non-empty parts",
+	CheckTokenBase64URL: "a part is not canonical base64url",
+	CheckHeaderJSON:     "the header is not strict JSON",
+	CheckHeaderMembers:  "the header is not exactly alg, typ and kid, each a string",
+	CheckHeaderAlg:      "alg is not one of the asymmetric algorithms of the profile",
+	CheckHeaderTyp:      "typ is not this kind of token's",
+	CheckHeaderKid:      "kid is not an RFC 7638 thumbprint",
+	CheckKeyUnknown:     "no trusted issuer lists the key",
+	CheckKeyAlg:         "alg is not the key's algorithm",
+	CheckSignature:      "the signature does not verify",
+}

@@ -1,0 +1,144 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Store remembers what has been redeemed. Implementations are safe for
+// concurrent use; handofftest.Store is their conformance test.
+//
+// A store whose memory may be lost in a restart refuses what was issued before
+// it began, up to the clock skew: it then also implements Skew() time.Duration,
+// and NewVerifier refuses one whose skew is smaller than the verifier's.
+type Store interface {
+	// Redeem records r, atomically. It returns nil for the first call with an
+	// issuer and id, and ErrReplayed for every other, as long as a token with
+	// them can be accepted anywhere: until Expires plus twice the skew.
+	// ErrIssuedBeforeStart and ErrStoreFull refuse for their reasons; any other
+	// error means that it is unknown whether r was recorded, and refuses with
+	// STORE_UNAVAILABLE.
+	Redeem(ctx context.Context, r Redemption) error
+}
+
+// Redemption is the spending of one token.
+type Redemption struct {
+	Issuer   string    // the token's iss
+	ID       string    // the token's jti: unique for the issuer alone
+	IssuedAt time.Time // the token's iat
+	Expires  time.Time // the token's exp
+}
+
+// What a Store answers.
+var (
+	ErrReplayed          = errors.New("redeemed before")
+	ErrIssuedBeforeStart = errors.New("issued before the store's memory begins")
+	ErrStoreFull         = errors.New("the store is full")
+)
+
+// Checks of the redemption. SPEC.md defines each.
+const (
+	CheckRedeem     Check = "redeem"
+	CheckRedeemRule Check = "redeem.max_lifetime"
+)
+
+// A Grant entitles its holder to the one call that it was made for: a verified
+// token that matched its operation and was redeemed. Only Verifier.Redeem makes
+// one. A Grant is immutable and safe for concurrent use.
+type Grant struct {
+	claims   *Claims
+	kid      string
+	reusable bool
+	verifier *Verifier
+}
+
+// ID returns the token's id (jti). With the issuer it is unique, and an
+// idempotency key for an operation whose token is spent by its first use.
+func (g *Grant) ID() string { return g.claims.ID }
+
+// Issuer returns who vouches for the user (iss).
+func (g *Grant) Issuer() string { return g.claims.Issuer }
+
+// Subject returns the user's immutable id at the issuer (sub). Only (Issuer,
+// Subject) together name a user.
+func (g *Grant) Subject() string { return g.claims.Subject }
+
+// Method returns the full name of the method that may run.
+func (g *Grant) Method() string { return g.claims.Method }
+
+// IssuedAt returns when the issuer signed, in whole seconds.
+func (g *Grant) IssuedAt() time.Time { return g.claims.IssuedAt }
+
+// Expires returns when the grant ends, in whole seconds. A stream that is still
+// open then is ended.
+func (g *Grant) Expires() time.Time { return g.claims.Expires }
+
+// Reusable reports whether the method's rule allows the token another use.
+func (g *Grant) Reusable() bool { return g.reusable }
+
+type grantKey struct{}
+
+// NewContext returns a context that carries the grant to a handler.
+func NewContext(ctx context.Context, grant *Grant) context.Context {
+	return context.WithValue(ctx, grantKey{}, grant)
+}
+
+// FromContext returns the grant of the call that a handler serves. It is false
+// where there is none: the method is exempt, or the server has no guard.
+func FromContext(ctx context.Context) (*Grant, bool) {
+	grant, ok := ctx.Value(grantKey{}).(*Grant)
+	return grant, ok && grant != nil
+}
+
+// Allows checks that the verified token names op and keeps to rule, without
+// redeeming it. Redeem makes the same check.
+func (v *Verified) Allows(op Operation, rule Rule) error {
+	op, err := op.normal()
+	if err != nil {
+		return &Refusal{Reason: ReasonRequestUnbindable, Check: CheckOperationBind, Err: err}
+	}
+	if lifetime := v.claims.Expires.Sub(v.claims.IssuedAt); rule.MaxLifetime > 0 && lifetime > rule.MaxLifetime {
+		return &Refusal{
+			Reason: ReasonLifetimeTooLong, Check: CheckRedeemRule,
+			Detail: fmt.Sprintf("the token lives %s; its method accepts %s", lifetime, rule.MaxLifetime),
+		}
+	}
+	return v.claims.allows(op)
+}
+
+// Redeem spends a verified token on the operation that is about to run, and
+// returns the grant for it. It is the last check: its one side effect, in the
+// store, comes after everything that can refuse. A token whose rule says
+// reusable is checked alike and not spent. The error is a *Refusal.
+func (v *Verifier) Redeem(ctx context.Context, verified *Verified, op Operation, rule Rule) (*Grant, error) {
+	if verified == nil || verified.verifier != v {
+		return nil, &Refusal{Reason: ReasonTokenInvalid, Check: CheckRedeem, Detail: "not verified by this verifier"}
+	}
+	if err := verified.Allows(op, rule); err != nil {
+		return nil, err
+	}
+	// Time has passed since Verify: on a stream, as long as the caller took to
+	// send its request.
+	if err := v.current(ctx, verified.claims, verified.key.id); err != nil {
+		return nil, err
+	}
+	grant := &Grant{claims: verified.claims, kid: verified.key.id, reusable: rule.Reusable, verifier: v}
+	if rule.Reusable {
+		return grant, nil
+	}
+	c := verified.claims
+	err := v.store.Redeem(ctx, Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires})
+	switch {
+	case err == nil:
+		return grant, nil
+	case errors.Is(err, ErrReplayed):
+		return nil, &Refusal{Reason: ReasonTokenReplayed, Check: CheckRedeem, Err: err}
+	case errors.Is(err, ErrIssuedBeforeStart):
+		return nil, &Refusal{Reason: ReasonIssuedBeforeStart, Check: CheckRedeem, Err: err}
+	case errors.Is(err, ErrStoreFull):
+		return nil, &Refusal{Reason: ReasonLimitExceeded, Check: CheckRedeem, Err: err}
+	}
+	return nil, &Refusal{Reason: ReasonStoreUnavailable, Check: CheckRedeem, Err: err}
+}
