@@ -1,0 +1,103 @@
+package check
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// topLevel is all that stands at the root beside dot-files.
+var topLevel = []string{
+	"proto", "server1", "server2", "shared", "scripts",
+	"go.mod", "go.sum", "buf.yaml", "buf.gen.yaml", "Makefile", "README.md", "LICENSE",
+}
+
+// foreign matches what belongs to somebody's machine: a path of theirs, or the host they download from. The strings are
+// in pieces, so that this file does not match.
+var foreign = regexp.MustCompile(strings.Join([]string{
+	`(?m)(^|[^\w./-])/wo` + `rk\b`,
+	`(^|[^\w./-])/(ro` + `ot|ho` + `me|Us` + `ers)/`,
+	`(pro` + `xy|su` + `m)\.golang\.org`,
+	`regis` + `try\.(npmjs|yarnpkg)\.`,
+	`\bd` + `eb\.debian\.org`,
+	`\bpy` + `pi\.org`,
+}, "|"))
+
+func TestTopLevel(t *testing.T) {
+	for _, path := range tracked(t) {
+		top, _, _ := strings.Cut(path, "/")
+		if !strings.HasPrefix(top, ".") && !slices.Contains(topLevel, top) {
+			t.Errorf("%s: the top level is fixed", path)
+		}
+	}
+}
+
+func TestNoFileNamesAMachine(t *testing.T) {
+	for _, path := range tracked(t) {
+		content, err := os.ReadFile(filepath.Join(root, path))
+		if errors.Is(err, fs.ErrNotExist) || bytes.IndexByte(content, 0) >= 0 {
+			continue // deleted but not yet committed, or not text
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		if at := foreign.FindIndex(content); at != nil {
+			line := 1 + bytes.Count(content[:at[0]], []byte("\n"))
+			t.Errorf("%s:%d names %q, which is a machine's own", path, line, content[at[0]:at[1]])
+		}
+	}
+}
+
+func TestForeignIsRecognised(t *testing.T) {
+	for text, want := range map[string]bool{
+		"see /wo" + "rk/main":                         true,
+		"cd /wo" + "rk":                               true,
+		"x\n/ro" + "ot/go":                            true,
+		`"/ho` + `me/ann/x"`:                          true,
+		"GOPROXY=https://pro" + "xy.golang.org":       true,
+		"regis" + "try.npmjs.org":                     true,
+		"/handoff.v1.HandoffService/IssueHandoff":     false,
+		"the worker, a/work, https://x.example/home/": false,
+		"golang.org/x/net":                            false,
+	} {
+		if got := foreign.MatchString(text); got != want {
+			t.Errorf("%q: got %v, want %v", text, got, want)
+		}
+	}
+}
+
+// Each direct dependency has a row in README's table that says what it is for.
+func TestReadmeListsDependencies(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip("README.md does not exist yet")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	out, err := run("go", "mod", "edit", "-json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(out, &mod); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range mod.Require {
+		row := regexp.MustCompile("(?m)^\\|[^\n]*[ `\\[]" + regexp.QuoteMeta(r.Path) + "[ `\\]]")
+		if !r.Indirect && !row.Match(readme) {
+			t.Errorf("README.md has no table row for %s", r.Path)
+		}
+	}
+}
