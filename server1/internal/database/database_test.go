@@ -1,0 +1,462 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+var start = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func open(t *testing.T) (*DB, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "server1.db")
+	db, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db, path
+}
+
+func addUser(t *testing.T, db *DB, name string) User {
+	t.Helper()
+	u := User{ID: handoff.NewID(), Name: name, PasswordHash: "hash of " + name, Roles: []string{"payer", "reader"}, Created: start}
+	if err := db.AddUser(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func newSession(u User) Session {
+	return Session{
+		IDSHA256: handoff.NewID(), HandoffID: handoff.NewID(), User: u,
+		Created: start, IdleExpires: start.Add(time.Minute), Expires: start.Add(time.Hour),
+	}
+}
+
+func startSession(t *testing.T, db *DB, u User) Session {
+	t.Helper()
+	s := newSession(u)
+	if err := db.StartSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func claims() *handoff.Claims {
+	return &handoff.Claims{ID: handoff.NewID(), Audience: "https://billing.example", Method: "/a.B/C", Expires: start.Add(time.Minute)}
+}
+
+// events returns the audit as "event user session handoff" rows.
+func events(t *testing.T, db *DB) (all []string) {
+	t.Helper()
+	rows, err := db.read.Query(`SELECT event, user_id, COALESCE(session, ''), COALESCE(handoff_id, '') FROM audit ORDER BY rowid`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e, user, session, id string
+		if err := rows.Scan(&e, &user, &session, &id); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, strings.TrimSpace(strings.Join([]string{e, user, session, id}, " ")))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func count(t *testing.T, db *DB, table string) (n int) {
+	t.Helper()
+	if err := db.read.QueryRow(`SELECT COUNT(*) FROM ` + table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestUsers(t *testing.T) {
+	db, _ := open(t)
+	alice := addUser(t, db, "alice")
+	got, err := db.UserByName(t.Context(), "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(alice, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := db.AddUser(t.Context(), User{ID: handoff.NewID(), Name: "alice"}); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a second alice: got %v, want ErrNameTaken", err)
+	}
+	if _, err := db.UserByName(t.Context(), "bob"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("nobody: got %v, want ErrNotFound", err)
+	}
+	aaron := addUser(t, db, "aaron")
+	all, err := db.Users(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]User{aaron, alice}, all); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"user_added " + alice.ID, "user_added " + aaron.ID}, events(t, db)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSessionLife(t *testing.T) {
+	db, _ := open(t)
+	alice := addUser(t, db, "alice")
+	s := startSession(t, db, alice)
+
+	got, err := db.LiveSession(t.Context(), s.IDSHA256, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(s, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := db.EndSession(t.Context(), s, start); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.LiveSession(t.Context(), s.IDSHA256, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after its end: got %v, want ErrNotFound", err)
+	}
+	if err := db.EndSession(t.Context(), s, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("ending it twice: got %v, want ErrNotFound", err)
+	}
+	want := []string{"user_added " + alice.ID, "signed_in " + alice.ID + " " + s.HandoffID, "signed_out " + alice.ID + " " + s.HandoffID}
+	if diff := cmp.Diff(want, events(t, db)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSessionExpires(t *testing.T) {
+	db, _ := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	live := func(at time.Time) bool {
+		_, err := db.LiveSession(t.Context(), s.IDSHA256, at)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if !live(s.IdleExpires.Add(-time.Millisecond)) || live(s.IdleExpires) {
+		t.Error("the session does not end at its idle expiry")
+	}
+	if err := db.KeepSession(t.Context(), s, start, s.Expires); err != nil {
+		t.Fatal(err)
+	}
+	if !live(s.IdleExpires) || !live(s.Expires.Add(-time.Millisecond)) || live(s.Expires) {
+		t.Error("the kept session does not end at its absolute expiry")
+	}
+	for what, keep := range map[string]struct{ now, until time.Time }{
+		"past the absolute expiry": {start, s.Expires.Add(time.Millisecond)},
+		"back":                     {start, start.Add(time.Second)},
+		"after it is over":         {s.Expires, s.Expires},
+	} {
+		if err := db.KeepSession(t.Context(), s, keep.now, keep.until); err != nil {
+			t.Fatal(err)
+		}
+		if !live(s.Expires.Add(-time.Millisecond)) || live(s.Expires) {
+			t.Errorf("a session moved %s", what)
+		}
+	}
+	next := newSession(s.User)
+	next.Created, next.IdleExpires, next.Expires = s.Expires, s.Expires.Add(time.Minute), s.Expires.Add(time.Hour)
+	if err := db.StartSession(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, db, "sessions"); n != 1 {
+		t.Errorf("%d sessions are kept, want the new one alone", n)
+	}
+}
+
+// A user who was disabled, or whose password was changed, between the check of
+// the password and the start of the session gets none.
+func TestSessionOfAnotherUserThanChecked(t *testing.T) {
+	db, _ := open(t)
+	alice, bob := addUser(t, db, "alice"), addUser(t, db, "bob")
+	s := startSession(t, db, bob)
+	stale := alice
+	stale.PasswordHash = "yesterday's"
+	if _, err := db.write.Exec(`UPDATE users SET disabled_at = 1 WHERE name = 'bob'`); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range []User{stale, bob} {
+		if err := db.StartSession(t.Context(), newSession(u)); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: got %v, want ErrNotFound", u.Name, err)
+		}
+	}
+	if _, err := db.LiveSession(t.Context(), s.IDSHA256, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a disabled user's session: got %v, want ErrNotFound", err)
+	}
+	if err := db.RecordHandoff(t.Context(), s, claims(), start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a disabled user's handoff: got %v, want ErrNotFound", err)
+	}
+}
+
+func TestRecordHandoff(t *testing.T) {
+	db, _ := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	c := claims()
+	if err := db.RecordHandoff(t.Context(), s, c, start); err != nil {
+		t.Fatal(err)
+	}
+	want := "handoff_issued " + s.User.ID + " " + s.HandoffID + " " + c.ID
+	if got := events(t, db); got[len(got)-1] != want {
+		t.Errorf("got %q, want %q", got[len(got)-1], want)
+	}
+	if err := db.EndSession(t.Context(), s, start); err != nil {
+		t.Fatal(err)
+	}
+	before := count(t, db, "audit")
+	if err := db.RecordHandoff(t.Context(), s, claims(), start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after signing out: got %v, want ErrNotFound", err)
+	}
+	if count(t, db, "audit") != before {
+		t.Error("a refused handoff left a row")
+	}
+}
+
+// changes are all the methods that write, each on a database that has s.
+func changes(db *DB, s Session) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"AddUser": func(ctx context.Context) error {
+			return db.AddUser(ctx, User{ID: handoff.NewID(), Name: "carol", PasswordHash: strings.Repeat("x", 5000)})
+		},
+		"StartSession":  func(ctx context.Context) error { return db.StartSession(ctx, newSession(s.User)) },
+		"KeepSession":   func(ctx context.Context) error { return db.KeepSession(ctx, s, start, s.Expires) },
+		"EndSession":    func(ctx context.Context) error { return db.EndSession(ctx, s, start) },
+		"RecordHandoff": func(ctx context.Context) error { return db.RecordHandoff(ctx, s, claims(), start) },
+	}
+}
+
+func TestLockedDatabaseKeepsNothing(t *testing.T) {
+	db, path := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	before := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions"))
+
+	other, err := sql.Open("sqlite", source(path, "immediate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	lock, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range changes(db, s) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := change(ctx); err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNameTaken) {
+			t.Errorf("%s with the database locked: got %v", name, err)
+		}
+		cancel()
+	}
+	if _, err := db.LiveSession(t.Context(), s.IDSHA256, start); err != nil {
+		t.Errorf("a writer stops readers: %v", err)
+	}
+	if err := lock.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if after := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions")); after != before {
+		t.Errorf("something is half-done: %s, before %s", after, before)
+	}
+	for name, change := range changes(db, s) {
+		if name == "EndSession" {
+			continue // the others need the session
+		}
+		if err := change(t.Context()); err != nil {
+			t.Errorf("%s once the lock is gone: %v", name, err)
+		}
+	}
+}
+
+func TestFullDiskKeepsNothing(t *testing.T) {
+	db, _ := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	var pages int
+	if err := db.write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.write.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages)); err != nil {
+		t.Fatal(err)
+	}
+	// Each change fits until the last free page is used, so each is repeated until it does not.
+	var full error
+	written := 0
+	for range 1000 {
+		if full = db.RecordHandoff(t.Context(), s, claims(), start); full != nil {
+			break
+		}
+		written++
+	}
+	if full == nil || errors.Is(full, ErrNotFound) {
+		t.Fatalf("a full disk: got %v", full)
+	}
+	before := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions"))
+	if n := len(events(t, db)); n != written+2 {
+		t.Errorf("%d rows for %d acknowledged handoffs", n-2, written)
+	}
+	for _, name := range []string{"AddUser", "RecordHandoff"} {
+		if err := changes(db, s)[name](t.Context()); err == nil {
+			t.Errorf("%s on a full disk succeeded", name)
+		}
+	}
+	if after := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions")); after != before {
+		t.Errorf("something is half-done: %s, before %s", after, before)
+	}
+	if _, err := db.write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.RecordHandoff(t.Context(), s, claims(), start); err != nil {
+		t.Errorf("once there is room: %v", err)
+	}
+}
+
+func TestConcurrentChanges(t *testing.T) {
+	db, path := open(t)
+	second, err := Open(t.Context(), path) // as `user add` beside a running server
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	alice := addUser(t, db, "alice")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		db := []*DB{db, second}[i%2]
+		wg.Go(func() {
+			for range 10 {
+				s := newSession(alice)
+				for _, err := range []error{
+					db.StartSession(t.Context(), s), db.RecordHandoff(t.Context(), s, claims(), start),
+					db.KeepSession(t.Context(), s, start, s.Expires), db.EndSession(t.Context(), s, start),
+				} {
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := count(t, db, "audit"); n != 1+8*10*3 {
+		t.Errorf("%d events, want %d", n, 1+8*10*3)
+	}
+}
+
+func TestSurvivesReopening(t *testing.T) {
+	db, path := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	again, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if _, err := again.LiveSession(t.Context(), s.IDSHA256, start); err != nil {
+		t.Error(err)
+	}
+	if err := again.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, file := range []string{path, path + "-wal", path + "-shm"} {
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v; want mode 0600", filepath.Base(file), info.Mode(), err)
+		}
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	db, newer := open(t)
+	if _, err := db.write.Exec(`INSERT INTO migrations (version, applied_at) VALUES (1000, 0)`); err != nil {
+		t.Fatal(err)
+	}
+	for what, path := range map[string]string{
+		"no folder":               filepath.Join(dir, "missing", "x.db"),
+		"a folder":                dir,
+		"no database":             write("text", strings.Repeat("this is not a database. ", 100), 0o600),
+		"readable by others":      write("open", "", 0o644),
+		"of a newer program":      newer,
+		"a file where a dir goes": filepath.Join(write("file", "", 0o600), "x.db"),
+	} {
+		if db, err := Open(t.Context(), path); err == nil {
+			db.Close()
+			t.Errorf("%s: opened", what)
+		}
+	}
+}
+
+// A path is a path, whatever its characters mean in a URI.
+func TestOpenStrangePath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a b?mode=memory#%41&x.db")
+	db, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	addUser(t, db, "alice")
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		t.Errorf("the database is not at its path: %v, %v", info, err)
+	}
+}
+
+func BenchmarkLiveSession(b *testing.B) {
+	db, err := Open(b.Context(), filepath.Join(b.TempDir(), "server1.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	u := User{ID: handoff.NewID(), Name: "alice", PasswordHash: "x", Created: start}
+	s := newSession(u)
+	if err := errors.Join(db.AddUser(b.Context(), u), db.StartSession(b.Context(), s)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := db.LiveSession(b.Context(), s.IDSHA256, start); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRecordHandoff(b *testing.B) {
+	db, err := Open(b.Context(), filepath.Join(b.TempDir(), "server1.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	u := User{ID: handoff.NewID(), Name: "alice", PasswordHash: "x", Created: start}
+	s := newSession(u)
+	if err := errors.Join(db.AddUser(b.Context(), u), db.StartSession(b.Context(), s)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := db.RecordHandoff(b.Context(), s, claims(), start); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

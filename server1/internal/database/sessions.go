@@ -1,0 +1,96 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// Session is a user's session. Its id is kept nowhere; the digest finds it.
+type Session struct {
+	IDSHA256    string // of the session id, in base64url
+	HandoffID   string // 128 random bits in base64url, derived from nothing: the `sid`
+	User        User
+	Created     time.Time
+	IdleExpires time.Time // never after Expires
+	Expires     time.Time
+}
+
+const selectLive = `SELECT sessions.handoff_id, sessions.created_at, sessions.idle_expires_at, sessions.expires_at, ` + userColumns + `
+	FROM sessions JOIN users ON users.id = sessions.user_id
+	WHERE sessions.id_sha256 = $1 AND sessions.idle_expires_at > $2 AND sessions.expires_at > $2 AND users.disabled_at IS NULL`
+
+// StartSession keeps a new session. It returns ErrNotFound if the user is
+// disabled, or has another password than s.User says, by now. It also forgets every session that has expired.
+func (db *DB) StartSession(ctx context.Context, s Session) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE idle_expires_at <= $1`, toMillis(s.Created)); err != nil {
+			return wrap("forgetting expired sessions", err)
+		}
+		const current = `SELECT 1 FROM users WHERE id = $1 AND password_hash = $2 AND disabled_at IS NULL`
+		var one int
+		if err := tx.QueryRowContext(ctx, current, s.User.ID, s.User.PasswordHash).Scan(&one); err != nil {
+			return wrap("reading a user", err)
+		}
+		const insert = `INSERT INTO sessions (id_sha256, handoff_id, user_id, created_at, idle_expires_at, expires_at)
+			VALUES ($1, $2, $3, $4, $5, $6)`
+		_, err := tx.ExecContext(ctx, insert, s.IDSHA256, s.HandoffID, s.User.ID,
+			toMillis(s.Created), toMillis(s.IdleExpires), toMillis(s.Expires))
+		if err != nil {
+			return wrap("starting a session", err)
+		}
+		return record(ctx, tx, event{kind: eventSignedIn, at: s.Created, user: s.User.ID, session: s.HandoffID})
+	})
+}
+
+// LiveSession returns the session with this digest of its id, or ErrNotFound if
+// it is not there, has expired at now, or is a disabled user's.
+func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s, err := scanSession(db.live.QueryRowContext(ctx, idSHA256, toMillis(now)))
+	s.IDSHA256 = idSHA256
+	return s, wrap("reading a session", err)
+}
+
+// KeepSession moves a live session's idle expiry to until. It never moves it
+// back, and wakes no session that is over at now.
+func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		const update = `UPDATE sessions SET idle_expires_at = $1
+			WHERE id_sha256 = $2 AND idle_expires_at > $3 AND idle_expires_at < $1 AND expires_at >= $1`
+		_, err := tx.ExecContext(ctx, update, toMillis(until), s.IDSHA256, toMillis(now))
+		return wrap("keeping a session", err)
+	})
+}
+
+// EndSession ends a session for good. It returns ErrNotFound if there is no such
+// live session.
+func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := stillLive(ctx, tx, s, now); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE id_sha256 = $1`, s.IDSHA256); err != nil {
+			return wrap("ending a session", err)
+		}
+		return record(ctx, tx, event{kind: eventSignedOut, at: now, user: s.User.ID, session: s.HandoffID})
+	})
+}
+
+// stillLive returns ErrNotFound unless the session lives at now.
+func stillLive(ctx context.Context, tx *sql.Tx, s Session, now time.Time) error {
+	_, err := scanSession(tx.QueryRowContext(ctx, selectLive, s.IDSHA256, toMillis(now)))
+	return wrap("reading a session", err)
+}
+
+func scanSession(row *sql.Row) (Session, error) {
+	var (
+		s                      Session
+		created, idle, expires int64
+		err                    error
+	)
+	s.User, err = scanUser(row, &s.HandoffID, &created, &idle, &expires)
+	s.Created, s.IdleExpires, s.Expires = fromMillis(created), fromMillis(idle), fromMillis(expires)
+	return s, err
+}
