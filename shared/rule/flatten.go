@@ -1,0 +1,244 @@
+package rule
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// The bounds of a request that a token can name. SPEC.md has them.
+const (
+	maxDepth  = 32    // messages below the request
+	maxFields = 16384 // fields that are bound
+	maxPath   = 1024  // bytes of a path
+)
+
+// A token is at most 4096 bytes long. So it names fewer than maxFree fields, and
+// no value longer than maxFreeValue: beyond them, free fields need not be listed.
+const (
+	maxFree      = 512
+	maxFreeValue = 4096
+)
+
+// emptyMessage is the value of a populated message: its fields follow.
+const emptyMessage = "{}"
+
+// flatten returns the populated fields of a request, mostly in canonical order.
+func flatten(p *plan, request protoreflect.Message) (bound, free []handoff.Field, err error) {
+	w := walk{
+		bound: fields{list: make([]handoff.Field, 0, p.bound), left: maxFields, longest: math.MaxInt},
+		free:  fields{left: maxFree, longest: maxFreeValue},
+	}
+	if p.free > 0 {
+		w.free.list = make([]handoff.Field, 0, p.free)
+	}
+	if err := w.message(p, request, "", 0, &w.bound); err != nil {
+		return nil, nil, err
+	}
+	return w.bound.list, w.free.list, nil
+}
+
+// walk is one pass over a request.
+type walk struct {
+	bound, free fields
+	// text holds the paths and values that are made: strings into it stay valid
+	// as it grows.
+	text strings.Builder
+}
+
+// fields is what was found, and how much more may be.
+type fields struct {
+	list    []handoff.Field
+	left    int
+	longest int // bytes of a value
+}
+
+func (to *fields) add(path, value string) error {
+	switch {
+	case to.left == 0:
+		return refuse(path, "there are too many fields")
+	case len(path) > maxPath:
+		return refuse(path[:maxPath], "the path is too long")
+	}
+	to.left--
+	to.list = append(to.list, handoff.Field{Path: path, Value: value})
+	return nil
+}
+
+// message adds the fields of m, which stands at a path.
+func (w *walk) message(p *plan, m protoreflect.Message, at string, depth int, to *fields) error {
+	if depth > maxDepth {
+		return refuse(at, "it is nested too deep")
+	}
+	if unknown := m.GetUnknown(); len(unknown) > 0 {
+		number, _, _ := protowire.ConsumeField(unknown)
+		return refuse(at, fmt.Sprintf("it has an unknown field, number %d", number))
+	}
+	for i := range p.fields {
+		f := &p.fields[i]
+		if !m.Has(f.desc) {
+			continue
+		}
+		if f.free {
+			w.freed(f, m.Get(f.desc), w.member(at, f.name), depth)
+		} else if err := w.field(f, m.Get(f.desc), w.member(at, f.name), depth, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freed lists a field that the rule frees, with everything below it. One that no
+// token can name is left out whole: nothing about it can be refused.
+func (w *walk) freed(f *planField, v protoreflect.Value, path string, depth int) {
+	before := len(w.free.list)
+	if w.field(f, v, path, depth, &w.free) != nil {
+		w.free.list = w.free.list[:before]
+	}
+}
+
+func (w *walk) field(f *planField, v protoreflect.Value, path string, depth int, to *fields) error {
+	switch f.shape {
+	case list:
+		return w.elements(f, v.List(), path, depth, to)
+	case mapping:
+		return w.entries(f, v.Map(), path, depth, to)
+	}
+	return w.value(f, v, path, depth, to)
+}
+
+func (w *walk) elements(f *planField, l protoreflect.List, at string, depth int, to *fields) error {
+	if l.Len() > to.left {
+		return refuse(at, "there are too many fields")
+	}
+	for i := range l.Len() {
+		if err := w.value(f, l.Get(i), w.element(at, i), depth, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type entry struct {
+	key   protoreflect.MapKey
+	value protoreflect.Value
+	path  string
+}
+
+func (w *walk) entries(f *planField, m protoreflect.Map, at string, depth int, to *fields) error {
+	if m.Len() > to.left {
+		return refuse(at, "there are too many fields")
+	}
+	entries := entriesOf(m)
+	for i := range entries {
+		key := entries[i].key.String()
+		if !utf8.ValidString(key) {
+			return refuse(at, "a key is not UTF-8")
+		}
+		entries[i].path = w.entry(at, key)
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.path, b.path) })
+	for _, e := range entries {
+		if err := w.value(f, e.value, e.path, depth, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func entriesOf(m protoreflect.Map) []entry {
+	entries := make([]entry, 0, m.Len())
+	m.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+		entries = append(entries, entry{key: key, value: value})
+		return true
+	})
+	return entries
+}
+
+// value adds one value and, if it is a message, what is in it.
+func (w *walk) value(f *planField, v protoreflect.Value, path string, depth int, to *fields) error {
+	if f.message != nil {
+		if err := to.add(path, emptyMessage); err != nil {
+			return err
+		}
+		return w.message(f.message, v.Message(), path, depth+1, to)
+	}
+	text, fault := w.scalar(f, v, to.longest)
+	if fault != "" {
+		return refuse(path, fault)
+	}
+	return to.add(path, text)
+}
+
+// scalar returns a value as text, or what is wrong with it.
+func (w *walk) scalar(f *planField, v protoreflect.Value, longest int) (text, fault string) {
+	var scratch [24]byte
+	switch f.kind {
+	case protoreflect.BoolKind:
+		return strconv.FormatBool(v.Bool()), ""
+	case protoreflect.EnumKind:
+		if f.enum.ByNumber(v.Enum()) == nil {
+			return "", "the enum does not have this number"
+		}
+		return w.keep(strconv.AppendInt(scratch[:0], int64(v.Enum()), 10)), ""
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind,
+		protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind:
+		return w.keep(strconv.AppendInt(scratch[:0], v.Int(), 10)), ""
+	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		return w.keep(strconv.AppendUint(scratch[:0], v.Uint(), 10)), ""
+	case protoreflect.FloatKind, protoreflect.DoubleKind:
+		return w.float(f.kind, v.Float())
+	case protoreflect.StringKind:
+		switch s := v.String(); {
+		case len(s) > longest:
+			return "", "it is too long"
+		case !utf8.ValidString(s):
+			return "", "it is not UTF-8"
+		default:
+			return s, ""
+		}
+	case protoreflect.BytesKind:
+		b := v.Bytes()
+		if base64.RawURLEncoding.EncodedLen(len(b)) > longest {
+			return "", "it is too long"
+		}
+		return base64.RawURLEncoding.EncodeToString(b), ""
+	}
+	return "", "it is of a kind that no token can name"
+}
+
+// float returns the IEEE 754 bits in hexadecimal: the one text that keeps every
+// number apart, negative zero too.
+func (w *walk) float(kind protoreflect.Kind, x float64) (text, fault string) {
+	var bits [8]byte
+	var scratch [16]byte
+	switch {
+	case math.IsNaN(x):
+		return "", "it is not a number"
+	case kind == protoreflect.FloatKind:
+		binary.BigEndian.PutUint32(bits[:4], math.Float32bits(float32(x)))
+		return w.keep(hex.AppendEncode(scratch[:0], bits[:4])), ""
+	default:
+		binary.BigEndian.PutUint64(bits[:], math.Float64bits(x))
+		return w.keep(hex.AppendEncode(scratch[:0], bits[:])), ""
+	}
+}
+
+func refuse(path, why string) error {
+	detail := "the request: " + why
+	if path != "" {
+		detail = fmt.Sprintf("%q: %s", path, why)
+	}
+	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: handoff.CheckOperationBind, Detail: detail}
+}

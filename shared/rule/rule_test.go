@@ -1,0 +1,67 @@
+package rule_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+)
+
+func pay() *server2v1.PayInvoiceRequest {
+	return &server2v1.PayInvoiceRequest{
+		InvoiceId: "INV-42",
+		Amount:    &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200},
+		RequestId: "8c7f1c9e-6f0f-4d42-8a55-8a8c3f8b2d11",
+		Memo:      "lunch",
+	}
+}
+
+func TestOperation(t *testing.T) {
+	op, err := rule.Operation(server2v1.InvoiceService_PayInvoice_FullMethodName, pay())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []handoff.Field{
+		{Path: "amount", Value: "{}"},
+		{Path: "amount.currency_code", Value: "EUR"},
+		{Path: "amount.minor_units", Value: "1200"},
+		{Path: "invoice_id", Value: "INV-42"},
+		{Path: "request_id", Value: "8c7f1c9e-6f0f-4d42-8a55-8a8c3f8b2d11"},
+	}
+	if !slices.Equal(op.Bound, want) {
+		t.Errorf("bound %v, want %v", op.Bound, want)
+	}
+	if free := []handoff.Field{{Path: "memo", Value: "lunch"}}; !slices.Equal(op.Free, free) {
+		t.Errorf("free %v, want %v", op.Free, free)
+	}
+}
+
+func TestUnknownMethod(t *testing.T) {
+	for _, name := range []string{
+		"", "/", "//", "PayInvoice", "handoff.server2.v1.InvoiceService/PayInvoice", "/handoff.server2.v1.InvoiceService",
+		"/handoff.server2.v1.InvoiceService/", "/handoff.server2.v1.InvoiceService/Pay", "/handoff.server2.v1.Money/PayInvoice",
+		"/handoff.server2.v1.InvoiceService/PayInvoice/", "//handoff.server2.v1.InvoiceService/PayInvoice",
+	} {
+		if _, err := rule.Linked().Method(name); !errors.Is(err, rule.ErrUnknownMethod) {
+			t.Errorf("%q: got %v, want ErrUnknownMethod", name, err)
+		}
+	}
+}
+
+func BenchmarkOperation(b *testing.B) {
+	method, err := rule.Linked().Method(server2v1.InvoiceService_PayInvoice_FullMethodName)
+	if err != nil {
+		b.Fatal(err)
+	}
+	req := pay()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := method.Operation(req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
