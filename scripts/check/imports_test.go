@@ -29,18 +29,18 @@ type room struct {
 var rooms = []room{
 	{
 		path: "shared/handoff",
-		ours: []string{"shared/internal/strictjson"}, modules: []string{jose, jsontext}, public: true,
+		ours: []string{"shared/strictjson"}, modules: []string{jose, jsontext}, public: true,
 	},
 	{path: "shared/internal/forge", ours: []string{"shared/handoff"}}, // for tests: it signs whatever it is told
 	{path: "shared/internal/vectors"},                                 // for tests
-	{path: "shared/internal/strictjson", modules: []string{jsontext}, public: true},
+	{path: "shared/strictjson", modules: []string{jsontext}, public: true},
 	{
 		path: "shared/keyset",
-		ours: []string{"shared/handoff", "shared/internal/strictjson"}, modules: []string{jose}, public: true,
+		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jose}, public: true,
 	},
 	{
 		path: "shared/signkey",
-		ours: []string{"shared/handoff", "shared/internal/strictjson"}, modules: []string{jose}, public: true,
+		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jose}, public: true,
 	},
 	{path: "shared/replay", ours: []string{"shared/handoff"}, modules: []string{jose}, public: true},
 	{
@@ -53,7 +53,7 @@ var rooms = []room{
 	},
 	{
 		path:    "shared/trust",
-		ours:    []string{"shared/handoff", "shared/keyset", "shared/internal/strictjson", "proto/handoff/v1"},
+		ours:    []string{"shared/handoff", "shared/keyset", "shared/strictjson", "proto/handoff/v1"},
 		modules: []string{grpc, jose, jsontext, protobuf}, public: true,
 	},
 	{

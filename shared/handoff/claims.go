@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/handoff-auth/handoff/shared/internal/strictjson"
+	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
 var tokenProfile = Profile{Typ: "handoff+jwt", MaxLength: 4096}

@@ -13,7 +13,7 @@ import (
 	"math/big"
 	"strings"
 
-	"github.com/handoff-auth/handoff/shared/internal/strictjson"
+	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
 // Algorithm is a JWS signature algorithm by its registered name (RFC 7518
