@@ -89,7 +89,7 @@ func newBench(t testing.TB, algorithm handoff.Algorithm) *bench {
 			"https://other.example": keys{other.Public},
 		},
 		Store: b.store,
-		Now:   func() time.Time { return b.now },
+		Now:   b.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
