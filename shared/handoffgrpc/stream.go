@@ -1,0 +1,195 @@
+package handoffgrpc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// recheckEvery is how often an open stream asks whether its grant still stands,
+// beside asking before each message and when its token expires.
+const recheckEvery = 500 * time.Millisecond
+
+// Stream is a grpc.StreamServerInterceptor for server-streaming methods. Chain it
+// last.
+//
+// The handler gets its request and its grant from its one RecvMsg, which the code
+// that protoc-gen-go-grpc generates calls before the service's own method. When
+// the token expires or is taken back, or the trust list grows too old, while the
+// handler runs, its context is cancelled with the *handoff.Refusal as the cause,
+// each later SendMsg fails, and the client is told the refusal's status whatever
+// the handler returns. That takes half a second at the most. A SendMsg that the
+// client's flow control is holding up is not called back.
+func (g *Guard) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	c, err := g.admit(ss.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	if c.method.exempt {
+		return handler(srv, ss)
+	}
+	s := &stream{ServerStream: ss, call: c}
+	s.ctx, s.cancel = context.WithCancelCause(ss.Context())
+	defer s.close()
+	err = handler(srv, s)
+	return s.outcome(err)
+}
+
+// stream is a server-streaming call: it binds the request as it arrives, and ends
+// when its grant does.
+type stream struct {
+	grpc.ServerStream
+	call   call
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	ctx    context.Context // with the grant, once there is one
+	bound  bool            // RecvMsg has been called
+	grant  *handoff.Grant
+	ended  *handoff.Refusal // why the stream was ended; Observe is yet to be told
+	answer error            // what the client is told instead of the handler's word
+	timer  *time.Timer      // calls watch, from the grant until close
+	closed bool             // the handler has returned
+}
+
+// Context returns the handler's context, which carries the grant from the first
+// RecvMsg on.
+func (s *stream) Context() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctx
+}
+
+// RecvMsg reads the request into m, and returns nil if the token was redeemed for
+// it. There is one request: a second message ends the stream.
+func (s *stream) RecvMsg(m any) error {
+	s.mu.Lock()
+	first := !s.bound
+	s.bound = true
+	s.mu.Unlock()
+	err := s.ServerStream.RecvMsg(m)
+	switch {
+	case err != nil:
+		return err
+	case first:
+		return s.begin(m)
+	}
+	return s.end(misused("a second request"))
+}
+
+// SendMsg sends m if the grant still stands.
+func (s *stream) SendMsg(m any) error {
+	if err := s.recheck(); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// begin redeems the token for the request and starts the watch over the grant. If
+// Observe panics there is no grant, whoever recovers.
+func (s *stream) begin(m any) error {
+	grant, err := s.call.redeem(s.Context(), m)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.answer = err
+		s.cancel(err)
+		return err
+	}
+	s.grant = grant
+	s.ctx = handoff.NewContext(s.ctx, grant)
+	if !s.closed {
+		s.timer = time.AfterFunc(untilRecheck(grant), s.watch)
+	}
+	return nil
+}
+
+// watch ends the stream when its grant has ended, and comes back if it has not.
+func (s *stream) watch() {
+	if s.recheck() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.timer.Reset(untilRecheck(s.grant))
+	}
+}
+
+// untilRecheck returns the time to the next recheck: to the token's expiry where
+// that comes first. The verifier's clock, not this one, decides what has expired.
+func untilRecheck(grant *handoff.Grant) time.Duration {
+	if d := time.Until(grant.Expires()); 0 < d && d < recheckEvery {
+		return d
+	}
+	return recheckEvery
+}
+
+// recheck returns nil while the grant stands, and else the client's status.
+func (s *stream) recheck() error {
+	s.mu.Lock()
+	ctx, grant, answer := s.ctx, s.grant, s.answer
+	s.mu.Unlock()
+	switch {
+	case answer != nil:
+		return answer
+	case grant == nil:
+		return s.end(misused("a response before the request"))
+	}
+	if err := s.call.guard.verifier.Recheck(ctx, grant); err != nil {
+		return s.end(refusalOf(err))
+	}
+	return nil
+}
+
+// end ends the stream, and returns the client's status. The first reason stands.
+func (s *stream) end(refusal *handoff.Refusal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answer == nil {
+		s.ended, s.answer = refusal, StatusOf(refusal).Err()
+		s.cancel(refusal)
+	}
+	return s.answer
+}
+
+// outcome returns what the client is told once the handler has returned err. A
+// handler that succeeds without a grant has not read its request: it does not
+// succeed.
+func (s *stream) outcome(err error) error {
+	s.mu.Lock()
+	grant, unread := s.grant, s.grant == nil && s.answer == nil && err == nil
+	s.mu.Unlock()
+	if unread {
+		_ = s.end(misused("the handler read no request"))
+	}
+	s.mu.Lock()
+	ended, answer := s.ended, s.answer
+	s.mu.Unlock()
+	if ended != nil {
+		s.call.observe(s.ServerStream.Context(), grant, ended)
+	}
+	if answer != nil {
+		return answer
+	}
+	return err
+}
+
+// close stops the watch and frees the context.
+func (s *stream) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.cancel(nil)
+}
+
+func misused(detail string) *handoff.Refusal {
+	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: CheckGuardRequest, Detail: detail}
+}
