@@ -1,0 +1,110 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+)
+
+// Flags are the settings that an operator makes, alike in both servers. The tags
+// are kong's; the program that embeds them sets the variable "listen" to its
+// default address.
+type Flags struct {
+	Listen        string        `default:"${listen}" placeholder:"HOST:PORT" help:"Address to serve gRPC on, over TLS 1.3 alone. Port 0 takes a free one; the line \"listening on ADDRESS\" on stdout tells which."`
+	TLSCert       string        `required:"" placeholder:"FILE" help:"Certificate chain of this server, in PEM. Read again when it changes."`
+	TLSKey        string        `required:"" placeholder:"FILE" help:"Private key of the certificate, in PEM, readable by its owner alone."`
+	Metrics       string        `placeholder:"HOST:PORT" help:"Loopback address to serve Prometheus metrics on, at /metrics over plain HTTP. Off unless set."`
+	Reflection    bool          `help:"Offer gRPC server reflection. Off unless set."`
+	LogLevel      slog.Level    `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
+	ShutdownDelay time.Duration `default:"250ms" placeholder:"TIME" help:"How long to go on serving after health has turned to NOT_SERVING."`
+	ShutdownGrace time.Duration `default:"10s" placeholder:"TIME" help:"How long calls under way may then take to finish before they are cut off."`
+}
+
+// Logger returns the log of the program: a JSON object a line, from the level
+// that the operator set.
+func (f Flags) Logger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel}))
+}
+
+// Config says what New needs.
+type Config struct {
+	// Flags are the operator's settings. Listen, TLSCert and TLSKey are required.
+	Flags
+	// Log is where the server logs. Required.
+	Log *slog.Logger
+	// Unary and Stream are the program's own interceptors, the guard last. They
+	// run inside all of this package's.
+	Unary  []grpc.UnaryServerInterceptor
+	Stream []grpc.StreamServerInterceptor
+	// Ready are the conditions of health: SERVING while all hold, and NOT_SERVING
+	// otherwise. They are checked twice a second.
+	Ready []Readiness
+	// Watches are the full names of streaming methods that are meant to stay open:
+	// no deadline is set for them, and they are ended when the server stops. The
+	// health service's Watch is always one.
+	Watches []string
+	// Collectors are the program's own metrics.
+	Collectors []prometheus.Collector
+	// Listening, if set, is called once the port is open, with its address.
+	Listening func(net.Addr)
+}
+
+// Readiness is a condition without which the server should get no calls.
+type Readiness struct {
+	// Name is what the log calls it.
+	Name string
+	// Check returns nil while the condition holds. It is given a second.
+	Check func(context.Context) error
+}
+
+func (c *Config) check() error {
+	if c.Log == nil {
+		return errors.New("Config.Log is required")
+	}
+	if err := checkAddress(c.Listen); err != nil {
+		return &SettingError{"listen", err}
+	}
+	if c.Metrics != "" {
+		if err := checkLoopback(c.Metrics); err != nil {
+			return &SettingError{"metrics", err}
+		}
+	}
+	if c.ShutdownDelay < 0 {
+		return &SettingError{"shutdown-delay", errors.New("must not be negative")}
+	}
+	if c.ShutdownGrace < 0 {
+		return &SettingError{"shutdown-grace", errors.New("must not be negative")}
+	}
+	return nil
+}
+
+func checkAddress(address string) error {
+	if address == "" {
+		return errors.New("must be HOST:PORT")
+	}
+	if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
+		return fmt.Errorf("must be HOST:PORT: %w", err)
+	}
+	return nil
+}
+
+// checkLoopback accepts an IP address of the machine's own, and not a name: what
+// a name stands for can change.
+func checkLoopback(address string) error {
+	host, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return errors.New("must be IP:PORT with a loopback address, such as 127.0.0.1:9100")
+	}
+	if !host.Addr().IsLoopback() {
+		return fmt.Errorf("%s is not a loopback address: metrics are plain TCP, which is refused off loopback", host.Addr())
+	}
+	return nil
+}

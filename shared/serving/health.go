@@ -1,0 +1,60 @@
+package serving
+
+import (
+	"context"
+	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+const (
+	readinessInterval = 500 * time.Millisecond
+	readinessTimeout  = time.Second
+)
+
+// followReadiness keeps the health service true until ctx is done.
+func (s *Server) followReadiness(ctx context.Context) {
+	if len(s.config.Ready) == 0 {
+		return
+	}
+	tick := time.NewTicker(readinessInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.checkReadiness(ctx)
+		}
+	}
+}
+
+// checkReadiness asks every condition, tells health, and logs what has changed.
+func (s *Server) checkReadiness(ctx context.Context) {
+	all := healthpb.HealthCheckResponse_SERVING
+	for _, condition := range s.config.Ready {
+		checking, cancel := context.WithTimeout(ctx, readinessTimeout)
+		err := condition.Check(checking)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			all = healthpb.HealthCheckResponse_NOT_SERVING
+		}
+		was, known := s.ready[condition.Name]
+		s.ready[condition.Name] = err == nil
+		switch {
+		case err != nil && (was || !known):
+			s.config.Log.Warn("not ready", "condition", condition.Name, "cause", short(err.Error()))
+		case err == nil && known && !was:
+			s.config.Log.Info("ready again", "condition", condition.Name)
+		}
+	}
+	s.health.SetServingStatus("", all)
+	for service := range s.grpc.GetServiceInfo() {
+		if !libraryOwn("/" + service) {
+			s.health.SetServingStatus(service, all)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package serving
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/tap"
+)
+
+// What one stranger can make the server hold, and for how long. grpc-go's own
+// defaults leave most of these without bound.
+const (
+	MaxStreams     = 128      // calls at once on one connection
+	MaxHeaderBytes = 16 << 10 // of one call's metadata
+	MaxMessage     = 64 << 10 // bytes of one request
+
+	HandshakeTimeout = 5 * time.Second // from the connection to the end of the handshake
+	CallTimeout      = 10 * time.Second
+	StreamTimeout    = 5 * time.Minute // the longest life of a handoff token
+
+	idleTimeout  = 2 * time.Minute  // of a connection without a call
+	maxAge       = 30 * time.Minute // of a connection; plus StreamTimeout for calls under way
+	pingAfter    = 30 * time.Second // of silence, to find the dead
+	pingTimeout  = 10 * time.Second
+	pingInterval = 10 * time.Second // that a client must keep to
+
+	streamWindow = 64 << 10 // bytes of requests that wait unread, a call
+	connWindow   = 1 << 20
+)
+
+func limits() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.MaxHeaderListSize(MaxHeaderBytes),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.ConnectionTimeout(HandshakeTimeout),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle:     idleTimeout,
+			MaxConnectionAge:      maxAge,
+			MaxConnectionAgeGrace: StreamTimeout,
+			Time:                  pingAfter,
+			Timeout:               pingTimeout,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingInterval}),
+	}
+}
+
+// A span is how long the calls of one method may take. Zero: until the server
+// stops, or the connection reaches its age.
+type span time.Duration
+
+// spans lists the methods of s that may take longer than CallTimeout.
+func spans(s *grpc.Server, watches []string) map[string]span {
+	all := map[string]span{}
+	for service, info := range s.GetServiceInfo() {
+		for _, method := range info.Methods {
+			if method.IsServerStream || method.IsClientStream {
+				all["/"+service+"/"+method.Name] = span(StreamTimeout)
+			}
+		}
+	}
+	for _, watch := range watches {
+		if _, ok := all[watch]; ok {
+			all[watch] = 0
+		}
+	}
+	return all
+}
+
+// begin sets the deadline of a call, or keeps the client's where that is sooner.
+// It runs when the header has arrived, before a byte of the body has, so it ends
+// a call whose body never comes; an interceptor would wait for the request.
+func (s *Server) begin(ctx context.Context, call *tap.Info) (context.Context, error) {
+	limit, long := s.spans[call.FullMethodName]
+	switch {
+	case !long:
+		limit = span(CallTimeout)
+	case limit == 0:
+		return s.untilStop(ctx), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(limit))
+	_ = cancel // the call's end cancels the parent, which stops this timer
+	return ctx, nil
+}
+
+// untilStop returns a context that also ends when the server begins to drain.
+func (s *Server) untilStop(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	forget := context.AfterFunc(s.watching, cancel)
+	context.AfterFunc(ctx, func() { forget() })
+	return ctx
+}

@@ -1,0 +1,42 @@
+package serving
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Exit statuses of the servers.
+const (
+	exitFailure = 1 // it started, or could have, and failed
+	exitSetting = 2 // a setting is wrong: nothing was started
+)
+
+// A SettingError says which setting stops the program from starting. Setting is
+// the name of a flag without its dashes.
+type SettingError struct {
+	Setting string
+	Err     error
+}
+
+// Error returns "--setting: cause".
+func (e *SettingError) Error() string { return "--" + e.Setting + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *SettingError) Unwrap() error { return e.Err }
+
+// Exit writes err as one line that begins with the program's name, and returns
+// the status to exit with: 0 for nil, 2 for a *SettingError, 1 for others.
+func Exit(stderr io.Writer, program string, err error) int {
+	if err == nil {
+		return 0
+	}
+	line := strings.Join(strings.Fields(err.Error()), " ")
+	fmt.Fprintf(stderr, "%s: %s\n", program, line)
+	var setting *SettingError
+	if errors.As(err, &setting) {
+		return exitSetting
+	}
+	return exitFailure
+}
