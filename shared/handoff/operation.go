@@ -82,6 +82,17 @@ func (op Operation) normal() (Operation, error) {
 	return op, nil
 }
 
+// Canonical returns the canonical form of what a token for op names: the RFC 8785
+// JSON object of Bound. Two operations on one method with the same canonical
+// form are the same to every token. The error says why op cannot be an operation.
+func (op Operation) Canonical() ([]byte, error) {
+	op, err := op.normal()
+	if err != nil {
+		return nil, err
+	}
+	return appendCanonical(nil, op.Bound), nil
+}
+
 // allows checks that the token names this operation: every value that it names
 // is the request's, and every populated field that the rule does not free is
 // named. op is in normal form.

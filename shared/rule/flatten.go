@@ -34,7 +34,8 @@ const (
 // emptyMessage is the value of a populated message: its fields follow.
 const emptyMessage = "{}"
 
-// flatten returns the populated fields of a request, mostly in canonical order.
+// flatten returns the populated fields of a request, in canonical order but for
+// map keys with characters from U+10000 on, which the core puts in their place.
 func flatten(p *plan, request protoreflect.Message) (bound, free []handoff.Field, err error) {
 	w := walk{
 		bound: fields{list: make([]handoff.Field, 0, p.bound), left: maxFields, longest: math.MaxInt},
@@ -122,12 +123,25 @@ func (w *walk) elements(f *planField, l protoreflect.List, at string, depth int,
 	if l.Len() > to.left {
 		return refuse(at, "there are too many fields")
 	}
-	for i := range l.Len() {
+	for i, left := 0, l.Len(); left > 0; i, left = after(i, l.Len()), left-1 {
 		if err := w.value(f, l.Get(i), w.element(at, i), depth, to); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// after returns the index that follows i in the order of n indices' paths, in
+// which "[10]" stands before "[1]": 0, 10, 11, 1, 2. Each index comes after those
+// that it begins.
+func after(i, n int) int {
+	if i > 0 && (i%10 == 9 || i == n-1) {
+		return i / 10
+	}
+	for i++; i*10 < n; {
+		i *= 10
+	}
+	return i
 }
 
 type entry struct {

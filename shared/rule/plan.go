@@ -1,7 +1,6 @@
 package rule
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,7 @@ import (
 // A plan is how the messages of one type are flattened at one place of a
 // request. The plan of a recursive type leads back to itself.
 type plan struct {
-	fields []planField // by name
+	fields []planField // in the order of their paths
 	// About how many fields a request yields: what to make room for.
 	bound, free int
 }
@@ -22,9 +21,17 @@ type planField struct {
 	name    string
 	free    bool // the rule frees it, with everything below
 	shape   shape
-	kind    protoreflect.Kind                // of the value, the element, or the map's value
+	kind    protoreflect.Kind                 // of the value, the element, or the map's value
 	enum    protoreflect.EnumValueDescriptors // of an enum
-	message *plan                            // of a message
+	message *plan                             // of a message
+}
+
+// begins returns how the field's paths begin: "a[" stands behind "a0" and "aB".
+func (f *planField) begins() string {
+	if f.shape == single {
+		return f.name
+	}
+	return f.name + "["
 }
 
 type shape uint8
@@ -140,7 +147,7 @@ func (made planner) message(desc protoreflect.MessageDescriptor, at string, free
 			p.fields = append(p.fields, f)
 		}
 	}
-	slices.SortFunc(p.fields, func(a, b planField) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(p.fields, func(a, b planField) int { return strings.Compare(a.begins(), b.begins()) })
 	return p, nil
 }
 
