@@ -1,0 +1,110 @@
+package handofftest_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handofftest"
+	"github.com/handoff-auth/handoff/shared/replay"
+)
+
+func TestStore(t *testing.T) {
+	handofftest.Store(t, func(*testing.T) handoff.Store { return replay.NewMemory(replay.Config{}) })
+}
+
+// mistakes are what people get wrong in their first store, with a test of the
+// suite that must fail for each.
+var mistakes = map[string]string{
+	"checks-then-sets": "TestNaive/E01",
+	"id-alone":         "TestNaive/E10",
+	"joined":           "TestNaive/E10",
+	"first-16":         "TestNaive/E11",
+	"forgets-at-exp":   "TestNaive/E13",
+	"every-field":      "TestNaive/E14",
+	"lower-case":       "TestNaive/chosen",
+	"ignores-context":  "TestNaive/a_context",
+	"none":             "",
+}
+
+const mistakeEnv = "HANDOFFTEST_MISTAKE"
+
+// The suite fails for a store with any of the mistakes, and for none without.
+func TestStoreCatches(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mistake, test := range mistakes {
+		t.Run(mistake, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestNaive$/"+strings.TrimPrefix(test, "TestNaive/"))
+			cmd.Env = append(os.Environ(), mistakeEnv+"="+mistake)
+			out, err := cmd.CombinedOutput()
+			if failed := strings.Contains(string(out), "--- FAIL: TestNaive/"); failed != (test != "") || failed != (err != nil) {
+				t.Errorf("failed: %t (%v), want %t\n%s", failed, err, test != "", out)
+			}
+		})
+	}
+}
+
+func TestNaive(t *testing.T) {
+	mistake := os.Getenv(mistakeEnv)
+	if mistake == "" {
+		t.Skip("TestStoreCatches runs it")
+	}
+	handofftest.Store(t, func(*testing.T) handoff.Store {
+		return &naive{mistake: mistake, seen: map[any]time.Time{}}
+	})
+}
+
+// naive is the store that people write first: a map, with one mistake.
+type naive struct {
+	mistake string
+	mu      sync.Mutex
+	seen    map[any]time.Time
+}
+
+func (n *naive) Redeem(ctx context.Context, r handoff.Redemption) error {
+	if err := ctx.Err(); err != nil && n.mistake != "ignores-context" {
+		return err
+	}
+	key := n.key(r)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	expires, seen := n.seen[key]
+	switch {
+	case n.mistake == "forgets-at-exp" && !time.Now().Before(expires):
+		seen = false
+	case n.mistake == "checks-then-sets":
+		n.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		n.mu.Lock()
+	}
+	if seen {
+		return handoff.ErrReplayed
+	}
+	n.seen[key] = r.Expires
+	return nil
+}
+
+func (n *naive) key(r handoff.Redemption) any {
+	switch n.mistake {
+	case "id-alone":
+		return r.ID
+	case "joined":
+		return r.Issuer + r.ID
+	case "first-16":
+		return [2]string{r.Issuer, r.ID[:min(len(r.ID), 16)]}
+	case "every-field":
+		return r
+	case "lower-case":
+		return [2]string{r.Issuer, strings.ToLower(r.ID)}
+	}
+	return [2]string{r.Issuer, r.ID}
+}

@@ -1,0 +1,145 @@
+package replay
+
+import (
+	"errors"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// Why a redemption is refused that no verifier lets through while its clock and
+// the store's agree.
+var (
+	errTimePassed = errors.New("the token's time has passed by the store's clock, which never goes back: its mark may have been dropped")
+	errTooFar     = errors.New("the token expires further ahead than any may live")
+)
+
+// marks remembers keys until they cannot matter any more. It is the memory of
+// both embedded stores.
+//
+// A key lies in the shard that its hash names and, there, in the table of the
+// time in which it may be forgotten, so that forgetting drops whole tables.
+type marks struct {
+	skew   time.Duration
+	limit  int64
+	now    func() time.Time
+	after  time.Time    // what was issued at or before is refused
+	passed time.Time    // what expires at or before is refused, whatever the clock says
+	clock  atomic.Int64 // the latest time seen, in Unix milliseconds
+	swept  atomic.Int64 // the period up to which every shard has forgotten
+	live   atomic.Int64
+	shards []shard // a power of two
+}
+
+// period is how long a table collects: a mark is kept up to a period longer than
+// it must be. A redemption looks into each table that is not empty, five or six
+// while tokens live a minute.
+const period = 16 * time.Second
+
+// periods is how many tables a shard needs: one for each period in which a mark
+// made now can end, the one that has begun, and one for rounding.
+const periods = int((handoff.MaxLifetime+3*handoff.MaxSkew)/period) + 2
+
+type shard struct {
+	mu     sync.Mutex
+	first  int64          // the oldest period that is kept
+	tables [periods]table // of period p at index p % periods
+}
+
+// marksPerShard bounds how many keys move when a table grows: some 100 us.
+const marksPerShard = 1 << 15
+
+func newMarks(c Config, after, passed time.Time) *marks {
+	c = c.complete()
+	shards := min(max(int64(c.MaxLive)/marksPerShard, 64), 4096)
+	return &marks{
+		skew:   c.Skew,
+		limit:  int64(c.MaxLive),
+		now:    c.Now,
+		after:  after,
+		passed: passed,
+		shards: make([]shard, 1<<bits.Len64(uint64(shards-1))),
+	}
+}
+
+// redeem adds the mark of r, or refuses it.
+func (m *marks) redeem(k *key, r *handoff.Redemption) error {
+	clock := m.advance()
+	switch {
+	case !r.IssuedAt.After(m.after):
+		return handoff.ErrIssuedBeforeStart
+	case !r.Expires.After(clock.Add(-2*m.skew)) || !r.Expires.After(m.passed):
+		return errTimePassed
+	case r.Expires.After(clock.Add(handoff.MaxLifetime + m.skew)):
+		return errTooFar
+	}
+	return m.add(k, periodOf(clock), periodOf(r.Expires.Add(2*m.skew)), m.limit)
+}
+
+// add marks k until the end of a period. current is the period of the clock.
+func (m *marks) add(k *key, current, end, limit int64) error {
+	s := &m.shards[k.low()&uint64(len(m.shards)-1)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.forget(s, current)
+	if end < s.first {
+		return errTimePassed
+	}
+	for i := range s.tables {
+		if s.tables[i].has(k) {
+			return handoff.ErrReplayed
+		}
+	}
+	if m.live.Add(1) > limit {
+		m.live.Add(-1)
+		return handoff.ErrStoreFull
+	}
+	s.tables[end%int64(periods)].add(k)
+	return nil
+}
+
+// advance returns the time by a clock that never goes back. The first to see a
+// new period has every shard forget what ended before it.
+func (m *marks) advance() time.Time {
+	now := m.now().UnixMilli()
+	for seen := m.clock.Load(); ; seen = m.clock.Load() {
+		if now <= seen {
+			now = seen
+			break
+		}
+		if m.clock.CompareAndSwap(seen, now) {
+			break
+		}
+	}
+	clock := time.UnixMilli(now)
+	current := periodOf(clock)
+	if swept := m.swept.Load(); swept < current && m.swept.CompareAndSwap(swept, current) {
+		for i := range m.shards {
+			s := &m.shards[i]
+			s.mu.Lock()
+			m.forget(s, current)
+			s.mu.Unlock()
+		}
+	}
+	return clock
+}
+
+// forget drops the tables of the periods before current. The shard is locked.
+func (m *marks) forget(s *shard, current int64) {
+	for range min(current-s.first, int64(periods)) {
+		t := &s.tables[s.first%int64(periods)]
+		m.live.Add(-int64(t.used))
+		*t = table{}
+		s.first++
+	}
+	s.first = max(s.first, current)
+}
+
+func periodOf(t time.Time) int64 { return t.UnixMilli() / period.Milliseconds() }
+
+// ready returns the first time at which a token can be issued that is not refused
+// for being issued before the start. Tokens carry whole seconds.
+func (m *marks) ready() time.Time { return m.after.Truncate(time.Second).Add(time.Second) }

@@ -1,0 +1,75 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// DefaultMaxLive is how many marks a store holds when it is not told: 10 million,
+// some 250 MB, or 140,000 redemptions a second of tokens that live a minute.
+const DefaultMaxLive = 10_000_000
+
+// Config sets up an embedded store. Its zero value is a good one, and there is
+// no bad one: a value out of its range counts as the nearest in it.
+type Config struct {
+	// Skew is the largest skew of a verifier that uses the store, at most 60 s.
+	// Zero or less: 5 s.
+	Skew time.Duration
+	// MaxLive is how many marks the store holds; the next redemption is refused
+	// with handoff.ErrStoreFull. A mark takes 20 to 25 bytes, and stays for its
+	// token's remaining life, twice the skew and up to 16 s more. Zero or less:
+	// DefaultMaxLive.
+	MaxLive int
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+func (c Config) complete() Config {
+	if c.Skew <= 0 {
+		c.Skew = handoff.DefaultSkew
+	}
+	c.Skew = min(c.Skew, handoff.MaxSkew)
+	if c.MaxLive <= 0 {
+		c.MaxLive = DefaultMaxLive
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// Memory is a handoff.Store for one process, in its memory. Since that is lost
+// with the process, it refuses every token that was issued before it began, up
+// to the skew: no restart opens a window for replay. It is safe for concurrent
+// use, and starts no goroutine.
+type Memory struct {
+	marks *marks
+}
+
+// NewMemory returns an empty store whose memory begins now.
+func NewMemory(c Config) *Memory {
+	c = c.complete()
+	return &Memory{newMarks(c, c.Now().Add(c.Skew), time.Time{})}
+}
+
+// Redeem implements handoff.Store. A ctx that is done refuses.
+func (m *Memory) Redeem(ctx context.Context, r handoff.Redemption) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("not redeemed: %w", err)
+	}
+	k := newKey(r.Issuer, r.ID)
+	return m.marks.redeem(&k, &r)
+}
+
+// Skew returns the skew that the store covers. NewVerifier refuses a larger one.
+func (m *Memory) Skew() time.Duration { return m.marks.skew }
+
+// Ready returns from when on tokens are issued that the store accepts: the first
+// whole second later than its start + skew. Until then health says NOT_SERVING.
+func (m *Memory) Ready() time.Time { return m.marks.ready() }
+
+// Live returns how many marks the store holds.
+func (m *Memory) Live() int { return int(m.marks.live.Load()) }
