@@ -1,0 +1,119 @@
+package signkey
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// maxSize is the longest key file that is read, in bytes: an RSA key of 4096
+// bits takes 4 KiB.
+const maxSize = 64 << 10
+
+// Save writes the key to a new file that only its owner can read (mode 0600). It
+// refuses a path that exists. The file appears whole or not at all, and has
+// reached the disk when Save returns nil. A key whose crypto.Signer is not a
+// private key of the standard library cannot be saved.
+func (k *Key) Save(path string) error {
+	text, err := json.Marshal(jose.JSONWebKey{
+		Key: k.secret.signer, KeyID: k.public.ID(), Algorithm: string(k.public.Algorithm()), Use: "sig",
+	})
+	if err != nil {
+		return errors.New("this key cannot leave its signer")
+	}
+	return writeNew(path, append(text, '\n'))
+}
+
+// writeNew writes a file under another name and then links it to its own, which
+// fails if that exists.
+func writeNew(path string, text []byte) error {
+	folder := filepath.Dir(path)
+	temporary, err := writeTemporary(folder, text)
+	if err != nil {
+		return errors.Join(err, remove(temporary))
+	}
+	err = os.Link(temporary, path)
+	if errors.Is(err, fs.ErrExist) {
+		err = &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+	}
+	if err := errors.Join(err, remove(temporary)); err != nil {
+		return err
+	}
+	return syncFolder(folder)
+}
+
+// writeTemporary returns the name of the file, if there is one by now.
+func writeTemporary(folder string, text []byte) (string, error) {
+	f, err := os.CreateTemp(folder, ".signkey-*.tmp") // O_EXCL, 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	return f.Name(), errors.Join(err, f.Close())
+}
+
+func remove(path string) error {
+	if path == "" {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Load reads a key that Save wrote. It refuses a file that is not regular or that
+// anyone but its owner can read, write or execute, whatever links lead there; a
+// document that is not a private JWK in the form that the package comment says;
+// and every key that New refuses. The error names the path.
+func Load(path string) (*Key, error) {
+	text, err := readPrivate(path)
+	if err != nil {
+		return nil, err
+	}
+	k, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// readPrivate judges the file that it reads, not the name that led to it.
+func readPrivate(path string) (string, error) {
+	if info, err := os.Stat(path); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() { // before it is opened: a pipe would block
+		return "", fmt.Errorf("%s: not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return "", fmt.Errorf("%s: others can use this signing key (mode %04o): take it for exposed, or chmod 600 it", path, mode)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(text) > maxSize {
+		err = fmt.Errorf("%s: longer than %d bytes", path, maxSize)
+	}
+	return string(text), err
+}
