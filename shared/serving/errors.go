@@ -18,7 +18,7 @@ import (
 
 // ErrorDomain is the domain of google.rpc.ErrorInfo in the errors that this
 // package makes. Their reason is the name of the code: INTERNAL,
-// DEADLINE_EXCEEDED, CANCELLED, RESOURCE_EXHAUSTED, UNIMPLEMENTED.
+// DEADLINE_EXCEEDED, CANCELLED, UNIMPLEMENTED.
 const ErrorDomain = "handoff.serving"
 
 // maxCause is how much of a cause is logged, in bytes.
@@ -30,7 +30,6 @@ var fixedTexts = map[codes.Code]struct{ reason, text string }{
 	codes.Internal:          {"INTERNAL", "the server failed; its log has the cause"},
 	codes.DeadlineExceeded:  {"DEADLINE_EXCEEDED", "the call took longer than it may"},
 	codes.Canceled:          {"CANCELLED", "the call was cancelled"},
-	codes.ResourceExhausted: {"RESOURCE_EXHAUSTED", "the request is larger than this server accepts"},
 	codes.Unimplemented:     {"UNIMPLEMENTED", "this server does not implement the method"},
 }
 
@@ -49,9 +48,8 @@ func fixed(code codes.Code) error {
 // public returns what the caller may know of a handler's error: the handler's
 // own status if it carries google.rpc.ErrorInfo, for then it was written for the
 // caller, and otherwise a fixed text. What that leaves out goes to the call's
-// line in the log. received is the error of reading the request, if any: gRPC's
-// own, whose code is kept.
-func public(ctx context.Context, err, received error) error {
+// line in the log.
+func public(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -62,8 +60,6 @@ func public(ctx context.Context, err, received error) error {
 	}
 	switch {
 	case told != nil: // nil also for a status that says OK: an error is never a yes
-	case received != nil && errors.Is(err, received):
-		told = fixed(status.Code(received))
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(ctx.Err(), context.DeadlineExceeded):
 		told = fixed(codes.DeadlineExceeded)
 	case errors.Is(err, context.Canceled), ctx.Err() != nil:
@@ -104,7 +100,7 @@ func libraryOwn(method string) bool {
 func publicUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	resp, err := handler(ctx, req)
 	if err != nil && !libraryOwn(info.FullMethod) {
-		return nil, public(ctx, err, nil)
+		return nil, public(ctx, err)
 	}
 	return resp, err
 }
@@ -115,14 +111,14 @@ func publicStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo
 	}
 	incoming := &incomingStream{ServerStream: stream}
 	err := handler(srv, incoming)
-	var received error
-	if failed := incoming.failed.Load(); failed != nil {
-		received = *failed
+	if failed := incoming.failed.Load(); failed != nil && errors.Is(err, *failed) {
+		return err
 	}
-	return public(stream.Context(), err, received)
+	return public(stream.Context(), err)
 }
 
-// incomingStream remembers why a request could not be read.
+// incomingStream remembers why a request could not be read. gRPC answers that
+// itself, at once, and log and metrics are to show the same.
 type incomingStream struct {
 	grpc.ServerStream
 	failed atomic.Pointer[error]

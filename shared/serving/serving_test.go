@@ -120,7 +120,8 @@ func testFlags(t *testing.T) (Flags, *x509.CertPool) {
 	return flags, pool
 }
 
-// writePair writes a self-signed certificate and its key.
+// writePair writes a self-signed certificate and its key. It is old enough for a
+// synctest bubble, whose clock begins in the year 2000.
 func writePair(t *testing.T, flags Flags, serial int64, notAfter time.Time) *x509.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,7 +129,7 @@ func writePair(t *testing.T, flags Flags, serial int64, notAfter time.Time) *x50
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotBefore: notAfter.Add(-24 * time.Hour), NotAfter: notAfter,
+		SerialNumber: big.NewInt(serial), NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: notAfter,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
