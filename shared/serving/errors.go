@@ -27,10 +27,10 @@ const maxCause = 1 << 10
 // fixedTexts are all that a caller learns of an error that no handler has put
 // into words for them.
 var fixedTexts = map[codes.Code]struct{ reason, text string }{
-	codes.Internal:          {"INTERNAL", "the server failed; its log has the cause"},
-	codes.DeadlineExceeded:  {"DEADLINE_EXCEEDED", "the call took longer than it may"},
-	codes.Canceled:          {"CANCELLED", "the call was cancelled"},
-	codes.Unimplemented:     {"UNIMPLEMENTED", "this server does not implement the method"},
+	codes.Internal:         {"INTERNAL", "the server failed; its log has the cause"},
+	codes.DeadlineExceeded: {"DEADLINE_EXCEEDED", "the call took longer than it may"},
+	codes.Canceled:         {"CANCELLED", "the call was cancelled"},
+	codes.Unimplemented:    {"UNIMPLEMENTED", "this server does not implement the method"},
 }
 
 func fixed(code codes.Code) error {
