@@ -92,13 +92,21 @@ func (s *stream) SendMsg(m any) error {
 // begin redeems the token for the request and starts the watch over the grant. If
 // Observe panics there is no grant, whoever recovers.
 func (s *stream) begin(m any) error {
-	grant, err := s.call.redeem(s.Context(), m)
+	s.mu.Lock()
+	ctx, answer := s.ctx, s.answer
+	s.mu.Unlock()
+	if answer != nil { // ended before its request: the token stays unspent
+		return answer
+	}
+	grant, err := s.call.redeem(ctx, m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
+	if s.answer == nil && err != nil {
 		s.answer = err
 		s.cancel(err)
-		return err
+	}
+	if s.answer != nil {
+		return s.answer
 	}
 	s.grant = grant
 	s.ctx = handoff.NewContext(s.ctx, grant)
