@@ -236,7 +236,7 @@ func (k *kit) server(options ...grpc.ServerOption) *grpc.Server {
 // serve starts a checked server over TLS and returns a connection to it.
 func (k *kit) serve(t testing.TB, options ...grpc.ServerOption) *grpc.ClientConn {
 	t.Helper()
-	client, server := tlsPair(t)
+	client, server := tlsPair()
 	s := k.server(append(options, grpc.Creds(credentials.NewTLS(server)))...)
 	if err := k.guard.Check(s); err != nil {
 		t.Fatal(err)
@@ -276,11 +276,10 @@ func dial(t testing.TB, listener *bufconn.Listener, creds credentials.TransportC
 }
 
 // tlsPair returns both ends' configuration under an authority that exists in memory alone.
-func tlsPair(t testing.TB) (client, server *tls.Config) {
-	t.Helper()
+func tlsPair() (client, server *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{"billing.example"}, IsCA: true, BasicConstraintsValid: true,
@@ -288,11 +287,11 @@ func tlsPair(t testing.TB) (client, server *tls.Config) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate)
