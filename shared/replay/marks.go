@@ -46,6 +46,7 @@ const periods = int((handoff.MaxLifetime+3*handoff.MaxSkew)/period) + 2
 type shard struct {
 	mu     sync.Mutex
 	first  int64          // the oldest period that is kept
+	filled uint32         // the bit i is set if tables[i] holds a key
 	tables [periods]table // of period p at index p % periods
 }
 
@@ -88,8 +89,8 @@ func (m *marks) add(k *key, current, end, limit int64) error {
 	if end < s.first {
 		return errTimePassed
 	}
-	for i := range s.tables {
-		if s.tables[i].has(k) {
+	for left := s.filled; left != 0; left &= left - 1 {
+		if s.tables[bits.TrailingZeros32(left)].has(k) {
 			return handoff.ErrReplayed
 		}
 	}
@@ -97,7 +98,9 @@ func (m *marks) add(k *key, current, end, limit int64) error {
 		m.live.Add(-1)
 		return handoff.ErrStoreFull
 	}
-	s.tables[end%int64(periods)].add(k)
+	i := end % int64(periods)
+	s.tables[i].add(k)
+	s.filled |= 1 << i
 	return nil
 }
 
@@ -130,9 +133,10 @@ func (m *marks) advance() time.Time {
 // forget drops the tables of the periods before current. The shard is locked.
 func (m *marks) forget(s *shard, current int64) {
 	for range min(current-s.first, int64(periods)) {
-		t := &s.tables[s.first%int64(periods)]
-		m.live.Add(-int64(t.used))
-		*t = table{}
+		i := s.first % int64(periods)
+		m.live.Add(-int64(s.tables[i].used))
+		s.tables[i] = table{}
+		s.filled &^= 1 << i
 		s.first++
 	}
 	s.first = max(s.first, current)
