@@ -63,8 +63,8 @@ var rooms = []room{
 	},
 	{
 		path:    "shared/handofftest",
-		ours:    []string{"shared/handoff", "shared/internal/forge", "shared/keyset", "shared/signkey"},
-		modules: []string{jose, jsontext}, public: true,
+		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/internal/forge", "shared/rule"},
+		modules: []string{grpc, protobuf}, public: true,
 	},
 	{
 		path: "shared/serving",

@@ -1,0 +1,110 @@
+package handofftest_test
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/handofftest"
+)
+
+// invoices answers with what its grant says, and counts the calls it gets.
+type invoices struct {
+	server2v1.UnimplementedInvoiceServiceServer
+	calls int
+}
+
+func (s *invoices) GetInvoice(ctx context.Context, _ *server2v1.GetInvoiceRequest) (*server2v1.GetInvoiceResponse, error) {
+	s.calls++
+	grant, _ := handoff.FromContext(ctx)
+	return &server2v1.GetInvoiceResponse{Invoice: &server2v1.Invoice{InvoiceId: grant.Subject()}}, nil
+}
+
+func (s *invoices) PayInvoice(ctx context.Context, _ *server2v1.PayInvoiceRequest) (*server2v1.PayInvoiceResponse, error) {
+	s.calls++
+	grant, _ := handoff.FromContext(ctx)
+	return &server2v1.PayInvoiceResponse{Payment: &server2v1.Payment{HandoffId: grant.ID()}}, nil
+}
+
+func (s *invoices) ExportPayments(_ *server2v1.ExportPaymentsRequest, stream grpc.ServerStreamingServer[server2v1.ExportPaymentsResponse]) error {
+	s.calls++
+	return stream.Send(&server2v1.ExportPaymentsResponse{Payment: &server2v1.Payment{PaymentId: "1"}})
+}
+
+var payment = &server2v1.PayInvoiceRequest{
+	InvoiceId: "INV-42", Amount: &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200}, Memo: "thanks",
+}
+
+func TestAttack(t *testing.T) {
+	for _, test := range []struct {
+		method  string
+		request proto.Message
+		calls   int // that must reach the handler: one before, one after, one that is then replayed
+	}{
+		{server2v1.InvoiceService_PayInvoice_FullMethodName, payment, 3},
+		{server2v1.InvoiceService_GetInvoice_FullMethodName, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}, 2},
+		{server2v1.InvoiceService_ExportPayments_FullMethodName, &server2v1.ExportPaymentsRequest{InvoiceId: "INV-42"}, 2},
+	} {
+		t.Run(test.method, func(t *testing.T) {
+			impl := &invoices{}
+			server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, impl) })
+			handofftest.Attack(t, server.Conn, handofftest.Target{
+				Issuer: server.Issuer, Audience: server.Audience, Method: test.method, Request: test.request,
+			})
+			if impl.calls != test.calls {
+				t.Errorf("%d calls reached the handler, want %d", impl.calls, test.calls)
+			}
+		})
+	}
+}
+
+// Attack itself must find a server without protection.
+func TestAttackFindsAnOpenServer(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, &invoices{}) })
+	found := &counter{TB: t}
+	handofftest.Attack(found, everyone{server.Conn}, handofftest.Target{
+		Issuer: server.Issuer, Audience: server.Audience,
+		Method: server2v1.InvoiceService_GetInvoice_FullMethodName, Request: &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"},
+	})
+	if found.errors < 400 {
+		t.Errorf("a server that lets everyone in got %d complaints", found.errors)
+	}
+}
+
+// everyone is a connection on which every call succeeds.
+type everyone struct{ *grpc.ClientConn }
+
+func (everyone) Invoke(context.Context, string, any, any, ...grpc.CallOption) error { return nil }
+
+// counter is a test whose failures are counted, and do not count.
+type counter struct {
+	testing.TB
+	errors int
+}
+
+func (c *counter) Errorf(string, ...any) { c.errors++ }
+
+func TestContext(t *testing.T) {
+	ctx := handofftest.Context(t, "u-7", server2v1.InvoiceService_GetInvoice_FullMethodName, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"})
+	response, err := (&invoices{}).GetInvoice(ctx, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"})
+	if err != nil || response.GetInvoice().GetInvoiceId() != "u-7" {
+		t.Errorf("the handler found %v, %v", response, err)
+	}
+}
+
+func TestServe(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, &invoices{}) })
+	client := server2v1.NewInvoiceServiceClient(server.Conn)
+	raw := server.Issuer.Token(t, server.Audience, "u-1", server2v1.InvoiceService_PayInvoice_FullMethodName, payment)
+	if _, err := client.PayInvoice(t.Context(), payment, handoffgrpc.Token(raw)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.PayInvoice(t.Context(), payment, handoffgrpc.Token(raw)); handoffgrpc.ReasonOf(err) != handoff.ReasonTokenReplayed {
+		t.Errorf("the same token again: %v", err)
+	}
+}
