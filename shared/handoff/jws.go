@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 
 	"github.com/handoff-auth/handoff/shared/strictjson"
@@ -97,24 +98,26 @@ type Profile struct {
 // *Refusal; until the signature has verified its Reason is TOKEN_INVALID, or
 // TRUST_STALE when keys cannot tell.
 func (p Profile) Open(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+	return p.open(ctx, raw, func(ctx context.Context, kid string, _ Algorithm) (Key, error) { return keys.Key(ctx, kid) })
+}
+
+// open is Open with a key that is found by its kid and its algorithm.
+func (p Profile) open(ctx context.Context, raw string, find func(context.Context, string, Algorithm) (Key, error)) (string, Key, error) {
 	if len(raw) > p.MaxLength {
 		return "", Key{}, invalid(CheckTokenLength)
 	}
-	encodedHeader, rest, ok := strings.Cut(raw, ".")
-	encodedPayload, encodedSignature, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 || encodedHeader == "" || encodedPayload == "" || encodedSignature == "" ||
-		strings.IndexByte(encodedSignature, '.') >= 0 {
-		return "", Key{}, invalid(CheckTokenParts)
-	}
-	if !isBase64URL(encodedHeader) || !isBase64URL(encodedPayload) || !isBase64URL(encodedSignature) {
-		return "", Key{}, invalid(CheckTokenBase64URL)
-	}
-
-	h, err := p.header(encodedHeader)
+	jws, err := split(raw)
 	if err != nil {
 		return "", Key{}, err
 	}
-	key, err = keys.Key(ctx, h.kid)
+	h, err := jws.readHeader()
+	if err != nil {
+		return "", Key{}, err
+	}
+	if err := p.checkHeader(h); err != nil {
+		return "", Key{}, err
+	}
+	key, err := find(ctx, h.kid, h.alg)
 	switch {
 	case errors.Is(err, ErrKeyUnknown):
 		return "", Key{}, invalid(CheckKeyUnknown)
@@ -125,18 +128,46 @@ func (p Profile) Open(ctx context.Context, raw string, keys KeySource) (payload 
 	case key.algorithm != h.alg:
 		return "", Key{}, invalid(CheckKeyAlg)
 	}
-	signature, err := base64url.DecodeString(encodedSignature)
+	payload, err := jws.verify(key)
 	if err != nil {
-		return "", Key{}, invalid(CheckTokenBase64URL)
+		return "", Key{}, err
 	}
-	if !key.verify([]byte(raw[:len(encodedHeader)+1+len(encodedPayload)]), signature) {
-		return "", Key{}, invalid(CheckSignature)
+	return payload, key, nil
+}
+
+// compact is a compact JWS (RFC 7515 section 7.1) in its three parts. None is
+// empty, and each is canonical base64url.
+type compact struct {
+	input                      string // header.payload, what is signed
+	header, payload, signature string
+}
+
+func split(raw string) (compact, error) {
+	header, rest, ok := strings.Cut(raw, ".")
+	payload, signature, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || header == "" || payload == "" || signature == "" || strings.IndexByte(signature, '.') >= 0 {
+		return compact{}, invalid(CheckTokenParts)
 	}
-	decoded, err := base64url.DecodeString(encodedPayload)
+	if !isBase64URL(header) || !isBase64URL(payload) || !isBase64URL(signature) {
+		return compact{}, invalid(CheckTokenBase64URL)
+	}
+	return compact{raw[:len(header)+1+len(payload)], header, payload, signature}, nil
+}
+
+// verify returns the decoded payload if the signature is the key's.
+func (c compact) verify(key Key) (payload string, err error) {
+	signature, err := base64url.DecodeString(c.signature)
 	if err != nil {
-		return "", Key{}, invalid(CheckTokenBase64URL)
+		return "", invalid(CheckTokenBase64URL)
 	}
-	return string(decoded), key, nil
+	if !key.verify([]byte(c.input), signature) {
+		return "", invalid(CheckSignature)
+	}
+	decoded, err := base64url.DecodeString(c.payload)
+	if err != nil {
+		return "", invalid(CheckTokenBase64URL)
+	}
+	return string(decoded), nil
 }
 
 // Seal returns payload signed by signer as a compact JWS of this profile.
@@ -195,14 +226,14 @@ var isBase64URLChar = func() (set [256]bool) {
 }()
 
 type header struct {
-	alg Algorithm
-	kid string
+	alg      Algorithm
+	typ, kid string
 }
 
-// header decodes and checks a protected header: exactly alg, typ and kid. That
+// readHeader decodes a protected header: no member but alg, typ and kid. That
 // one rule refuses jwk, jku, x5u, x5c, crit, b64, zip and cty.
-func (p Profile) header(encoded string) (header, error) {
-	decoded, err := base64url.DecodeString(encoded)
+func (c compact) readHeader() (header, error) {
+	decoded, err := base64url.DecodeString(c.header)
 	if err != nil {
 		return header{}, invalid(CheckTokenBase64URL)
 	}
@@ -227,17 +258,22 @@ func (p Profile) header(encoded string) (header, error) {
 		return header{}, invalid(CheckHeaderJSON)
 	case err != nil:
 		return header{}, invalid(CheckHeaderMembers)
-	case typ != p.Typ:
-		return header{}, invalid(CheckHeaderTyp)
-	case !isThumbprint(kid):
-		return header{}, invalid(CheckHeaderKid)
 	}
-	for _, known := range Algorithms() {
-		if alg == string(known) {
-			return header{alg: known, kid: kid}, nil
-		}
+	return header{Algorithm(alg), typ, kid}, nil
+}
+
+// checkHeader checks the members' values. None can be missing: an empty one is
+// refused.
+func (p Profile) checkHeader(h header) error {
+	switch {
+	case h.typ == "" || h.typ != p.Typ:
+		return invalid(CheckHeaderTyp)
+	case !isThumbprint(h.kid):
+		return invalid(CheckHeaderKid)
+	case !slices.Contains(Algorithms(), h.alg):
+		return invalid(CheckHeaderAlg)
 	}
-	return header{}, invalid(CheckHeaderAlg)
+	return nil
 }
 
 var errMember = errors.New("a member is not in the schema")

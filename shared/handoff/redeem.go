@@ -49,7 +49,7 @@ const (
 // one. A Grant is immutable and safe for concurrent use.
 type Grant struct {
 	claims   *Claims
-	kid      string
+	key      Key
 	reusable bool
 	verifier *Verifier
 }
@@ -121,10 +121,10 @@ func (v *Verifier) Redeem(ctx context.Context, verified *Verified, op Operation,
 	}
 	// Time has passed since Verify: on a stream, as long as the caller took to
 	// send its request.
-	if err := v.current(ctx, verified.claims, verified.key.id); err != nil {
+	if err := v.current(ctx, verified.claims, verified.key); err != nil {
 		return nil, err
 	}
-	grant := &Grant{claims: verified.claims, kid: verified.key.id, reusable: rule.Reusable, verifier: v}
+	grant := &Grant{claims: verified.claims, key: verified.key, reusable: rule.Reusable, verifier: v}
 	if rule.Reusable {
 		return grant, nil
 	}

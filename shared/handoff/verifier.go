@@ -133,7 +133,7 @@ func (v *Verified) Claims() Claims {
 // that its issuer lists, current, and not taken back. It has no side effect. The
 // error is a *Refusal. raw may come from anybody and be anything.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
-	payload, key, err := tokenProfile.Open(ctx, raw, anyOf(v.order))
+	payload, key, err := tokenProfile.open(ctx, raw, anyOf(v.order).find)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := v.source(ctx, claims, key.id); err != nil {
+	if _, err := v.source(ctx, claims, key); err != nil {
 		return nil, err
 	}
 	if claims.Audience != v.audience {
@@ -153,7 +153,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 			Detail: fmt.Sprintf("the token lives %s; this audience accepts %s", lifetime, v.maxLifetime),
 		}
 	}
-	if err := v.current(ctx, claims, key.id); err != nil {
+	if err := v.current(ctx, claims, key); err != nil {
 		return nil, err
 	}
 	return &Verified{claims: claims, key: key, verifier: v}, nil
@@ -165,12 +165,12 @@ func (v *Verifier) Recheck(ctx context.Context, grant *Grant) error {
 	if grant == nil || grant.verifier != v {
 		return &Refusal{Reason: ReasonTokenInvalid, Check: CheckRedeem, Detail: "not granted by this verifier"}
 	}
-	return v.current(ctx, grant.claims, grant.kid)
+	return v.current(ctx, grant.claims, grant.key)
 }
 
 // current checks everything that can change while a token lives: the time, the
 // listing of its key, and what its issuer has taken back.
-func (v *Verifier) current(ctx context.Context, c *Claims, kid string) error {
+func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
 	now := v.now()
 	switch {
 	case !now.Before(c.Expires):
@@ -183,7 +183,7 @@ func (v *Verifier) current(ctx context.Context, c *Claims, kid string) error {
 	case c.NotBefore.After(now.Add(v.skew)):
 		return early(CheckStart, "valid", c.NotBefore.Sub(now))
 	}
-	source, err := v.source(ctx, c, kid)
+	source, err := v.source(ctx, c, key)
 	if err != nil {
 		return err
 	}
@@ -208,15 +208,16 @@ func early(check Check, what string, ahead time.Duration) error {
 	}
 }
 
-// source returns the key source of the token's issuer, if it lists the key: a
-// key of one trusted issuer signs nothing for another.
-func (v *Verifier) source(ctx context.Context, c *Claims, kid string) (KeySource, error) {
+// source returns the key source of the token's issuer, if it lists the key with
+// the algorithm that verified: a key of one trusted issuer signs nothing for
+// another.
+func (v *Verifier) source(ctx context.Context, c *Claims, key Key) (KeySource, error) {
 	source, ok := v.sources[c.Issuer]
 	if !ok {
 		return nil, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss is not a trusted issuer"}
 	}
-	switch key, err := source.Key(ctx, kid); {
-	case errors.Is(err, ErrKeyUnknown) || err == nil && key.id != kid:
+	switch listed, err := source.Key(ctx, key.id); {
+	case errors.Is(err, ErrKeyUnknown) || err == nil && (listed.id != key.id || listed.algorithm != key.algorithm):
 		return nil, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss does not list the key that signed"}
 	case err != nil:
 		return nil, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
@@ -228,18 +229,24 @@ func (v *Verifier) source(ctx context.Context, c *Claims, kid string) (KeySource
 // verified, the token's own word for its issuer counts for nothing.
 type anyOf []KeySource
 
-// Key returns the first source's key. Where none has it and one could not tell,
-// that one's error counts.
-func (sources anyOf) Key(ctx context.Context, kid string) (Key, error) {
+// find returns the first key with this id and algorithm, or else one with
+// another algorithm. A key can be listed with two, by two issuers: neither hides
+// the other's. Where none has it and one source could not tell, its error counts.
+func (sources anyOf) find(ctx context.Context, kid string, algorithm Algorithm) (Key, error) {
+	var other Key
 	unknown := ErrKeyUnknown
 	for _, source := range sources {
-		key, err := source.Key(ctx, kid)
-		if err == nil {
+		switch key, err := source.Key(ctx, kid); {
+		case err == nil && key.algorithm == algorithm:
 			return key, nil
-		}
-		if !errors.Is(err, ErrKeyUnknown) {
+		case err == nil:
+			other = key
+		case !errors.Is(err, ErrKeyUnknown):
 			unknown = err
 		}
+	}
+	if other.id != "" && unknown == ErrKeyUnknown {
+		return other, nil
 	}
 	return Key{}, unknown
 }

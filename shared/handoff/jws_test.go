@@ -1,0 +1,131 @@
+package handoff_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/forge"
+)
+
+// A03, A10: two issuers list one RSA key, each with its own algorithm. Neither
+// listing hides the other, and neither lends its algorithm to the other.
+func TestA03KeyListedWithTwoAlgorithms(t *testing.T) {
+	key := forge.NewKey(handoff.RS256)
+	as := map[handoff.Algorithm]*forge.Key{}
+	for _, algorithm := range []handoff.Algorithm{handoff.RS256, handoff.PS256} {
+		public, err := handoff.NewKey(algorithm, key.Private.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		as[algorithm] = &forge.Key{Algorithm: algorithm, Private: key.Private, Public: public}
+	}
+	issuers := map[string]handoff.Algorithm{"https://a.example": handoff.RS256, "https://b.example": handoff.PS256}
+	sources := map[string]handoff.KeySource{}
+	for issuer, algorithm := range issuers {
+		sources[issuer] = keys{as[algorithm].Public}
+	}
+	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
+		Audience: billing, Issuers: sources, Store: &recorder{}, Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for issuer, listed := range issuers {
+		for _, algorithm := range issuers {
+			raw := forge.Good(forge.Params{
+				Key: as[algorithm], Issuer: issuer, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now,
+			}).Compact()
+			_, err := verifier.Verify(t.Context(), raw)
+			if listed == algorithm {
+				if err != nil {
+					t.Errorf("%s with %s: %v", issuer, algorithm, err)
+				}
+			} else if got := refusal(t, err); got.Check != handoff.CheckIssuer || got.Reason != handoff.ReasonIssuerMismatch {
+				t.Errorf("%s, which lists %s, with %s: %v", issuer, listed, algorithm, err)
+			}
+		}
+	}
+}
+
+// A source that cannot tell is not made up for by another that lists the key with
+// another algorithm.
+func TestOneOfTwoSourcesCannotTell(t *testing.T) {
+	key := forge.NewKey(handoff.PS256)
+	other, err := handoff.NewKey(handoff.RS256, key.Private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &fickle{err: errors.New("no list yet")}
+	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
+		Audience: billing, Store: &recorder{}, Now: func() time.Time { return now },
+		Issuers: map[string]handoff.KeySource{"https://a.example": keys{other}, shop: source},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now}).Compact()
+	for _, test := range []struct {
+		err  error
+		keys keys
+		want handoff.Reason
+	}{
+		{source.err, nil, handoff.ReasonTrustStale},
+		{nil, nil, handoff.ReasonTokenInvalid},
+		{nil, keys{key.Public}, 0},
+	} {
+		source.err, source.keys = test.err, test.keys
+		if _, err := verifier.Verify(t.Context(), raw); handoff.ReasonOf(err) != test.want {
+			t.Errorf("%v with %d keys: %v, want %s", test.err, len(test.keys), err, test.want)
+		}
+	}
+}
+
+// A source that answers with another key than it was asked for is not believed.
+func TestOpenKeySourceThatErrs(t *testing.T) {
+	good, other := forge.NewKey(handoff.EdDSA), forge.NewKey(handoff.EdDSA)
+	raw := forge.Good(forge.Params{Key: good, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now}).Compact()
+	for _, test := range []struct {
+		name   string
+		source keyFunc
+		check  handoff.Check
+	}{
+		{"the control", func(string) (handoff.Key, error) { return good.Public, nil }, ""},
+		{"another key", func(string) (handoff.Key, error) { return other.Public, nil }, handoff.CheckKeyUnknown},
+		{"the zero key", func(string) (handoff.Key, error) { return handoff.Key{}, nil }, handoff.CheckKeyUnknown},
+		{"unknown", func(string) (handoff.Key, error) { return handoff.Key{}, handoff.ErrKeyUnknown }, handoff.CheckKeyUnknown},
+		{"unknown, with the key", func(string) (handoff.Key, error) { return good.Public, handoff.ErrKeyUnknown }, handoff.CheckKeyUnknown},
+		{"an error, with the key", func(string) (handoff.Key, error) { return good.Public, errors.New("stale") }, handoff.CheckTrust},
+	} {
+		payload, key, err := handoff.TokenProfile().Open(t.Context(), raw, test.source)
+		if test.check == "" {
+			if err != nil || key.ID() != good.Public.ID() || payload == "" {
+				t.Errorf("%s: %v", test.name, err)
+			}
+			continue
+		}
+		if got := refusal(t, err); got.Check != test.check || payload != "" || key.ID() != "" {
+			t.Errorf("%s: refused by %s, want %s", test.name, got.Check, test.check)
+		}
+	}
+}
+
+type keyFunc func(kid string) (handoff.Key, error)
+
+func (f keyFunc) Key(_ context.Context, kid string) (handoff.Key, error) { return f(kid) }
+
+// A16: a profile that somebody forgot to fill in accepts no token, not one
+// without a typ.
+func TestA16ProfileWithoutTyp(t *testing.T) {
+	key := forge.NewKey(handoff.EdDSA)
+	good := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now})
+	for _, token := range []forge.Token{good, good.WithHeader("typ", `""`), {Header: good.Header.Without("typ"), Payload: good.Payload, Key: key}} {
+		for _, profile := range []handoff.Profile{{}, {MaxLength: 4096}} {
+			if _, _, err := profile.Open(t.Context(), token.Compact(), keys{key.Public}); handoff.ReasonOf(err) != handoff.ReasonTokenInvalid {
+				t.Errorf("%v opens a token: %v", profile, err)
+			}
+		}
+	}
+}
