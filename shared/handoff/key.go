@@ -42,7 +42,7 @@ var ErrKeyUnknown = errors.New("no such key")
 
 // NewKey vets a public key for an algorithm. It refuses a key of another type
 // than the algorithm's, an elliptic point that is not on the curve, an Ed25519
-// key of low order, and an RSA modulus outside 2048 to 4096 bits, with a public
+// key of low order or of which this is not the canonical encoding, and an RSA modulus outside 2048 to 4096 bits, with a public
 // exponent other than 65537, or with the structure of CVE-2017-15361 (ROCA).
 func NewKey(algorithm Algorithm, public crypto.PublicKey) (Key, error) {
 	if err := vet(algorithm, public); err != nil {
@@ -75,13 +75,20 @@ func vet(algorithm Algorithm, public crypto.PublicKey) error {
 		if algorithm != EdDSA {
 			return errors.New("an Ed25519 key verifies EdDSA alone")
 		}
+		if !isCanonicalPoint(public) {
+			return errors.New("not the one encoding of a point")
+		}
 		return vetPoint(public)
 	case *ecdsa.PublicKey:
 		want := map[Algorithm]elliptic.Curve{ES256: elliptic.P256(), ES384: elliptic.P384()}[algorithm]
 		if want == nil || public == nil || public.Curve != want {
 			return errors.New("the key's curve is not the algorithm's")
 		}
-		return vetPoint(public)
+		if err := vetPoint(public); err != nil {
+			return err
+		}
+		_, err := public.ECDH() // a JWK cannot show that a coordinate is negative
+		return err
 	case *rsa.PublicKey:
 		if algorithm != RS256 && algorithm != PS256 {
 			return errors.New("an RSA key verifies RS256 or PS256 alone")
@@ -89,6 +96,21 @@ func vet(algorithm Algorithm, public crypto.PublicKey) error {
 		return vetModulus(public)
 	}
 	return fmt.Errorf("a key of type %T has no algorithm here", public)
+}
+
+// isCanonicalPoint reports whether y, the low 255 bits, is below 2^255-19 (RFC
+// 8032 section 5.1.3). crypto/ed25519 takes a larger one modulo that, and the key
+// would have a second spelling with an id of its own.
+func isCanonicalPoint(public ed25519.PublicKey) bool {
+	if len(public) != ed25519.PublicKeySize {
+		return false
+	}
+	for _, b := range public[1:31] {
+		if b != 0xff {
+			return true
+		}
+	}
+	return public[0] < 0xed || public[31]&0x7f != 0x7f
 }
 
 // vetPoint has go-jose parse the key as if it had come in a JWK: this is where
