@@ -35,7 +35,8 @@
 //
 // # What it does not do
 //
-// It guards no client-streaming method, sets no deadline and no size limit,
+// It guards no client-streaming method, and no method that was registered by hand
+// as a stream in neither direction: gRPC runs those past every interceptor. It sets no deadline and no size limit,
 // recovers no panic, and logs and counts nothing itself. It looks at the metadata
 // of a call, never at its connection: TLS is the server's to set up. An
 // interceptor between the guard and the handler could change what was bound,

@@ -26,8 +26,10 @@ type Config struct {
 	// Observe, if set, is told of each decision, for audit and metrics. See Event.
 	Observe func(context.Context, Event)
 	// MaxInFlight is how many tokens may be in verification at once; a call above
-	// it is refused with LIMIT_EXCEEDED before any of its token is looked at.
-	// Zero: 64 for each of GOMAXPROCS.
+	// it is refused with LIMIT_EXCEEDED before any of its token is looked at. It
+	// is reached when key sources stall: a signature check does not wait, so that
+	// on a busy processor calls queue up before the guard, where the server's
+	// grpc.MaxConcurrentStreams bounds them. Zero: 64 for each of GOMAXPROCS.
 	MaxInFlight int
 }
 

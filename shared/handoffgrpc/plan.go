@@ -57,7 +57,7 @@ func (g *Guard) Check(s *grpc.Server) error {
 			exempt := slices.Contains(g.exempt, prefix) || slices.Contains(g.exempt, name)
 			m, err := newMethod(rules, name, exempt, info)
 			if err != nil {
-				problems = append(problems, name+" "+err.Error())
+				problems = append(problems, err.Error())
 				continue
 			}
 			methods[name] = m
@@ -80,20 +80,22 @@ func (g *Guard) Check(s *grpc.Server) error {
 func newMethod(rules *rule.Set, name string, exempt bool, info grpc.MethodInfo) (*method, error) {
 	m := &method{name: name, exempt: exempt}
 	binding, err := rules.Method(name)
-	if exempt && errors.Is(err, rule.ErrUnknownMethod) {
+	switch {
+	case exempt && errors.Is(err, rule.ErrUnknownMethod):
 		return m, nil // a service need not come from a .proto
-	}
-	if err != nil {
-		return m, fmt.Errorf("cannot be guarded: %w", err)
+	case errors.Is(err, rule.ErrUnknownMethod):
+		return nil, fmt.Errorf("%s has no descriptor in this program, hence no rule, and no entry in Config.Exempt", name)
+	case err != nil:
+		return nil, err // names the method
 	}
 	demands, ruled := binding.Rule()
 	switch {
 	case ruled && exempt:
-		return m, errors.New("has a rule and is named in Config.Exempt")
+		return nil, fmt.Errorf("%s has a rule and is named in Config.Exempt", name)
 	case !ruled && !exempt:
-		return m, errors.New("has neither a rule nor an entry in Config.Exempt")
+		return nil, fmt.Errorf("%s has neither a rule nor an entry in Config.Exempt", name)
 	case ruled && info.IsClientStream:
-		return m, errors.New("has a rule and is registered as client-streaming")
+		return nil, fmt.Errorf("%s has a rule and is registered as client-streaming", name)
 	case ruled:
 		m.binding, m.rule = binding, demands
 	}

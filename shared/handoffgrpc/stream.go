@@ -33,7 +33,7 @@ func (g *Guard) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		return handler(srv, ss)
 	}
 	s := &stream{ServerStream: ss, call: c}
-	s.ctx, s.cancel = context.WithCancelCause(ss.Context())
+	s.state.ctx, s.cancel = context.WithCancelCause(ss.Context())
 	defer s.close()
 	err = handler(srv, s)
 	return s.outcome(err)
@@ -47,22 +47,29 @@ type stream struct {
 	cancel context.CancelCauseFunc
 
 	mu     sync.Mutex
-	ctx    context.Context // with the grant, once there is one
-	bound  bool            // RecvMsg has been called
-	grant  *handoff.Grant
-	ended  *handoff.Refusal // why the stream was ended; Observe is yet to be told
-	answer error            // what the client is told instead of the handler's word
-	timer  *time.Timer      // calls watch, from the grant until close
-	closed bool             // the handler has returned
+	state  state
+	bound  bool        // RecvMsg has been called
+	closed bool        // the handler has returned
+	timer  *time.Timer // calls watch, from the grant until close
+}
+
+type state struct {
+	ctx    context.Context  // the handler's: with the grant, once there is one
+	grant  *handoff.Grant   // nil until the token was redeemed
+	answer error            // what the client is told, whatever the handler returns
+	ended  *handoff.Refusal // what answer stands for, where Observe is yet to be told
+}
+
+// now returns the state as it is.
+func (s *stream) now() state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
 }
 
 // Context returns the handler's context, which carries the grant from the first
 // RecvMsg on.
-func (s *stream) Context() context.Context {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ctx
-}
+func (s *stream) Context() context.Context { return s.now().ctx }
 
 // RecvMsg reads the request into m, and returns nil if the token was redeemed for
 // it. There is one request: a second message ends the stream.
@@ -92,24 +99,22 @@ func (s *stream) SendMsg(m any) error {
 // begin redeems the token for the request and starts the watch over the grant. If
 // Observe panics there is no grant, whoever recovers.
 func (s *stream) begin(m any) error {
-	s.mu.Lock()
-	ctx, answer := s.ctx, s.answer
-	s.mu.Unlock()
-	if answer != nil { // ended before its request: the token stays unspent
-		return answer
+	now := s.now()
+	if now.answer != nil { // ended before its request: the token stays unspent
+		return now.answer
 	}
-	grant, err := s.call.redeem(ctx, m)
+	grant, err := s.call.redeem(now.ctx, m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.answer == nil && err != nil {
-		s.answer = err
+	if s.state.answer == nil && err != nil {
+		s.state.answer = err
 		s.cancel(err)
 	}
-	if s.answer != nil {
-		return s.answer
+	if s.state.answer != nil {
+		return s.state.answer
 	}
-	s.grant = grant
-	s.ctx = handoff.NewContext(s.ctx, grant)
+	s.state.grant = grant
+	s.state.ctx = handoff.NewContext(now.ctx, grant)
 	if !s.closed {
 		s.timer = time.AfterFunc(untilRecheck(grant), s.watch)
 	}
@@ -124,7 +129,7 @@ func (s *stream) watch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.timer.Reset(untilRecheck(s.grant))
+		s.timer.Reset(untilRecheck(s.state.grant))
 	}
 }
 
@@ -139,16 +144,14 @@ func untilRecheck(grant *handoff.Grant) time.Duration {
 
 // recheck returns nil while the grant stands, and else the client's status.
 func (s *stream) recheck() error {
-	s.mu.Lock()
-	ctx, grant, answer := s.ctx, s.grant, s.answer
-	s.mu.Unlock()
+	now := s.now()
 	switch {
-	case answer != nil:
-		return answer
-	case grant == nil:
+	case now.answer != nil:
+		return now.answer
+	case now.grant == nil:
 		return s.end(misused("a response before the request"))
 	}
-	if err := s.call.guard.verifier.Recheck(ctx, grant); err != nil {
+	if err := s.call.guard.verifier.Recheck(now.ctx, now.grant); err != nil {
 		return s.end(refusalOf(err))
 	}
 	return nil
@@ -158,31 +161,27 @@ func (s *stream) recheck() error {
 func (s *stream) end(refusal *handoff.Refusal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.answer == nil {
-		s.ended, s.answer = refusal, StatusOf(refusal).Err()
+	if s.state.answer == nil {
+		s.state.ended, s.state.answer = refusal, StatusOf(refusal).Err()
 		s.cancel(refusal)
 	}
-	return s.answer
+	return s.state.answer
 }
 
 // outcome returns what the client is told once the handler has returned err. A
 // handler that succeeds without a grant has not read its request: it does not
 // succeed.
 func (s *stream) outcome(err error) error {
-	s.mu.Lock()
-	grant, unread := s.grant, s.grant == nil && s.answer == nil && err == nil
-	s.mu.Unlock()
-	if unread {
+	now := s.now()
+	if err == nil && now.grant == nil && now.answer == nil {
 		_ = s.end(misused("the handler read no request"))
+		now = s.now()
 	}
-	s.mu.Lock()
-	ended, answer := s.ended, s.answer
-	s.mu.Unlock()
-	if ended != nil {
-		s.call.observe(s.ServerStream.Context(), grant, ended)
+	if now.ended != nil {
+		s.call.observe(s.ServerStream.Context(), now.grant, now.ended)
 	}
-	if answer != nil {
-		return answer
+	if now.answer != nil {
+		return now.answer
 	}
 	return err
 }
