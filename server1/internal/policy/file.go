@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
-	"github.com/handoff-auth/handoff/shared/strictjson"
 	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
 // maxSize is the longest policy that is read, in bytes.

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/signkey"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+)
+
+const (
+	issuerName = "https://shop.example"
+	billing    = "https://billing.example"
+	password   = "correct horse"
+	payInvoice = server2v1.InvoiceService_PayInvoice_FullMethodName
+	getInvoice = server2v1.InvoiceService_GetInvoice_FullMethodName
+	goodPolicy = `{"audiences": {"` + billing + `": {
+		"target": "dns:///billing.example:443",
+		"methods": {
+			"` + getInvoice + `": {"roles": ["payer", "reader"]},
+			"` + payInvoice + `": {"roles": ["payer"], "max_lifetime_seconds": 30}
+		}}}}`
+)
+
+// site is a folder with everything that SERVER1 needs.
+type site struct {
+	dir  string
+	pool *x509.CertPool
+	key  *signkey.Key
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{dir: t.TempDir(), pool: x509.NewCertPool()}
+	var err error
+	if s.key, err = signkey.Generate(handoff.EdDSA); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.key.Save(s.path("shop.key")); err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, "policy.json", goodPolicy, 0o644)
+	s.certificate(t)
+	return s
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) write(t *testing.T, name, text string, mode os.FileMode) string {
+	t.Helper()
+	if err := os.WriteFile(s.path(name), []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	return s.path(name)
+}
+
+func (s *site) certificate(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "server1"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	s.write(t, "tls.crt", string(chain), 0o644)
+	s.write(t, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})), 0o600)
+	s.pool.AppendCertsFromPEM(chain)
+}
+
+// settings returns the flags of a server that starts.
+func (s *site) settings() map[string]string {
+	return map[string]string{
+		"database": s.path("server1.db"), "issuer": issuerName, "key": s.path("shop.key"),
+		"policy": s.path("policy.json"), "tls-cert": s.path("tls.crt"), "tls-key": s.path("tls.key"),
+		"listen": "127.0.0.1:0", "shutdown-delay": "0s", "shutdown-grace": "5s",
+	}
+}
+
+func arguments(command string, settings map[string]string) []string {
+	args := []string{command}
+	for flag, value := range settings {
+		args = append(args, "--"+flag+"="+value)
+	}
+	return args
+}
+
+// lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// running is a started server.
+type running struct {
+	*site
+	log  *lockedBuffer
+	conn *grpc.ClientConn
+}
+
+// start runs the program until the test ends, and checks that it stops in order.
+func (s *site) start(t *testing.T, more map[string]string) *running {
+	t.Helper()
+	settings := s.settings()
+	for flag, value := range more {
+		settings[flag] = value
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	out, stdout := io.Pipe()
+	r := &running{site: s, log: &lockedBuffer{}}
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, arguments("serve", settings), nil, strings.NewReader(""), stdout, r.log)
+		stdout.Close()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if got := <-status; got != 0 {
+			t.Errorf("exit status %d after an orderly stop; the log:\n%s", got, r.log)
+		}
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	address, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "listening on ")
+	if err != nil || !ok {
+		t.Fatalf("stdout is %q, %v; the log:\n%s", line, err, r.log)
+	}
+	go io.Copy(io.Discard, out)
+	r.conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: s.pool, MinVersion: tls.VersionTLS13,
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.conn.Close() })
+	return r
+}
+
+func (r *running) sessions() server1v1.SessionServiceClient {
+	return server1v1.NewSessionServiceClient(r.conn)
+}
+
+func (r *running) handoffs() handoffv1.HandoffServiceClient {
+	return handoffv1.NewHandoffServiceClient(r.conn)
+}
+
+// addUser adds a user with the program's own command.
+func (s *site) addUser(t *testing.T, name string, roles ...string) {
+	t.Helper()
+	args := []string{"user", "add", "--database", s.path("server1.db"), "--name", name}
+	for _, role := range roles {
+		args = append(args, "--role", role)
+	}
+	var stdout, stderr bytes.Buffer
+	if status := run(t.Context(), args, nil, strings.NewReader(password+"\n"), &stdout, &stderr); status != 0 {
+		t.Fatalf("exit status %d: %s", status, &stderr)
+	}
+}
+
+// signIn returns a context with a new session of the user, and its id.
+func (r *running) signIn(t *testing.T, name string) (context.Context, string) {
+	t.Helper()
+	resp, err := r.sessions().SignIn(t.Context(), &server1v1.SignInRequest{UserName: name, Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return with(t, "Bearer "+resp.GetSession()), resp.GetSession()
+}
+
+// with returns a context with these values of authorization.
+func with(t *testing.T, values ...string) context.Context {
+	ctx := t.Context()
+	for _, value := range values {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", value)
+	}
+	return ctx
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Every mistake stops the start before a port is open, with exit status 2 and
+// one line that names the setting.
+func TestMistakesInSettings(t *testing.T) {
+	s := newSite(t)
+	missing := s.path("missing")
+	text := s.write(t, "text", "not what it should be", 0o600)
+	policy := func(name, text string) map[string]string {
+		return map[string]string{"policy": s.write(t, name+".json", text, 0o600)}
+	}
+	methods := func(name, methods string) map[string]string {
+		return policy(name, `{"audiences": {"`+billing+`": {"target": "localhost:1", "methods": {`+methods+`}}}}`)
+	}
+	public, err := os.ReadFile(s.path("tls.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(s.path("shop.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	type change = map[string]string
+	for name, c := range map[string]struct {
+		change  change // to settings that start; an empty value drops the flag
+		setting string // the one that the line names
+	}{
+		"no issuer":                       {change{"issuer": ""}, "--issuer"},
+		"an issuer with a space":          {change{"issuer": "the shop"}, "--issuer"},
+		"an issuer too long":              {change{"issuer": strings.Repeat("x", 256)}, "--issuer"},
+		"no key":                          {change{"key": ""}, "--key"},
+		"a key that is missing":           {change{"key": missing}, "--key"},
+		"a key that is none":              {change{"key": text}, "--key"},
+		"a public key":                    {change{"key": s.write(t, "public", string(public), 0o600)}, "--key"},
+		"H11: a key others can read":      {change{"key": s.write(t, "open.key", string(key), 0o644)}, "--key"},
+		"no database":                     {change{"database": ""}, "--database"},
+		"a database in no folder":         {change{"database": missing + "/x.db"}, "--database"},
+		"a database that is none":         {change{"database": s.write(t, "x.db", strings.Repeat("no database. ", 100), 0o600)}, "--database"},
+		"H11: a database others can read": {change{"database": s.write(t, "open.db", "", 0o644)}, "--database"},
+		"no certificate":                  {change{"tls-cert": ""}, "--tls-cert"},
+		"a certificate that is none":      {change{"tls-cert": text}, "--tls-cert"},
+		"no certificate key":              {change{"tls-key": ""}, "--tls-key"},
+		"a certificate key missing":       {change{"tls-key": missing}, "--tls-key"},
+		"a listener without a port":       {change{"listen": "127.0.0.1"}, "--listen"},
+		"metrics off loopback":            {change{"metrics": "0.0.0.0:0"}, "--metrics"},
+		"a log level that is none":        {change{"log-level": "loud"}, "--log-level"},
+		"a lifetime that is none":         {change{"lifetime": "soon"}, "--lifetime"},
+		"a lifetime of nothing":           {change{"lifetime": "0s"}, "--lifetime"},
+		"a lifetime with a fraction":      {change{"lifetime": "1500ms"}, "--lifetime"},
+		"a lifetime above its maximum":    {change{"lifetime": "61s", "max-lifetime": "60s"}, "--lifetime"},
+		"a maximum above the cap":         {change{"max-lifetime": "301s"}, "--max-lifetime"},
+		"a negative maximum":              {change{"max-lifetime": "-1s"}, "--max-lifetime"},
+		"sessions that end at once":       {change{"session-lifetime": "0s"}, "--session-lifetime"},
+		"an idle time above the life":     {change{"session-idle": "2h", "session-lifetime": "1h"}, "--session-idle"},
+		"no attempts to sign in":          {change{"sign-in-attempts": "0"}, "--sign-in-attempts"},
+		"attempts that are no number":     {change{"sign-in-attempts": "many"}, "--sign-in-attempts"},
+		"descriptors that are missing":    {change{"descriptors": missing}, "--descriptors"},
+		"descriptors that are none":       {change{"descriptors": text}, "--descriptors"},
+		"no policy":                       {change{"policy": ""}, "--policy"},
+		"a policy that is missing":        {change{"policy": missing}, "--policy"},
+		"a policy that is not JSON":       {policy("text", "allow everything"), "--policy"},
+		"a policy with an unknown member": {policy("member", `{"audiences": {}, "default": "allow"}`), "--policy"},
+		"a policy without audiences":      {policy("empty", `{}`), "--policy"},
+		"a policy for an unknown method":  {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--policy"},
+		"a policy for a ruleless method":  {methods("ruleless", `"/handoff.server1.v1.SessionService/SignIn": {"roles": ["x"]}`), "--policy"},
+		"a policy for nobody":             {methods("nobody", `"`+payInvoice+`": {"roles": []}`), "--policy"},
+		"a policy above --max-lifetime":   {change{"max-lifetime": "29s", "lifetime": "1s"}, "--policy"},
+		"a flag that is none":             {change{"skip-tls": "true"}, "--skip-tls"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			settings := s.settings()
+			for flag, value := range c.change {
+				if settings[flag] = value; value == "" {
+					delete(settings, flag)
+				}
+			}
+			refused(t, arguments("serve", settings), nil, c.setting)
+		})
+	}
+}
+
+// refused checks that the program does not start.
+func refused(t *testing.T, args, env []string, setting string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // where it starts after all
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, args, env, strings.NewReader(password), &stdout, &stderr)
+	line := stderr.String()
+	if status != 2 || stdout.Len() > 0 {
+		t.Errorf("exit status %d, stdout %q; want 2 and nothing; stderr:\n%s", status, &stdout, line)
+	}
+	if strings.Count(line, "\n") != 1 || !strings.Contains(line, setting) {
+		t.Errorf("stderr is not one line that names %s:\n%s", setting, line)
+	}
+}
+
+func TestMistakesInVariables(t *testing.T) {
+	s := newSite(t)
+	settings := s.settings()
+	delete(settings, "lifetime")
+	for name, c := range map[string]struct{ pair, names string }{
+		"a value that is none": {"HANDOFF_SERVER1_LIFETIME=soon", "--lifetime"},
+		"out of range":         {"HANDOFF_SERVER1_LIFETIME=0s", "--lifetime"},
+		"no such setting":      {"HANDOFF_SERVER1_LIFETIM=60s", "HANDOFF_SERVER1_LIFETIM"},
+		"empty":                {"HANDOFF_SERVER1_SESSION_IDLE=", "--session-idle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			refused(t, arguments("serve", settings), []string{"PATH=/bin", c.pair}, c.names)
+		})
+	}
+}
+
+// A variable sets what its flag does; the flag goes before.
+func TestVariables(t *testing.T) {
+	s := newSite(t)
+	env := []string{"HANDOFF_SERVER1_LIFETIME=0s"}
+	for flag, value := range s.settings() {
+		env = append(env, "HANDOFF_SERVER1_"+strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))+"="+value)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stdout bytes.Buffer
+	stop := writerFunc(func(p []byte) (int, error) {
+		defer cancel() // it listens: that is enough
+		return stdout.Write(p)
+	})
+	var stderr lockedBuffer
+	if status := run(ctx, []string{"--lifetime=60s"}, env, strings.NewReader(""), stop, &stderr); status != 0 {
+		t.Errorf("exit status %d; stderr:\n%s", status, &stderr)
+	}
+	if !strings.HasPrefix(stdout.String(), "listening on 127.0.0.1:") {
+		t.Errorf("stdout is %q", &stdout)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestHelp(t *testing.T) {
+	s := newSite(t)
+	for command, flags := range map[string]map[string]string{
+		"serve":     s.settings(),
+		"user add":  {"database": "", "name": "", "role": ""},
+		"user list": {"database": ""},
+	} {
+		var stdout, stderr bytes.Buffer
+		args := append(strings.Fields(command), "--help")
+		if status := run(t.Context(), args, nil, strings.NewReader(""), &stdout, &stderr); status != 0 || stderr.Len() > 0 {
+			t.Errorf("%s: exit status %d, stderr %q", command, status, &stderr)
+		}
+		for flag := range maps.Keys(flags) {
+			variable := "$HANDOFF_SERVER1_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+			if !strings.Contains(stdout.String(), "--"+flag) || !strings.Contains(stdout.String(), variable) {
+				t.Errorf("%s --help does not document --%s and its variable", command, flag)
+			}
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/handoff-auth/handoff/server1/internal/account"
+	"github.com/handoff-auth/handoff/server1/internal/database"
+)
+
+type addCommand struct {
+	Database string   `required:"" placeholder:"FILE" help:"SQLite file with the users. Made if there is none."`
+	Name     string   `required:"" placeholder:"NAME" help:"What the user signs in with: 1 to 64 characters of a-z, 0-9, \".\", \"_\" and \"-\"."`
+	Role     []string `placeholder:"ROLE" help:"A role of the user, as the policy names it. May be given several times, or several with commas between."`
+}
+
+// Run adds a user. The password is never an argument: others on the machine
+// could read it.
+func (c *addCommand) Run(ctx context.Context, std console) (err error) {
+	if !account.ValidName(c.Name) {
+		return wrong("name", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+	}
+	for _, role := range c.Role {
+		if !account.ValidName(role) {
+			return wrong("role", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+		}
+	}
+	password, err := std.newPassword(c.Name)
+	if err != nil {
+		return err
+	}
+	db, err := database.Open(ctx, c.Database)
+	if err != nil {
+		return wrong("database", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	user, err := account.NewDirectory(db, account.NewHasher(), time.Now).Add(ctx, c.Name, c.Role, password)
+	if errors.Is(err, database.ErrNameTaken) {
+		return fmt.Errorf("a user %q exists", c.Name)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.stdout, "added %s: id %s, roles %s\n", user.Name, user.ID, rolesOf(user))
+	return nil
+}
+
+// newPassword asks for a password, twice, where standard input is a terminal,
+// and otherwise takes its one line.
+func (s console) newPassword(name string) (string, error) {
+	if file, ok := s.stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		first, err := s.ask(file, "Password of "+name+": ")
+		if err != nil {
+			return "", err
+		}
+		again, err := s.ask(file, "Again: ")
+		if err != nil {
+			return "", err
+		}
+		if first != again {
+			return "", errors.New("the two passwords differ")
+		}
+		return first, nil
+	}
+	const lineEnd = 2
+	line, err := io.ReadAll(io.LimitReader(s.stdin, account.MaxPassword+lineEnd+1))
+	if err != nil {
+		return "", fmt.Errorf("reading the password from standard input: %w", err)
+	}
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+	if bytes.ContainsAny(line, "\r\n") {
+		return "", errors.New("standard input has more than one line: it takes the password alone")
+	}
+	return string(line), nil
+}
+
+func (s console) ask(terminal *os.File, prompt string) (string, error) {
+	fmt.Fprint(s.stderr, prompt)
+	answer, err := term.ReadPassword(int(terminal.Fd()))
+	fmt.Fprintln(s.stderr)
+	return string(answer), err
+}
+
+type listCommand struct {
+	Database string `required:"" placeholder:"FILE" help:"SQLite file with the users."`
+}
+
+// Run lists the users, by name.
+func (c *listCommand) Run(ctx context.Context, std console) (err error) {
+	if _, err := os.Stat(c.Database); err != nil { // opening would make it
+		return wrong("database", err)
+	}
+	db, err := database.Open(ctx, c.Database)
+	if err != nil {
+		return wrong("database", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	users, err := db.Users(ctx)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE")
+	for _, user := range users {
+		state := "active"
+		if !user.Disabled.IsZero() {
+			state = "disabled"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", user.Name, user.ID, rolesOf(user), user.Created.Format(time.DateOnly), state)
+	}
+	return table.Flush()
+}
+
+func rolesOf(user database.User) string {
+	if len(user.Roles) == 0 {
+		return "none"
+	}
+	return strings.Join(user.Roles, ",")
+}
