@@ -14,14 +14,20 @@ const (
 )
 
 // A SettingError says which setting stops the program from starting. Setting is
-// the name of a flag without its dashes.
+// the name of a flag without its dashes, or empty where Err names what is wrong
+// with the command line itself.
 type SettingError struct {
 	Setting string
 	Err     error
 }
 
 // Error returns "--setting: cause".
-func (e *SettingError) Error() string { return "--" + e.Setting + ": " + e.Err.Error() }
+func (e *SettingError) Error() string {
+	if e.Setting == "" {
+		return e.Err.Error()
+	}
+	return "--" + e.Setting + ": " + e.Err.Error()
+}
 
 // Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }

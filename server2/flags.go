@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/handoff-auth/handoff/shared/serving"
+)
+
+// A command is one thing that the program can be told to do.
+type command interface {
+	run(ctx context.Context, stdout, stderr io.Writer) error
+}
+
+// commandLine is all that the operator can set. Each flag also has a variable,
+// HANDOFF_SERVER2_ and its name in capitals; a flag that is given wins.
+type commandLine struct {
+	Serve serveCommand `cmd:"" default:"withargs" help:"Serve InvoiceService until SIGINT or SIGTERM. The default command."`
+	Seed  seedCommand  `cmd:"" help:"Add the invoices of a JSON file to the database, all or none."`
+}
+
+type serveCommand struct {
+	serving.Flags `embed:""`
+
+	Audience    string        `required:"" placeholder:"URL" help:"This service's own name: the only aud that is accepted, byte for byte."`
+	Issuer      string        `required:"" placeholder:"URL" help:"SERVER1's name: the only iss that is accepted, byte for byte."`
+	Keys        string        `required:"" placeholder:"FILE" help:"SERVER1's public keys, a JWK Set or PEM. Read again when it changes; a private key is refused."`
+	Database    string        `required:"" placeholder:"FILE" help:"SQLite database of invoices and payments. Made where there is none."`
+	MaxLifetime time.Duration `default:"300s" help:"Longest lifetime of a token that is accepted, in whole seconds up to 300s."`
+	Skew        time.Duration `default:"5s" help:"How far ahead SERVER1's clock may be, up to 60s. Tokens are refused for as long after a start, too."`
+}
+
+type seedCommand struct {
+	Database string `required:"" placeholder:"FILE" help:"SQLite database of invoices and payments. Made where there is none."`
+	Invoices string `arg:"" placeholder:"FILE" help:"JSON: [{\"invoice_id\": \"INV-42\", \"issuer\": \"https://…\", \"subject\": \"…\", \"currency_code\": \"EUR\", \"minor_units\": 1200}]"`
+}
+
+// parse returns the command that args and the environment choose, or nil where
+// they asked for help and have got it.
+func parse(args []string, stdout io.Writer) (command, error) {
+	var line commandLine
+	helped := false
+	parser, err := kong.New(&line,
+		kong.Name(program),
+		kong.Description("The demo SERVER2: runs what a user of SERVER1 was handed off to run, once, with SERVER1's public key alone."),
+		kong.DefaultEnvars("HANDOFF_SERVER2"),
+		kong.Vars{"listen": "127.0.0.1:8442"},
+		kong.ValueFormatter(describe),
+		kong.Help(help),
+		kong.Writers(stdout, stdout),
+		kong.Exit(func(int) { helped = true }))
+	if err != nil {
+		return nil, err
+	}
+	context, err := parser.Parse(args)
+	switch {
+	case helped:
+		return nil, nil
+	case err != nil:
+		return nil, &serving.SettingError{Err: err}
+	case context.Selected().Name == "seed":
+		return &line.Seed, nil
+	}
+	return &line.Serve, nil
+}
+
+// help shows what was asked for, and the flags of the default command where
+// none was.
+func help(options kong.HelpOptions, context *kong.Context) error {
+	if context.Selected() != nil {
+		return kong.DefaultHelpPrinter(options, context)
+	}
+	options.NoExpandSubcommands = true
+	if err := kong.DefaultHelpPrinter(options, context); err != nil {
+		return err
+	}
+	serve, err := kong.Trace(context.Kong, []string{"serve"})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(context.Stdout)
+	return kong.DefaultHelpPrinter(options, serve)
+}
+
+// describe adds to a setting's help what it is unless it is set, and its
+// variable.
+func describe(value *kong.Value) string {
+	var notes []string
+	if value.HasDefault {
+		notes = append(notes, "default "+value.Default)
+	}
+	for _, variable := range value.Tag.Envs {
+		notes = append(notes, "$"+variable)
+	}
+	if len(notes) == 0 {
+		return value.Help
+	}
+	return value.Help + " (" + strings.Join(notes, ", ") + ")"
+}

@@ -1,0 +1,81 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// Invoice is something to be paid by its owner.
+type Invoice struct {
+	ID      string
+	Owner   Owner
+	Amount  Amount
+	Payment *Payment // nil: not paid
+}
+
+// Add adds invoices, all or none, and returns how many were new. One that is
+// there already with the same values counts as added; with others it is an
+// error. Payments are not added.
+func (db *DB) Add(ctx context.Context, invoices []Invoice) (added int, err error) {
+	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, in := range invoices {
+			have, err := anyInvoice(ctx, tx, in.ID)
+			switch {
+			case errors.Is(err, sql.ErrNoRows):
+			case err != nil:
+				return failed("reading an invoice", err)
+			case have.Owner == in.Owner && have.Amount == in.Amount:
+				continue
+			default:
+				return fmt.Errorf("invoice %q is there with another owner or amount", in.ID)
+			}
+			const insert = `INSERT INTO invoices (invoice_id, issuer, subject, currency_code, minor_units) VALUES ($1, $2, $3, $4, $5)`
+			if _, err := tx.ExecContext(ctx, insert, in.ID, in.Owner.Issuer, in.Owner.Subject,
+				in.Amount.CurrencyCode, in.Amount.MinorUnits); err != nil {
+				return failed("adding an invoice", err)
+			}
+			added++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return added, nil
+}
+
+// Invoice returns an invoice of the owner's with its payment, or ErrNotFound.
+func (db *DB) Invoice(ctx context.Context, owner Owner, id string) (Invoice, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return invoiceOf(ctx, db.read, owner, id)
+}
+
+func invoiceOf(ctx context.Context, q querier, owner Owner, id string) (Invoice, error) {
+	in, err := anyInvoice(ctx, q, id)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && in.Owner != owner {
+		return Invoice{}, ErrNotFound
+	}
+	if err != nil {
+		return Invoice{}, failed("reading an invoice", err)
+	}
+	payment, err := scanPayment(q.QueryRowContext(ctx, selectPayment+`WHERE invoice_id = $1`, id))
+	switch {
+	case err == nil:
+		in.Payment = &payment
+	case !errors.Is(err, sql.ErrNoRows):
+		return Invoice{}, failed("reading a payment", err)
+	}
+	return in, nil
+}
+
+// anyInvoice returns whoever's invoice it is, without its payment.
+func anyInvoice(ctx context.Context, q querier, id string) (Invoice, error) {
+	in := Invoice{ID: id}
+	const query = `SELECT issuer, subject, currency_code, minor_units FROM invoices WHERE invoice_id = $1`
+	err := q.QueryRowContext(ctx, query, id).
+		Scan(&in.Owner.Issuer, &in.Owner.Subject, &in.Amount.CurrencyCode, &in.Amount.MinorUnits)
+	return in, err
+}

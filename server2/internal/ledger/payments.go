@@ -1,0 +1,130 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// Order is what Pay is asked to do.
+type Order struct {
+	Payer     Owner
+	InvoiceID string
+	Amount    Amount
+	RequestID string // the payer's own; unique for the payer
+	Memo      string // not part of what the request id stands for
+	HandoffID string // the jti of the handoff that this runs by; unique for the issuer
+	Time      time.Time
+}
+
+// Payment is a payment of one invoice in full.
+type Payment struct {
+	ID        string
+	InvoiceID string
+	Amount    Amount
+	Time      time.Time // whole milliseconds
+	Memo      string
+	HandoffID string
+}
+
+// Pay pays an invoice of the payer's. Where the payer's request id has paid the
+// same invoice with the same amount before, it returns that payment, and
+// repeated is true. Its errors are those of this package, and those of a
+// database that does not answer.
+func (db *DB) Pay(ctx context.Context, o Order) (p Payment, repeated bool, err error) {
+	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		p, repeated, err = pay(ctx, tx, o)
+		return err
+	})
+	if err != nil {
+		return Payment{}, false, err
+	}
+	return p, repeated, nil
+}
+
+func pay(ctx context.Context, tx *sql.Tx, o Order) (p Payment, repeated bool, err error) {
+	const first = selectPayment + `WHERE issuer = $1 AND subject = $2 AND request_id = $3`
+	p, err = scanPayment(tx.QueryRowContext(ctx, first, o.Payer.Issuer, o.Payer.Subject, o.RequestID))
+	switch {
+	case err == nil && p.InvoiceID == o.InvoiceID && p.Amount == o.Amount:
+		return p, true, nil
+	case err == nil:
+		return Payment{}, false, ErrRequestReused
+	case !errors.Is(err, sql.ErrNoRows):
+		return Payment{}, false, failed("reading a payment", err)
+	}
+	invoice, err := invoiceOf(ctx, tx, o.Payer, o.InvoiceID)
+	switch {
+	case err != nil:
+		return Payment{}, false, err
+	case invoice.Payment != nil:
+		return Payment{}, false, ErrPaid
+	case invoice.Amount != o.Amount:
+		return Payment{}, false, ErrAmount
+	}
+	p = Payment{
+		ID: rand.Text(), InvoiceID: o.InvoiceID, Amount: o.Amount,
+		Time: o.Time.UTC().Truncate(time.Millisecond), Memo: o.Memo, HandoffID: o.HandoffID,
+	}
+	return p, false, insertPayment(ctx, tx, o, p)
+}
+
+// insertPayment records p. The transaction has seen that the invoice is unpaid
+// and the request id unused, so a row that is not unique repeats the handoff.
+func insertPayment(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
+	const insert = `INSERT INTO payments
+		(payment_id, invoice_id, currency_code, minor_units, paid_at, memo, handoff_id, issuer, subject, request_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	_, err := tx.ExecContext(ctx, insert, p.ID, p.InvoiceID, p.Amount.CurrencyCode, p.Amount.MinorUnits,
+		p.Time.UnixMilli(), p.Memo, p.HandoffID, o.Payer.Issuer, o.Payer.Subject, o.RequestID)
+	switch {
+	case isDuplicate(err):
+		return ErrHandoffReused
+	case err != nil:
+		return failed("recording a payment", err)
+	}
+	return nil
+}
+
+// Payments returns up to limit payments of the payer's that come after the
+// payment after, oldest first. The zero after is before all. invoiceID, if not
+// empty, picks the payment of one invoice.
+func (db *DB) Payments(ctx context.Context, payer Owner, invoiceID string, after Payment, limit int) ([]Payment, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	since := int64(-1)
+	if after.ID != "" {
+		since = after.Time.UnixMilli()
+	}
+	const query = selectPayment + `WHERE issuer = $1 AND subject = $2 AND ($3 = '' OR invoice_id = $3)
+		AND (paid_at > $4 OR paid_at = $4 AND payment_id > $5) ORDER BY paid_at, payment_id LIMIT $6`
+	rows, err := db.read.QueryContext(ctx, query, payer.Issuer, payer.Subject, invoiceID, since, after.ID, limit)
+	if err != nil {
+		return nil, failed("reading payments", err)
+	}
+	defer rows.Close()
+	var page []Payment
+	for rows.Next() {
+		p, err := scanPayment(rows)
+		if err != nil {
+			return nil, failed("reading payments", err)
+		}
+		page = append(page, p)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, failed("reading payments", err)
+	}
+	return page, nil
+}
+
+// selectPayment begins a query whose rows scanPayment reads.
+const selectPayment = `SELECT payment_id, invoice_id, currency_code, minor_units, paid_at, memo, handoff_id FROM payments `
+
+func scanPayment(row interface{ Scan(...any) error }) (p Payment, err error) {
+	var paidAt int64
+	err = row.Scan(&p.ID, &p.InvoiceID, &p.Amount.CurrencyCode, &p.Amount.MinorUnits, &paidAt, &p.Memo, &p.HandoffID)
+	p.Time = time.UnixMilli(paidAt).UTC()
+	return p, err
+}

@@ -1,0 +1,83 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Open opens the SQLite file at path, makes it (0600) where there is none, and
+// brings its tables up to date. It refuses a file that others can use: whoever
+// writes it decides what is paid.
+func Open(ctx context.Context, path string) (*DB, error) {
+	if err := private(path); err != nil {
+		return nil, err
+	}
+	write, err := sql.Open("sqlite", source(path, "immediate", "synchronous(FULL)"))
+	if err != nil {
+		return nil, err
+	}
+	write.SetMaxOpenConns(1)
+	if err := migrate(ctx, write); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), write.Close())
+	}
+	read, err := sql.Open("sqlite", source(path, "deferred", "query_only(1)"))
+	if err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	readers := max(4, runtime.GOMAXPROCS(0))
+	read.SetMaxOpenConns(readers)
+	read.SetMaxIdleConns(readers)
+	db := &DB{read: read, write: write}
+	if err := db.Ready(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+	}
+	return db, nil
+}
+
+// source returns the data source name. WAL lets reads go on beside the writer;
+// busy_timeout, in milliseconds, waits for another process's writer.
+func source(path, lock string, pragmas ...string) string {
+	query := url.Values{
+		"_txlock": {lock},
+		"_pragma": append([]string{"busy_timeout(1000)", "journal_mode(WAL)", "foreign_keys(1)"}, pragmas...),
+	}
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}).String()
+}
+
+// private makes the file, so that it and the journals that SQLite makes in its
+// image belong to their owner alone.
+func private(path string) error {
+	if path == "" {
+		return errors.New("no file is given")
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file", path)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s: others can read or change it (mode %04o): chmod 600", path, info.Mode().Perm())
+	}
+	return nil
+}
+
+// isDuplicate reports whether a row was refused because its key exists.
+func isDuplicate(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) &&
+		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}

@@ -1,0 +1,46 @@
+// Command handoff-server2 is the demo SERVER2: invoices, for users whom it has
+// never seen, who prove by a handoff token who asks and for what.
+//
+//	handoff-server2 seed --database server2.db invoices.json
+//	handoff-server2 --listen :8442 --tls-cert server2.crt --tls-key server2.key \
+//	    --audience https://server2.example --issuer https://server1.example \
+//	    --keys server1.jwks --database server2.db
+//
+// It holds SERVER1's public key and nothing that signs a token. The files, in
+// the order in which things happen:
+//
+//	flags.go       what the operator sets
+//	serve.go       the parts and their wiring
+//	trust.go       whose tokens count
+//	single_use.go  where redemptions are remembered
+//	seed.go        the invoices, for a start
+//	internal/      audit, invoices (the handlers), ledger (the database)
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/handoff-auth/handoff/shared/serving"
+)
+
+const program = "handoff-server2"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program. It returns its exit status: 0; 1 if it failed; 2 if a
+// setting was wrong, before a port was open.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	chosen, err := parse(args, stdout)
+	if err == nil && chosen != nil {
+		err = chosen.run(ctx, stdout, stderr)
+	}
+	return serving.Exit(stderr, program, err)
+}
