@@ -1,0 +1,76 @@
+package trust
+
+import (
+	"encoding/base64"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+var profile = handoff.Profile{Typ: "handoff-trust+jwt", MaxLength: 16 << 20}
+
+// Profile returns the trust list's kind of JWT: `typ` handoff-trust+jwt, at most
+// 16 MiB.
+func Profile() handoff.Profile { return profile }
+
+const (
+	maxHeader = 512          // bytes of the encoded header, which has three short members
+	maxKeys   = 64           // of a list
+	maxTime   = 253402300799 // the last second of the year 9999
+)
+
+type (
+	id     [16]byte
+	digest [32]byte
+)
+
+// list is what a trust list says. Once it is made it does not change.
+type list struct {
+	issuer            string
+	issuedAt, expires time.Time // whole seconds
+	seq               int64
+	keys              []handoff.Key
+	tokens, sessions  map[id]struct{}
+	subjects          map[digest]int64 // -> the cut-off, Unix seconds
+}
+
+// revoked reports whether the list takes back the token with these claims. It
+// does not allocate. A token that has an id which no list can name does not
+// stand.
+func (l *list) revoked(c *handoff.Claims) bool {
+	var bits id
+	if len(l.tokens) > 0 {
+		if !decode(bits[:], c.ID) {
+			return true
+		}
+		if _, listed := l.tokens[bits]; listed {
+			return true
+		}
+	}
+	if len(l.sessions) > 0 && c.Session != "" {
+		if !decode(bits[:], c.Session) {
+			return true
+		}
+		if _, listed := l.sessions[bits]; listed {
+			return true
+		}
+	}
+	if len(l.subjects) > 0 {
+		cutoff, listed := l.subjects[subjectDigest(c.Issuer, c.Subject)]
+		return listed && c.IssuedAt.Unix() <= cutoff
+	}
+	return false
+}
+
+var base64url = base64.RawURLEncoding.Strict()
+
+// decode decodes an id or a digest, which has exactly one spelling: what is
+// shorter, also by the CR and LF that encoding/base64 skips, is refused.
+func decode(bits []byte, text string) bool {
+	var buf [43]byte
+	if len(text) != base64url.EncodedLen(len(bits)) {
+		return false
+	}
+	n, err := base64url.Decode(bits, buf[:copy(buf[:], text)])
+	return err == nil && n == len(bits)
+}

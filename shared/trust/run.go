@@ -1,0 +1,133 @@
+package trust
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// Fault is what is wrong with a list or its feed: one closed enumeration, for
+// logs and metric labels.
+type Fault string
+
+// The faults. SPEC.md defines those of a list.
+const (
+	FaultFeed       Fault = "feed"        // the feed cannot be read, or brings nothing newer
+	FaultSignature  Fault = "signature"   // not a trust list that a trust key signed
+	FaultSchema     Fault = "schema"      // signed, but not of the form that this version knows
+	FaultIssuer     Fault = "issuer"      // another issuer's
+	FaultKeys       Fault = "keys"        // it lists a trust key
+	FaultFuture     Fault = "future"      // iat or seq further ahead than the skew
+	FaultExpired    Fault = "expired"     // past its exp
+	FaultRolledBack Fault = "rolled_back" // no newer than the one in force
+	FaultStale      Fault = "stale"       // the list in force is too old: tokens are refused with TRUST_STALE
+)
+
+// Event is something that happened to a follower.
+type Event struct {
+	// Fault is what is wrong. Empty: the first list, or the first after faults, is
+	// in force.
+	Fault Fault
+	// Check is the check that a list failed, where Fault is FaultSignature.
+	Check handoff.Check
+	// Err says more, for a log. It contains no part of a list.
+	Err error
+	// Status is what the follower holds.
+	Status Status
+}
+
+type faultKey struct {
+	fault Fault
+	check handoff.Check
+}
+
+// listError is why a list is refused. Its text is fixed.
+type listError struct {
+	fault Fault
+	check handoff.Check
+	text  string
+}
+
+func (e *listError) Error() string { return "the trust list is refused: " + e.text }
+
+var (
+	errTooOld = &listError{fault: FaultStale, text: "too old to rely on"}
+	errSilent = errors.New("the feed brings no newer list")
+)
+
+// Run follows the list until ctx ends. A list that is refused replaces nothing;
+// the feed is read again after a pause of 50 ms to 600 ms. A feed that brings
+// nothing newer for half of MaxStaleness is read anew as well. Call Run once.
+func (f *Follower) Run(ctx context.Context) {
+	for {
+		err := f.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		f.fault(err)
+		if err := f.Healthy(); err != nil && err != errNoListYet {
+			f.fault(errTooOld)
+		}
+		if !pause(ctx, f.retry.next(), nil) {
+			return
+		}
+	}
+}
+
+// follow reads the feed once, until something is wrong.
+func (f *Follower) follow(ctx context.Context) error {
+	watched, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	patience := f.config.MaxStaleness / 2
+	watchdog := time.AfterFunc(patience, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	err := f.config.Feed.Follow(watched, func(raw string) error {
+		newer, err := f.apply(watched, raw)
+		if newer {
+			watchdog.Reset(patience)
+			f.recovered()
+		}
+		return err
+	})
+	if errors.Is(context.Cause(watched), errSilent) {
+		return errSilent
+	}
+	return err
+}
+
+// recovered notes that a newer list is in force, and says so if that is news.
+func (f *Follower) recovered() {
+	f.retry.reset()
+	if f.reported != nil && len(f.reported) == 0 {
+		return
+	}
+	f.reported = map[faultKey]bool{}
+	f.report(Event{})
+}
+
+// fault reports what is wrong, once until a newer list is in force.
+func (f *Follower) fault(err error) {
+	event := Event{Fault: FaultFeed, Err: err}
+	var refused *listError
+	if errors.As(err, &refused) {
+		event.Fault, event.Check = refused.fault, refused.check
+	}
+	key := faultKey{event.Fault, event.Check}
+	if f.reported[key] {
+		return
+	}
+	if f.reported == nil {
+		f.reported = map[faultKey]bool{}
+	}
+	f.reported[key] = true
+	f.report(event)
+}
+
+func (f *Follower) report(event Event) {
+	if f.config.Report != nil {
+		event.Status = f.Status()
+		f.config.Report(event)
+	}
+}

@@ -1,0 +1,129 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+)
+
+// Where Handler serves.
+const (
+	ListPath = "/.well-known/handoff-trust"
+	KeysPath = "/.well-known/jwks.json"
+)
+
+// Register adds handoff.v1.TrustService to a server. Its methods carry no rule:
+// a guard of the same server exempts "/handoff.v1.TrustService/".
+func (p *Publisher) Register(s grpc.ServiceRegistrar) {
+	handoffv1.RegisterTrustServiceServer(s, service{publisher: p})
+}
+
+type service struct {
+	handoffv1.UnimplementedTrustServiceServer
+	publisher *Publisher
+}
+
+func (s service) GetTrustList(context.Context, *handoffv1.GetTrustListRequest) (*handoffv1.GetTrustListResponse, error) {
+	e := s.publisher.newest()
+	if e == nil {
+		return nil, errNoList()
+	}
+	return &handoffv1.GetTrustListResponse{TrustList: e.raw}, nil
+}
+
+// WatchTrustList sends whatever is newest each time that the watcher has taken
+// the one before: one that is slow misses what came between.
+func (s service) WatchTrustList(_ *handoffv1.WatchTrustListRequest, stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse]) error {
+	for {
+		e := s.publisher.newest()
+		if e == nil {
+			return errNoList()
+		}
+		if err := stream.Send(&handoffv1.WatchTrustListResponse{TrustList: e.raw}); err != nil {
+			return err
+		}
+		select {
+		case <-e.superseded:
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		case <-s.publisher.stopped:
+			return status.Error(codes.Unavailable, "the server stops")
+		}
+	}
+}
+
+func errNoList() error {
+	return status.Error(codes.Unavailable, "there is no current trust list")
+}
+
+// Handler serves the list at ListPath and the plain JWK Set, for other people's
+// verifiers, at KeysPath: each with an ETag and with a Cache-Control of the
+// refresh interval, 304 where the reader has it already, and 503 where there is
+// no list to rely on.
+func (p *Publisher) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+ListPath, func(w http.ResponseWriter, r *http.Request) {
+		if e := p.newest(); e == nil {
+			unavailable(w)
+		} else {
+			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), []byte(e.raw))
+		}
+	})
+	mux.HandleFunc("GET "+KeysPath, func(w http.ResponseWriter, r *http.Request) {
+		if e := p.newest(); e == nil {
+			unavailable(w)
+		} else {
+			tag := sha256.Sum256(e.keys)
+			p.serve(w, r, "application/jwk-set+json", base64url.EncodeToString(tag[:16]), e.keys)
+		}
+	})
+	return mux
+}
+
+func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag string, content []byte) {
+	seconds := max(1, int(p.config.Refresh/time.Second))
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("ETag", `"`+tag+`"`)
+	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(seconds)+", must-revalidate")
+	h.Set("X-Content-Type-Options", "nosniff")
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}
+
+func unavailable(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, "there is no current trust list", http.StatusServiceUnavailable)
+}
+
+// writeFile puts content in the place of a file, so that a reader sees the former
+// or the new, whole, and a crash leaves one of them.
+func writeFile(path, content string) (err error) {
+	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".next")
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
