@@ -2,6 +2,7 @@ package replay
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -26,8 +27,8 @@ type marks struct {
 	skew   time.Duration
 	limit  int64
 	now    func() time.Time
-	after  time.Time    // what was issued at or before is refused
-	passed time.Time    // what expires at or before is refused, whatever the clock says
+	after  time.Time    // what was issued at or before is refused; set before use
+	passed time.Time    // what expires at or before is refused, whatever the clock says; likewise
 	clock  atomic.Int64 // the latest time seen, in Unix milliseconds
 	swept  atomic.Int64 // the period up to which every shard has forgotten
 	live   atomic.Int64
@@ -53,15 +54,12 @@ type shard struct {
 // marksPerShard bounds how many keys move when a table grows: some 100 us.
 const marksPerShard = 1 << 15
 
-func newMarks(c Config, after, passed time.Time) *marks {
-	c = c.complete()
+func newMarks(c Config) *marks {
 	shards := min(max(int64(c.MaxLive)/marksPerShard, 64), 4096)
 	return &marks{
 		skew:   c.Skew,
 		limit:  int64(c.MaxLive),
 		now:    c.Now,
-		after:  after,
-		passed: passed,
 		shards: make([]shard, 1<<bits.Len64(uint64(shards-1))),
 	}
 }
@@ -147,3 +145,17 @@ func periodOf(t time.Time) int64 { return t.UnixMilli() / period.Milliseconds() 
 // ready returns the first time at which a token can be issued that is not refused
 // for being issued before the start. Tokens carry whole seconds.
 func (m *marks) ready() time.Time { return m.after.Truncate(time.Second).Add(time.Second) }
+
+// healthy returns why a token that is issued now would be refused, or nil.
+func (m *marks) healthy() error {
+	clock, now := m.advance(), m.now()
+	switch {
+	case now.Before(m.ready()):
+		return fmt.Errorf("%w: ready in %s", handoff.ErrIssuedBeforeStart, m.ready().Sub(now).Round(time.Millisecond))
+	case clock.Sub(now) > 2*m.skew:
+		return fmt.Errorf("the clock was set back by %s: the store goes on when it has caught up", clock.Sub(now).Round(time.Second))
+	case m.live.Load() >= m.limit:
+		return handoff.ErrStoreFull
+	}
+	return nil
+}

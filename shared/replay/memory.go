@@ -25,6 +25,9 @@ type Config struct {
 	MaxLive int
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
+	// Observe is told what happens to a Journal. It may be called from several
+	// goroutines and must return soon. A Memory has nothing to tell. Nil: nobody.
+	Observe func(Event)
 }
 
 func (c Config) complete() Config {
@@ -37,6 +40,9 @@ func (c Config) complete() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
 	}
 	return c
 }
@@ -52,7 +58,9 @@ type Memory struct {
 // NewMemory returns an empty store whose memory begins now.
 func NewMemory(c Config) *Memory {
 	c = c.complete()
-	return &Memory{newMarks(c, c.Now().Add(c.Skew), time.Time{})}
+	m := newMarks(c)
+	m.after = c.Now().Add(c.Skew)
+	return &Memory{m}
 }
 
 // Redeem implements handoff.Store. A ctx that is done refuses.
@@ -70,6 +78,9 @@ func (m *Memory) Skew() time.Duration { return m.marks.skew }
 // Ready returns from when on tokens are issued that the store accepts: the first
 // whole second later than its start + skew. Until then health says NOT_SERVING.
 func (m *Memory) Ready() time.Time { return m.marks.ready() }
+
+// Healthy returns nil if the store can accept redemptions now, or why not.
+func (m *Memory) Healthy() error { return m.marks.healthy() }
 
 // Live returns how many marks the store holds.
 func (m *Memory) Live() int { return int(m.marks.live.Load()) }

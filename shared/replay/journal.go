@@ -1,0 +1,174 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// Journal is a handoff.Store for one process at a time that outlives it: each
+// redemption is in a file before Redeem returns nil, and read back by the next
+// Open. JOURNAL.md defines the files. It is safe for concurrent use.
+//
+// What the kernel took survives the process, but not for certain the machine:
+// after a reboot, or when the files are damaged, a journal begins anew, as a
+// Memory does. It then refuses what was issued before, up to the skew.
+type Journal struct {
+	marks   *marks
+	dir     *os.File // locked
+	observe func(Event)
+	writer  *writer
+	begun   header     // of the segment that is written
+	old     []*segment // the others; the keeper's, like begun
+	stop    chan struct{}
+	stopped sync.WaitGroup
+	close   func() error // once
+}
+
+// Event is something about a Journal that whoever runs it should know.
+type Event struct {
+	Kind  EventKind
+	Marks int   // how many marks were read back, for Restored and BegunAnew
+	Err   error // the cause, for BegunAnew, Failed and Overdue
+}
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	// Restored: Open read the marks back, and none is missing.
+	Restored EventKind = "restored"
+	// BegunAnew: marks may be missing. What was issued before, up to the skew, is
+	// refused.
+	BegunAnew EventKind = "begun anew"
+	// Failed: a write failed. Every redemption is refused until one succeeds again,
+	// which is tried each second.
+	Failed EventKind = "failed"
+	// Resumed: redemptions are written again.
+	Resumed EventKind = "resumed"
+	// Overdue: a segment could not be begun, or one that is not needed any more
+	// could not be removed. That is tried again.
+	Overdue EventKind = "overdue"
+)
+
+var errInUse = errors.New("another process uses it")
+
+// Create makes a journal: a folder at path, which must not exist. The journal's
+// memory begins now: like a Memory, it refuses what was issued before, up to the
+// skew. Of c it uses Skew and Now.
+func Create(path string, c Config) (err error) {
+	c = c.complete()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("making a journal: %w", err)
+		}
+	}()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	dir, err := openLocked(path)
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	defer dir.Close()
+	now := c.Now()
+	first := header{boot: currentBoot(), sequence: 1, clock: now, after: now.Add(c.Skew), passed: now.Add(-2 * c.Skew)}
+	s, err := createSegment(dir, first)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(path))
+	}
+	if err := s.file.Close(); err != nil {
+		return err
+	}
+	parent, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// Open opens the journal at path, for this process alone, and reads its marks.
+// It refuses a journal that is missing, in use, or written by another version.
+func Open(path string, c Config) (*Journal, error) { return open(path, c, period) }
+
+// open has the keeper begin a segment as often as every says.
+func open(path string, c Config, every time.Duration) (j *Journal, err error) {
+	c = c.complete()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("opening the journal: %w", err)
+		}
+	}()
+	dir, err := openLocked(path)
+	if err != nil {
+		return nil, err
+	}
+	j = &Journal{dir: dir, observe: c.Observe, stop: make(chan struct{})}
+	if err := j.restore(c); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	j.close = sync.OnceValue(func() error {
+		close(j.stop)
+		j.stopped.Wait()
+		return errors.Join(j.writer.close(), j.dir.Close())
+	})
+	j.stopped.Go(func() { j.keep(every) })
+	return j, nil
+}
+
+func openLocked(path string) (*os.File, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errInUse, err), dir.Close())
+	}
+	return dir, nil
+}
+
+// Redeem implements handoff.Store. It returns nil once the redemption is in the
+// file. When ctx is done before, or the write fails, the token stays spent.
+func (j *Journal) Redeem(ctx context.Context, r handoff.Redemption) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("not redeemed: %w", err)
+	}
+	if err := j.writer.failed(); err != nil {
+		return err
+	}
+	k := newKey(r.Issuer, r.ID)
+	if err := j.marks.redeem(&k, &r); err != nil {
+		return err
+	}
+	return j.writer.append(ctx, mark{k, r.Expires})
+}
+
+// Close ends the journal: what Redeem was called for is written or refused. The
+// marks stay in the files.
+func (j *Journal) Close() error { return j.close() }
+
+// Skew returns the skew that the journal covers. NewVerifier refuses a larger one.
+func (j *Journal) Skew() time.Duration { return j.marks.skew }
+
+// Ready returns from when on tokens are issued that the journal accepts. It lies
+// in the past, but for a journal that has just been made or begun anew.
+func (j *Journal) Ready() time.Time { return j.marks.ready() }
+
+// Live returns how many marks the journal holds.
+func (j *Journal) Live() int { return int(j.marks.live.Load()) }
+
+// Healthy returns nil if the journal can accept redemptions now, or why not.
+func (j *Journal) Healthy() error {
+	if err := j.writer.failed(); err != nil {
+		return err
+	}
+	return j.marks.healthy()
+}

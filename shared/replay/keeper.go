@@ -1,0 +1,71 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+)
+
+// keep begins a segment every so often, as long as there are marks, and after a
+// failed write each second until one can be begun.
+func (j *Journal) keep(every time.Duration) {
+	tick := time.NewTicker(min(every, time.Second))
+	defer tick.Stop()
+	due := time.Now().Add(every)
+	for {
+		select {
+		case <-j.stop:
+			return
+		case now := <-tick.C:
+			clock := j.marks.advance() // an idle store forgets too
+			failed := j.writer.failed() != nil
+			if !failed && now.Before(due) {
+				continue
+			}
+			due = now.Add(every)
+			if failed || j.Live() > 0 || len(j.old) > 0 {
+				j.turn(clock)
+			}
+		}
+	}
+}
+
+// turn goes on with a new segment and removes the old ones whose marks have all
+// ended. Before anything is removed, the new header on the disk says up to when.
+func (j *Journal) turn(clock time.Time) {
+	h := j.begun
+	h.sequence++
+	h.clock = clock
+	h.passed = later(h.passed, clock.Add(-2*j.marks.skew))
+	s, err := createSegment(j.dir, h)
+	if err != nil {
+		if j.writer.failed() == nil {
+			j.observe(Event{Kind: Overdue, Err: fmt.Errorf("beginning a segment: %w", err)})
+		}
+		return
+	}
+	j.begun = h
+	j.old = append(j.old, j.writer.swap(s))
+	var ended []*segment
+	j.old = slices.DeleteFunc(j.old, func(s *segment) bool {
+		if s.latest.After(h.passed) {
+			return false
+		}
+		ended = append(ended, s)
+		return true
+	})
+	j.remove(ended)
+}
+
+// remove deletes segments. One that cannot be deleted costs its room alone: its
+// marks have ended, or are covered.
+func (j *Journal) remove(segments []*segment) {
+	for _, s := range segments {
+		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			j.observe(Event{Kind: Overdue, Err: fmt.Errorf("removing a segment: %w", err)})
+		}
+	}
+}

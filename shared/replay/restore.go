@@ -1,0 +1,138 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	errEmpty    = errors.New("no journal is there: replay.Create makes one")
+	errReboot   = errors.New("the machine has started since it was written")
+	errNoBootID = errors.New("the kernel does not tell whether the machine has started since it was written")
+)
+
+// restore reads the marks and begins a segment.
+func (j *Journal) restore(c Config) error {
+	old, doubt, err := readHeaders(j.dir.Name())
+	if err != nil {
+		return err
+	}
+	now := c.Now()
+	h := header{boot: currentBoot(), clock: now, passed: now.Add(-2 * c.Skew)}
+	for _, s := range old {
+		h.sequence = max(h.sequence, s.header.sequence+1)
+		h.clock = later(h.clock, s.header.clock)
+		h.after = later(h.after, s.header.after)
+		h.passed = later(h.passed, s.header.passed)
+	}
+	if newest := old[len(old)-1]; doubt == nil && !newest.header.boot.same(h.boot) {
+		if doubt = errReboot; h.boot == (bootID{}) {
+			doubt = errNoBootID
+		}
+	}
+	j.marks = newMarks(c)
+	j.marks.clock.Store(h.clock.UnixMilli())
+	if err := j.marks.read(old); errors.Is(err, errDamaged) {
+		doubt = err
+	} else if err != nil {
+		return err
+	}
+	if doubt != nil {
+		h.after = later(h.after, start(now, h.clock).Add(c.Skew))
+	}
+	j.marks.after, j.marks.passed = h.after, h.passed
+	s, err := createSegment(j.dir, h)
+	if err != nil {
+		return err
+	}
+	j.begun = h
+	j.writer = startWriter(s, c.Observe)
+	if doubt == nil {
+		j.old = old
+		c.Observe(Event{Kind: Restored, Marks: j.Live()})
+		return nil
+	}
+	// What is doubtful has served its turn: h.after covers every mark in it.
+	j.remove(old)
+	c.Observe(Event{Kind: BegunAnew, Marks: j.Live(), Err: doubt})
+	return nil
+}
+
+// start returns a time later than any at which the journal can have been written
+// before. Where the clock was set back while it was not, that is a guess from
+// above: a segment is written for little more than a period.
+func start(now, clock time.Time) time.Time {
+	if now.Before(clock) {
+		return clock.Add(2 * period)
+	}
+	return now
+}
+
+// readHeaders returns a journal's segments in their order, at least one. doubt
+// says which of them has no header, and why.
+func readHeaders(dir string) (segments []*segment, doubt, err error) {
+	sequences, err := listSegments(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(sequences) == 0 {
+		return nil, nil, errEmpty
+	}
+	for _, n := range sequences {
+		s := &segment{path: segmentPath(dir, n)}
+		s.header, err = readHeader(s.path, n)
+		if errors.Is(err, errDamaged) {
+			s.header = header{sequence: n}
+			s.damaged = true
+			doubt = fmt.Errorf("segment %d: %w", n, err)
+		} else if err != nil {
+			return nil, nil, fmt.Errorf("segment %d: %w", n, err)
+		}
+		segments = append(segments, s)
+	}
+	return segments, doubt, nil
+}
+
+// read adds the marks in the segments, several at a time, and sets when each
+// segment's last mark ends. It goes on after errDamaged.
+func (m *marks) read(segments []*segment) error {
+	errs := make([]error, len(segments))
+	var next atomic.Int64
+	var wait sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wait.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(segments)); i = next.Add(1) - 1 {
+				if err := m.readSegment(segments[i]); err != nil {
+					errs[i] = fmt.Errorf("segment %d: %w", segments[i].header.sequence, err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+func (m *marks) readSegment(s *segment) error {
+	if s.damaged {
+		return nil
+	}
+	clock := time.UnixMilli(m.clock.Load())
+	return readRecords(s.path, &s.header, func(r mark) {
+		s.latest = later(s.latest, r.expires)
+		if end := r.expires.Add(2 * m.skew); end.After(clock) {
+			m.add(&r.key, periodOf(clock), periodOf(end), math.MaxInt64) // refuses only what is there already
+		}
+	})
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
