@@ -96,7 +96,7 @@ func TestGuardAllocations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	core := testing.AllocsPerRun(100, func() {
+	core := testing.AllocsPerRun(1000, func() {
 		verified, _ := k.verifier.Verify(t.Context(), raw)
 		op, _ := method.Operation(req)
 		if _, err := k.verifier.Redeem(t.Context(), verified, op, handoff.Rule{Reusable: true}); err != nil {
@@ -105,12 +105,12 @@ func TestGuardAllocations(t *testing.T) {
 	})
 	ctx := incoming(t.Context(), "Bearer "+raw)
 	info := &grpc.UnaryServerInfo{FullMethod: getMethod}
-	guarded := testing.AllocsPerRun(100, func() {
+	guarded := testing.AllocsPerRun(1000, func() {
 		if _, err := k.guard.Unary(ctx, req, info, nothing); err != nil {
 			t.Error(err)
 		}
 	})
-	if guarded > core+3 {
+	if guarded > core+6 { // 3, and what the race detector takes out of sync.Pool
 		t.Errorf("a guarded call makes %v allocations, its checks alone %v", guarded, core)
 	}
 }
