@@ -76,7 +76,8 @@ var rooms = []room{
 	{
 		path: "shared/cmd/handoff",
 		ours: []string{
-			"shared/handoff", "shared/keyset", "shared/rule", "shared/signkey", "shared/trust", "proto/handoff/v1",
+			"shared/handoff", "shared/keyset", "shared/rule", "shared/signkey", "shared/strictjson", "shared/trust",
+			"proto/handoff/v1",
 		},
 		modules: []string{jose, jsontext, kong, protobuf},
 	},

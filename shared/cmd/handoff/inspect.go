@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
+)
+
+type inspectCommand struct {
+	At *instant `placeholder:"TIME" help:"Judge its times as of this time, in Unix seconds or RFC 3339 form. Default: now."`
+}
+
+func (inspectCommand) Help() string {
+	return "Reads one JWT of any kind from standard input. What it prints is what somebody wrote there: nobody has checked who. " +
+		"Then it says what is wrong with it as a handoff token, signature and addressee aside. " +
+		"Exit status 0: it is shown. 1: it does not look like a JWT.\n\n" +
+		"Example:\n\n    handoff inspect <token\n"
+}
+
+func (c *inspectCommand) Run(p *program) error {
+	raw, err := readToken(p.in)
+	if err != nil {
+		return err
+	}
+	now := p.now()
+	if c.At != nil {
+		now = c.At.Time
+	}
+	fmt.Fprintln(p.out, "NOT VERIFIED: anybody can have written this.")
+	parts := strings.Split(raw, ".")
+	if len(parts) == 5 {
+		fmt.Fprintln(p.out, "It has five parts: an encrypted JWT (JWE, RFC 7516), which only its audience can read.")
+		return errRefused
+	}
+	if len(parts) != 3 {
+		fmt.Fprintln(p.out, "It does not look like a JWT: it does not have three parts with dots between them.")
+		return errRefused
+	}
+	header, payload := decodePart(parts[0]), decodePart(parts[1])
+	if header.value == nil {
+		fmt.Fprintln(p.out, "It does not look like a JWT: its first part is not a JSON object in base64url.")
+		return errRefused
+	}
+	header.print(p.out, "header")
+	payload.print(p.out, "payload")
+
+	problems := diagnose(raw, header, payload, now)
+	if len(problems) == 0 {
+		_, err = fmt.Fprintln(p.out, "As a handoff token nothing is wrong with it, as far as one can tell without the key.")
+		return err
+	}
+	fmt.Fprintln(p.out, "As a handoff token it is refused:")
+	for _, found := range problems {
+		if _, err = fmt.Fprintf(p.out, "  %s: %s\n", found.check, found.what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part is the header or the payload of an unverified JWT.
+type part struct {
+	decoded string         // as it stands in the token
+	value   jsontext.Value // the same to be read; nil: not a JSON object in base64url
+	members map[string]jsontext.Value
+}
+
+// decodePart is as lenient as can be: what it finds is only shown.
+func decodePart(encoded string) part {
+	text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
+	if err != nil {
+		return part{}
+	}
+	p := part{decoded: string(text), value: text, members: map[string]jsontext.Value{}}
+	lenient := jsontext.AllowDuplicateNames(true)
+	if p.value.Kind() != '{' || p.value.Indent(lenient, jsontext.AllowInvalidUTF8(true), jsontext.WithIndent("  ")) != nil {
+		return part{}
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(p.value), lenient, jsontext.AllowInvalidUTF8(true))
+	_, err = dec.ReadToken()
+	for err == nil && dec.PeekKind() == '"' {
+		var name jsontext.Token
+		name, err = dec.ReadToken()
+		key := name.String() // the token lasts until the next read
+		var value jsontext.Value
+		if err == nil {
+			value, err = dec.ReadValue()
+		}
+		p.members[key] = value.Clone()
+	}
+	if err != nil {
+		return part{}
+	}
+	return p
+}
+
+func (p part) print(out io.Writer, name string) {
+	if p.value == nil {
+		fmt.Fprintf(out, "%s: not a JSON object in base64url\n", name)
+		return
+	}
+	fmt.Fprintf(out, "%s: %s\n", name, visible(strings.ToValidUTF8(string(p.value), "\ufffd")))
+}
+
+// text returns a member that is a string; otherwise nothing.
+func (p part) text(name string) string {
+	text, err := jsontext.AppendUnquote(nil, p.members[name])
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// findings are what is wrong with a token, each under the check that says so.
+type findings []struct {
+	check handoff.Check
+	what  string
+}
+
+func (f *findings) add(check handoff.Check, what string) {
+	*f = append(*f, struct {
+		check handoff.Check
+		what  string
+	}{check, what})
+}
+
+// addFirst adds what made a verifier stop, unless it is known in more detail.
+func (f *findings) addFirst(err error) {
+	var refusal *handoff.Refusal
+	if !errors.As(err, &refusal) {
+		return
+	}
+	for _, known := range *f {
+		if known.check == refusal.Check {
+			return
+		}
+	}
+	f.add(refusal.Check, refusal.Detail)
+}
+
+// diagnose lists everything that is wrong with a token. A verifier stops at the
+// first fault: it is asked about the form, and about the payload under a
+// signature of our own; what is missing or too much is compared here.
+func diagnose(raw string, header, payload part, now time.Time) findings {
+	var f findings
+	header.compare(&f, []string{"alg", "kid", "typ"}, nil, func(string) handoff.Check { return handoff.CheckHeaderMembers }, handoff.CheckHeaderMembers)
+	_, _, err := handoff.TokenProfile().Open(context.Background(), raw, noKeys{})
+	if !errors.Is(err, errNoKeys) {
+		f.addFirst(err)
+	}
+	if payload.value == nil {
+		return f
+	}
+	payload.compare(&f, []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid"},
+		func(name string) handoff.Check { return handoff.Check("claim." + name) }, handoff.CheckPayloadMembers)
+	if exp, err := strconv.ParseUint(string(payload.members["exp"]), 10, 38); err == nil {
+		if ago := now.Sub(time.Unix(int64(exp), 0)); ago >= 0 {
+			f.add(handoff.CheckExpiry, fmt.Sprintf("expired %s ago", ago.Round(time.Second)))
+		}
+	}
+	f.addFirst(verifyClaims(payload, now))
+	return f
+}
+
+// compare finds the members that are missing and those that are too much.
+func (p part) compare(f *findings, required, optional []string, missing func(name string) handoff.Check, tooMuch handoff.Check) {
+	for _, name := range required {
+		if _, ok := p.members[name]; !ok {
+			f.add(missing(name), name+" is missing")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.members)) {
+		if !slices.Contains(required, name) && !slices.Contains(optional, name) {
+			f.add(tooMuch, string(appendQuoted(nil, name))+" is too much")
+		}
+	}
+}
+
+var errNoKeys = errors.New("the key is not known here")
+
+type noKeys struct{}
+
+func (noKeys) Key(context.Context, string) (handoff.Key, error) { return handoff.Key{}, errNoKeys }
+
+// verifyClaims says what a verifier would say of the payload, were it signed and
+// the verifier its audience: it is signed with a key that is forgotten at once.
+func verifyClaims(payload part, now time.Time) error {
+	key, err := signkey.Generate(handoff.EdDSA)
+	if err != nil {
+		return err
+	}
+	raw, err := handoff.TokenProfile().Seal(context.Background(), []byte(payload.decoded), key)
+	if err != nil {
+		return err
+	}
+	keys, err := keyset.New(key.Key())
+	if err != nil {
+		return err
+	}
+	config := handoff.VerifierConfig{
+		Audience: payload.text("aud"), Issuers: map[string]handoff.KeySource{payload.text("iss"): keys},
+		Store: noStore{}, Now: func() time.Time { return now },
+	}
+	v, err := handoff.NewVerifier(config)
+	if err != nil { // they cannot be names, which the token is refused for
+		config.Audience, config.Issuers = "nobody", map[string]handoff.KeySource{"nobody": keys}
+		if v, err = handoff.NewVerifier(config); err != nil {
+			return err
+		}
+	}
+	_, err = v.Verify(context.Background(), raw)
+	return err
+}

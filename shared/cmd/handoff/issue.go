@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/signkey"
+)
+
+type issueCommand struct {
+	Key         string        `required:"" placeholder:"FILE" help:"Signing key, as keygen makes it."`
+	Issuer      string        `required:"" placeholder:"ISS" help:"The token's iss: the name by which audiences trust this key."`
+	Audience    string        `required:"" placeholder:"AUD" help:"The token's aud: the service that is to run the method, byte for byte as it names itself."`
+	Subject     string        `required:"" placeholder:"SUB" help:"The token's sub: the user's immutable id."`
+	Session     string        `placeholder:"SID" help:"The token's sid: 128 random bits in base64url, by which a sign-out takes it back. Default: none."`
+	Lifetime    time.Duration `placeholder:"DURATION" help:"How long the token lives, in whole seconds, such as 90s or 5m, which is the most. Default: 60s, or what the method's rule allows."`
+	Method      string        `required:"" placeholder:"METHOD" help:"Full name of the method, such as /billing.v1.Billing/Pay."`
+	Descriptors string        `placeholder:"FILE" help:"Descriptor set with the method's service and its imports, as buf build -o FILE writes it. The request is then read as JSON."`
+	Request     string        `placeholder:"FILE" help:"The request in protobuf's JSON form. Needs --descriptors. Default, and for -: standard input."`
+	Field       []string      `placeholder:"PATH=VALUE" sep:"none" help:"A field of the request and its value as text, as SPEC.md flattens it, where there are no --descriptors. Repeat it for each populated field."`
+}
+
+func (issueCommand) Help() string {
+	return "Prints the token, which is a secret until it is spent. Nobody is asked whether the user may do this: the key's holder decides.\n\n" +
+		"Examples:\n\n" +
+		"    handoff issue --key shop.key --issuer https://shop.example --audience https://billing.example \\\n" +
+		"      --subject user-7 --method /billing.v1.Billing/Pay --field invoice=INV-42 --field amount.minor_units=1200\n\n" +
+		"    echo '{\"invoice\":\"INV-42\"}' | handoff issue --key shop.key --issuer https://shop.example \\\n" +
+		"      --audience https://billing.example --subject user-7 --method /billing.v1.Billing/Pay --descriptors billing.binpb\n"
+}
+
+func (c *issueCommand) Run(p *program) error {
+	key, err := signkey.Load(c.Key)
+	if err != nil {
+		return fmt.Errorf("--key: %w", err)
+	}
+	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: c.Issuer, Key: key, Now: p.now})
+	if err != nil {
+		return flagOf(err)
+	}
+	op, err := c.operation(p)
+	if err != nil {
+		return err
+	}
+	raw, _, err := issuer.Issue(context.Background(), handoff.IssueParams{
+		Audience: c.Audience, Subject: c.Subject, Session: c.Session, Operation: op, Lifetime: c.Lifetime,
+	})
+	if err != nil {
+		return flagOf(err)
+	}
+	_, err = fmt.Fprintln(p.out, raw)
+	return err
+}
+
+// flags names the flag where package handoff names the setting.
+var flags = strings.NewReplacer(
+	"IssuerConfig.Issuer", "--issuer",
+	"IssueParams.Audience", "--audience",
+	"IssueParams.Subject", "--subject",
+	"IssueParams.Session", "--session",
+	"IssueParams.Lifetime", "--lifetime",
+	"IssueParams.Operation", "--field",
+	"VerifierConfig.Audience", "--audience",
+	"VerifierConfig.Issuers: an issuer", "--issuer",
+)
+
+func flagOf(err error) error { return errors.New(flags.Replace(err.Error())) }
+
+func (c *issueCommand) operation(p *program) (handoff.Operation, error) {
+	switch {
+	case c.Descriptors == "" && c.Request != "":
+		return handoff.Operation{}, errors.New("--request: it needs --descriptors")
+	case c.Descriptors == "":
+		return parseOperation(c.Method, c.Field)
+	case len(c.Field) > 0:
+		return handoff.Operation{}, errors.New("--field: with --descriptors the fields come from --request")
+	}
+	descriptors, err := os.ReadFile(c.Descriptors)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--descriptors: %w", err)
+	}
+	set, err := rule.ReadDescriptorSet(descriptors)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--descriptors: %w", err)
+	}
+	method, err := set.Method(c.Method)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--method: %w", err)
+	}
+	if _, ok := method.Rule(); !ok {
+		return handoff.Operation{}, fmt.Errorf("--method: %s carries no rule, so it takes no token", c.Method)
+	}
+	text, err := c.readRequest(p)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
+	}
+	packed, err := packRequest(descriptors, c.Method, text)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
+	}
+	request, err := method.Unpack(packed)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
+	}
+	op, err := method.Operation(request)
+	if err != nil {
+		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
+	}
+	return op, nil
+}
+
+func (c *issueCommand) readRequest(p *program) ([]byte, error) {
+	if c.Request == "" || c.Request == "-" {
+		return io.ReadAll(p.in)
+	}
+	return os.ReadFile(c.Request)
+}
+
+// packRequest reads the JSON form of a method's request. The result is what a
+// client would put into IssueHandoffRequest.request.
+func packRequest(descriptors []byte, method string, text []byte) (*anypb.Any, error) {
+	var set descriptorpb.FileDescriptorSet
+	if err := proto.Unmarshal(descriptors, &set); err != nil {
+		return nil, err
+	}
+	files, err := protodesc.NewFiles(&set)
+	if err != nil {
+		return nil, err
+	}
+	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
+	found, err := files.FindDescriptorByName(protoreflect.FullName(name))
+	if err != nil {
+		return nil, err
+	}
+	desc, ok := found.(protoreflect.MethodDescriptor)
+	if !ok {
+		return nil, errors.New("the method is not one")
+	}
+	request := dynamicpb.NewMessage(desc.Input())
+	if err := (protojson.UnmarshalOptions{Resolver: dynamicpb.NewTypes(files)}).Unmarshal(text, request); err != nil {
+		return nil, err
+	}
+	return anypb.New(request)
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
+)
+
+type keygenCommand struct {
+	Alg string `default:"EdDSA" enum:"EdDSA,ES256,ES384,PS256,RS256" placeholder:"ALG" help:"Signature algorithm: EdDSA (Ed25519; the default), ES256, ES384, PS256 or RS256 (RSA keys have 3072 bits)."`
+	Out string `required:"" placeholder:"FILE" help:"New file for the key, a private JWK that only its owner can read (mode 0600). It must not exist."`
+}
+
+func (keygenCommand) Help() string {
+	return "Prints the algorithm and the key's id, its RFC 7638 thumbprint.\n\n" +
+		"Example:\n\n    handoff keygen --out shop.key\n"
+}
+
+func (c *keygenCommand) Run(p *program) error {
+	key, err := signkey.Generate(handoff.Algorithm(c.Alg))
+	if err != nil {
+		return fmt.Errorf("--alg: %w", err)
+	}
+	if err := key.Save(c.Out); err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	_, err = fmt.Fprintln(p.out, key.Key().Algorithm(), key.Key().ID())
+	return err
+}
+
+type publicCommand struct {
+	Key    []string `required:"" placeholder:"FILE" sep:"none" help:"Signing key, as keygen makes it. Repeat it for a set of several."`
+	Out    string   `placeholder:"FILE" help:"New file for the public keys (mode 0644); it must not exist. Default: standard output."`
+	Format string   `default:"jwks" enum:"jwks,pem" placeholder:"FORMAT" help:"jwks: a JWK Set (RFC 7517; the default). pem: PEM blocks PUBLIC KEY, which cannot carry the algorithm of an RSA key."`
+}
+
+func (publicCommand) Help() string {
+	return "The result is what keyset.Load and handoff verify --keys read; nothing in it is secret.\n\n" +
+		"Example:\n\n    handoff public --key shop.key --out shop.jwks\n"
+}
+
+func (c *publicCommand) Run(p *program) error {
+	var keys []handoff.Key
+	for _, path := range c.Key {
+		key, err := signkey.Load(path)
+		if err != nil {
+			return fmt.Errorf("--key: %w", err)
+		}
+		keys = append(keys, key.Key())
+	}
+	set, err := keyset.New(keys...)
+	if err != nil {
+		return fmt.Errorf("--key: %w", err)
+	}
+	var text []byte
+	if c.Format == "pem" {
+		text, err = encodePEM(set)
+	} else {
+		text, err = encodeJWKS(set)
+	}
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	if c.Out == "" {
+		_, err = p.out.Write(text)
+		return err
+	}
+	if err := writeNew(c.Out, text, 0o644); err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	return nil
+}
+
+func encodeJWKS(set *keyset.Set) ([]byte, error) {
+	text, err := set.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return nil, err
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
+}
+
+func encodePEM(set *keyset.Set) ([]byte, error) {
+	var text []byte
+	for _, key := range set.Keys() {
+		if a := key.Algorithm(); a == handoff.PS256 || a == handoff.RS256 {
+			return nil, fmt.Errorf("PEM cannot say that a key is for %s: use jwks", a)
+		}
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
+	}
+	return text, nil
+}
+
+// writeNew writes a new file, and leaves none if it cannot be written whole.
+func writeNew(path string, text []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}

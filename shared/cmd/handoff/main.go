@@ -1,0 +1,95 @@
+// Command handoff makes keys, issues and verifies handoff tokens, and explains
+// them, all offline.
+//
+//	handoff keygen --out shop.key
+//	handoff public --key shop.key --out shop.jwks
+//	handoff issue --key shop.key --issuer https://shop.example --audience https://billing.example \
+//		--subject user-7 --method /billing.v1.Billing/Pay --field invoice=INV-42 |
+//	handoff verify --keys shop.jwks --issuer https://shop.example --audience https://billing.example
+//
+// Each command's --help documents its flags. Exit status 0 means done, or
+// accepted; 1 refused; 2 a mistake in the usage or the configuration, said in one
+// line that names the flag. Tokens and keys are read from files and standard
+// input, never from arguments, which other users of the machine can see.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], &program{in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now}))
+}
+
+// program is what a command has of the world.
+type program struct {
+	in       io.Reader
+	out, err io.Writer
+	now      func() time.Time
+}
+
+// Exit statuses.
+const (
+	exitDone    = 0
+	exitRefused = 1
+	exitUsage   = 2
+)
+
+// errRefused is the error of a command that has printed why it says no.
+var errRefused = errors.New("refused")
+
+type commands struct {
+	Keygen  keygenCommand  `cmd:"" help:"Make a signing key."`
+	Public  publicCommand  `cmd:"" help:"Print the public keys of signing keys, for the services that verify."`
+	Issue   issueCommand   `cmd:"" help:"Sign a handoff token with a key file."`
+	Inspect inspectCommand `cmd:"" help:"Show what a JWT says, unverified, and what is wrong with it."`
+	Verify  verifyCommand  `cmd:"" help:"Verify handoff tokens; everything but redeeming them."`
+	Devcert devcertCommand `cmd:"" help:"Make a certificate authority and a server certificate for development."`
+}
+
+// run runs one command line and returns its exit status.
+func run(args []string, p *program) (status int) {
+	var c commands
+	parser, err := kong.New(&c,
+		kong.Name("handoff"),
+		kong.Description("Makes keys, issues, verifies and explains handoff tokens, offline."),
+		kong.Writers(p.out, p.err),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Exit(func(code int) { panic(helped(code)) }), // it has printed the help and must not go on
+	)
+	if err != nil {
+		return p.fail(err)
+	}
+	defer func() {
+		if code, ok := recover().(helped); ok {
+			status = int(code)
+		}
+	}()
+	selected, err := parser.Parse(args)
+	if err != nil {
+		return p.fail(err)
+	}
+	err = selected.Run(p)
+	if errors.Is(err, errRefused) {
+		return exitRefused
+	} else if err != nil {
+		return p.fail(err)
+	}
+	return exitDone
+}
+
+type helped int
+
+// fail prints an error in one line.
+func (p *program) fail(err error) int {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	fmt.Fprintf(p.err, "handoff: %s\n", text)
+	return exitUsage
+}

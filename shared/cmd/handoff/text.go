@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// visible escapes what a terminal would obey or hide in a JSON text, control and
+// formatting characters, as JSON does. What it means stays the same.
+func visible(text string) string {
+	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+	if strings.IndexFunc(text, hidden) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case !hidden(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// appendQuoted appends s as a JSON string that is safe to print.
+func appendQuoted(b []byte, s string) []byte {
+	quoted, err := jsontext.AppendQuote(b, strings.ToValidUTF8(s, "\ufffd"))
+	if err != nil {
+		panic("valid UTF-8 is always quoted: " + err.Error())
+	}
+	return append(b, visible(string(quoted[len(b):]))...)
+}
