@@ -75,7 +75,7 @@ func NewService(config Config) (*Service, error) {
 		{"Now", config.Now == nil},
 	} {
 		if field.missing {
-			return nil, fmt.Errorf("Config.%s is required", field.name)
+			return nil, fmt.Errorf("issue: Config.%s is required", field.name)
 		}
 	}
 	return &Service{config: config}, nil
