@@ -1,0 +1,175 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bin is the folder of the programs, built once for all tests.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "handoff-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	bin = filepath.Join(dir, "bin")
+	status := 1
+	if err := build(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	} else {
+		status = m.Run()
+	}
+	_ = os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+func build() error {
+	for name, from := range map[string]string{
+		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo",
+	} {
+		command := exec.Command("go", "build", "-o", filepath.Join(bin, name), "./"+from)
+		command.Dir = filepath.Join("..", "..")
+		if output, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", name, err, output)
+		}
+	}
+	return nil
+}
+
+// program is one that this test runs, in an environment of its own.
+func program(ctx context.Context, t *testing.T, name string, args ...string) (command *exec.Cmd, temporary string) {
+	t.Helper()
+	temporary = t.TempDir()
+	command = exec.CommandContext(ctx, filepath.Join(bin, name), args...)
+	command.Env = append(os.Environ(), "TMPDIR="+temporary)
+	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
+	command.WaitDelay = 20 * time.Second
+	return command, temporary
+}
+
+// The story of `make demo`: each line goes as told, and afterwards nothing is
+// left, neither a process nor a file.
+func TestStory(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	demo, temporary := program(ctx, t, "demo")
+	output, err := demo.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	lines := regexp.MustCompile(`(?m)^ *\d+ (\S+) `).FindAllSubmatch(output, -1)
+	if len(lines) < 16 {
+		t.Errorf("the story has %d lines:\n%s", len(lines), output)
+	}
+	for _, line := range lines {
+		if string(line[1]) != "ok" {
+			t.Errorf("a line went wrong: %s", line[0])
+		}
+	}
+	for _, secret := range []string{"eyJ", "correct horse"} {
+		if bytes.Contains(output, []byte(secret)) {
+			t.Errorf("the story tells a secret: %q", secret)
+		}
+	}
+	left, err := os.ReadDir(temporary)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	for _, pid := range pids(output) {
+		if err := syscall.Kill(pid, 0); err == nil {
+			t.Errorf("process %d still runs", pid)
+		}
+	}
+}
+
+// pids are the processes that the demo says it has started.
+func pids(output []byte) []int {
+	var found []int
+	for _, match := range regexp.MustCompile(`process (\d+)`).FindAllSubmatch(output, -1) {
+		if pid, err := strconv.Atoi(string(match[1])); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// The four commands that `make run` prints work as printed, and Ctrl-C leaves
+// nothing.
+func TestRun(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	demo, _ := program(ctx, t, "demo", "run")
+	stdout, err := demo.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := demo.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var printed bytes.Buffer
+	var commands [][]string
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		fmt.Fprintln(&printed, lines.Text())
+		if words := strings.Fields(lines.Text()); len(words) > 1 && words[0] == "bin/demo" {
+			commands = append(commands, words[1:])
+		}
+		if strings.Contains(lines.Text(), "Ctrl-C stops both") {
+			break
+		}
+	}
+	if len(commands) != 4 {
+		t.Errorf("%d commands to copy:\n%s", len(commands), printed.String())
+	}
+	for _, words := range commands {
+		command, _ := program(ctx, t, "demo", words...)
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Errorf("demo %v: %v\n%s", words, err, output)
+		}
+	}
+	for _, refused := range []struct{ words, reason string }{
+		{"pay", "TOKEN_REPLAYED"},
+		{"issue INV-45 0.01", ""},
+		{"pay", "INVOICE_ALREADY_PAID"},
+		{"sign-in mallory", "SESSION_INVALID"},
+		{"sign-in alice", ""},
+		{"export", "POLICY_DENIED"},
+		{"issue INV-45", "expected"},
+		{"issue INV-45 1,00", "amount"},
+	} {
+		command, _ := program(ctx, t, "demo", strings.Fields(refused.words)...)
+		output, err := command.CombinedOutput()
+		if (err != nil) != (refused.reason != "") || !strings.Contains(string(output), refused.reason) {
+			t.Errorf("demo %s: %v, want %q:\n%s", refused.words, err, refused.reason, output)
+		}
+	}
+	if err := demo.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+		fmt.Fprintln(&printed, lines.Text())
+	}
+	if err := demo.Wait(); err != nil {
+		t.Errorf("demo run ended with %v:\n%s", err, printed.String())
+	}
+	if _, err := os.Stat(filepath.Join(bin, "run")); !os.IsNotExist(err) {
+		t.Errorf("the pair's folder is left: %v", err)
+	}
+	for _, pid := range pids(printed.Bytes()) {
+		if err := syscall.Kill(pid, 0); err == nil {
+			t.Errorf("process %d still runs", pid)
+		}
+	}
+}

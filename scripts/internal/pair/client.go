@@ -1,0 +1,112 @@
+package pair
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+)
+
+// Client is a user's program: it talks to both servers, and is all that they
+// have in common but SERVER1's public key.
+type Client struct {
+	Sessions server1v1.SessionServiceClient
+	Handoffs handoffv1.HandoffServiceClient
+	Invoices server2v1.InvoiceServiceClient
+
+	connections []*grpc.ClientConn
+}
+
+// Dial returns a client of the pair at these addresses, whose certificates the
+// authority in the file ca has signed.
+func Dial(server1, server2, ca string) (*Client, error) {
+	authority, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		return nil, fmt.Errorf("%s holds no certificate", ca)
+	}
+	transport := grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}))
+	one, err := grpc.NewClient(server1, transport)
+	if err != nil {
+		return nil, err
+	}
+	two, err := grpc.NewClient(server2, transport)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{
+		Sessions:    server1v1.NewSessionServiceClient(one),
+		Handoffs:    handoffv1.NewHandoffServiceClient(one),
+		Invoices:    server2v1.NewInvoiceServiceClient(two),
+		connections: []*grpc.ClientConn{one, two},
+	}, nil
+}
+
+// Close closes the client's connections.
+func (c *Client) Close() {
+	for _, connection := range c.connections {
+		_ = connection.Close()
+	}
+}
+
+// SignIn returns a new session of the user's.
+func (c *Client) SignIn(ctx context.Context, user, password string) (*server1v1.SignInResponse, error) {
+	return c.Sessions.SignIn(ctx, &server1v1.SignInRequest{UserName: user, Password: password})
+}
+
+// Session presents a session to SERVER1. Session and token travel alike, and
+// over TLS alone.
+func Session(id string) grpc.CallOption { return handoffgrpc.Token(id) }
+
+// Issue asks SERVER1 for a handoff of one call. A lifetime of zero leaves it to
+// SERVER1.
+func (c *Client) Issue(
+	ctx context.Context, session, audience, method string, request proto.Message, lifetime time.Duration,
+) (*handoffv1.IssueHandoffResponse, error) {
+	packed, err := anypb.New(request)
+	if err != nil {
+		return nil, err
+	}
+	issue := &handoffv1.IssueHandoffRequest{Audience: audience, Method: method, Request: packed}
+	if lifetime != 0 {
+		issue.Lifetime = durationpb.New(lifetime)
+	}
+	return c.Handoffs.IssueHandoff(ctx, issue, Session(session))
+}
+
+// Export returns the payments that SERVER2 streams.
+func (c *Client) Export(ctx context.Context, token string, request *server2v1.ExportPaymentsRequest) ([]*server2v1.Payment, error) {
+	stream, err := c.Invoices.ExportPayments(ctx, request, handoffgrpc.Token(token))
+	if err != nil {
+		return nil, err
+	}
+	var payments []*server2v1.Payment
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return payments, nil
+			}
+			return payments, err
+		}
+		payments = append(payments, response.GetPayment())
+	}
+}
