@@ -313,7 +313,7 @@ func TestExemptNeedsNoToken(t *testing.T) {
 func TestInFlightLimit(t *testing.T) {
 	k := newKit(t, handoffgrpc.Config{MaxInFlight: 2})
 	hold := make(chan struct{})
-	k.keys.hold = hold
+	k.keys.stall(hold)
 	client := server2v1.NewInvoiceServiceClient(k.serve(t))
 	var held sync.WaitGroup
 	for range 2 {
@@ -324,10 +324,7 @@ func TestInFlightLimit(t *testing.T) {
 		})
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		k.keys.mu.Lock()
-		asked := k.keys.asked
-		k.keys.mu.Unlock()
-		if asked == 2 {
+		if k.keys.times() == 2 {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -343,9 +340,7 @@ func TestInFlightLimit(t *testing.T) {
 			t.Errorf("refused by %s", e.Refusal.Check)
 		}
 	}
-	k.keys.mu.Lock()
-	k.keys.hold = nil
-	k.keys.mu.Unlock()
+	k.keys.stall(nil)
 	close(hold)
 	held.Wait()
 	if _, err := client.PayInvoice(bearer(t, k.pay(t)), payment()); err != nil {

@@ -75,6 +75,20 @@ func (k *keys) revoke(err error) {
 	k.revoked = err
 }
 
+// stall has Key wait for the channel; nil ends that.
+func (k *keys) stall(hold chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.hold = hold
+}
+
+// times is how often Key has been asked.
+func (k *keys) times() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.asked
+}
+
 // store is a handoff.Store that shows what it was told.
 type store struct {
 	mu   sync.Mutex

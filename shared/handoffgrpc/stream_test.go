@@ -225,6 +225,7 @@ func TestOpenStreamEnds(t *testing.T) {
 					start := time.Now()
 					time.AfterFunc(10*time.Second, func() { c.end(k) })
 					err := k.stream(w, func(ss grpc.ServerStream) error {
+						time.Sleep(130 * time.Millisecond) // so that the half seconds do not fall on the expiry
 						if err := receive(ss); err != nil {
 							return err
 						}
@@ -286,37 +287,40 @@ func TestSendAsksAtOnce(t *testing.T) {
 	})
 }
 
-// The watch ends with the stream: nothing asks afterwards, and the context is released.
+// The watch ends with the stream, even if it is at its work: nothing asks afterwards, and the context is released.
 func TestClosedStreamIsNotWatched(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		k := newKit(t, handoffgrpc.Config{})
-		k.check(t)
-		var ctx context.Context
-		err := k.stream(wired(t.Context(), k.export(t), 1), func(ss grpc.ServerStream) error {
-			err := receive(ss)
-			ctx = ss.Context()
-			time.Sleep(2100 * time.Millisecond)
-			return err
+	for _, asking := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			k := newKit(t, handoffgrpc.Config{})
+			k.check(t)
+			hold := make(chan struct{})
+			var ctx context.Context
+			err := k.stream(wired(t.Context(), k.export(t), 1), func(ss grpc.ServerStream) error {
+				err := receive(ss)
+				ctx = ss.Context()
+				if asking {
+					k.keys.stall(hold)
+				}
+				time.Sleep(2100 * time.Millisecond)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := k.keys.times()
+			close(hold)
+			time.Sleep(2 * time.Minute)
+			if now := k.keys.times(); now != asked {
+				t.Errorf("asked %d times after the stream had closed", now-asked)
+			}
+			if ctx.Err() == nil || handoff.ReasonOf(context.Cause(ctx)) != 0 {
+				t.Errorf("the context's cause is %v", context.Cause(ctx))
+			}
+			if events := k.take(); len(events) != 1 {
+				t.Errorf("events: %+v", events)
+			}
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		k.keys.mu.Lock()
-		asked := k.keys.asked
-		k.keys.mu.Unlock()
-		time.Sleep(2 * time.Minute)
-		k.keys.mu.Lock()
-		defer k.keys.mu.Unlock()
-		if k.keys.asked != asked {
-			t.Errorf("asked %d times after the stream had closed", k.keys.asked-asked)
-		}
-		if ctx.Err() == nil || handoff.ReasonOf(context.Cause(ctx)) != 0 {
-			t.Errorf("the context's cause is %v", context.Cause(ctx))
-		}
-		if events := k.take(); len(events) != 1 {
-			t.Errorf("events: %+v", events)
-		}
-	})
+	}
 }
 
 // The time a caller takes to send its request counts: the token is current when it is redeemed.
