@@ -117,7 +117,7 @@ func FuzzOperation(f *testing.F) {
 		switch {
 		case err != nil && handoff.ReasonOf(err) != handoff.ReasonRequestUnbindable:
 			t.Fatalf("%v is for another reason", err)
-		case err != nil && why == "" && len(wire) < 1000: // longer: it may be beyond the bounds
+		case err != nil && why == "" && len(wire) < 100: // longer: it may be beyond the bounds
 			t.Fatalf("refused, though it can be named: %v", err)
 		case err == nil && why != "":
 			t.Fatalf("accepted, though nobody can name it: %s", why)

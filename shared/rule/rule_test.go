@@ -52,3 +52,14 @@ func BenchmarkOperation(b *testing.B) {
 		}
 	}
 }
+
+// What an issuer pays that does not keep the Method.
+func BenchmarkLookup(b *testing.B) {
+	req := pay()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := rule.Operation(payMethod, req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

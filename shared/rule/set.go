@@ -53,21 +53,9 @@ func ReadDescriptorSet(b []byte) (*Set, error) {
 	if len(fds.File) == 0 {
 		return nil, errors.New("rule: the descriptor set has no files")
 	}
-	present := make(map[string]bool, len(fds.File))
-	for _, file := range fds.File {
-		present[file.GetName()] = true
-	}
-	for _, file := range fds.File {
-		for _, imported := range file.GetDependency() {
-			if !present[imported] {
-				return nil, fmt.Errorf("rule: the descriptor set lacks %q, which %q imports: build it with its imports",
-					imported, file.GetName())
-			}
-		}
-	}
 	files, err := protodesc.NewFiles(&fds)
 	if err != nil {
-		return nil, fmt.Errorf("rule: the descriptor set does not hold together: %w", err)
+		return nil, fmt.Errorf("rule: the descriptor set is not complete; was it built with its imports? %w", err)
 	}
 	types := dynamicpb.NewTypes(files)
 	option := handoffv1.E_Rule.TypeDescriptor()

@@ -87,6 +87,7 @@ const (
 	text   = `field { name: "text" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }`
 	inner  = `field { name: "inner" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".t.Inner" }`
 	holder = `field { name: "holder" number: 3 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".t.Holder" }`
+	second = `field { name: "other" number: 5 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".t.Holder" }`
 	group  = `nested_type { name: "Group" field { name: "id" number: 1 label: LABEL_OPTIONAL type: TYPE_INT32 } }
 		field { name: "group" number: 4 label: LABEL_OPTIONAL type: TYPE_GROUP type_name: ".t.Request.Group" }`
 )
@@ -119,6 +120,7 @@ func TestMethodRefusesTheRule(t *testing.T) {
 		"free above what is free": {schema{rule: `free: "inner.text" free: "inner"`, request: inner}, `"inner"`},
 		"a group":                 {schema{rule: " ", request: group}, `"group"`},
 		"a group below":           {schema{rule: " ", request: holder}, `"holder.group"`},
+		"one of two holders":      {schema{rule: `free: "holder"`, request: holder + second}, `"other.group"`},
 		"a group below a group":   {schema{rule: `free: "group.id"`, request: group}, `"group"`},
 		"a group in a recursion":  {schema{rule: `free: "holder.group"`, request: holder}, `"holder.self.group"`},
 		"extensions":              {schema{rule: " ", request: `extension_range { start: 100 end: 200 }`}, "t.Request"},
@@ -205,9 +207,9 @@ func TestUnknownRule(t *testing.T) {
 
 func TestReadDescriptorSetRefuses(t *testing.T) {
 	file := schema{rule: " ", request: text}.file(t)
-	other := &descriptorpb.FileDescriptorProto{}
+	foreign := &descriptorpb.FileDescriptorProto{}
 	if err := prototext.Unmarshal([]byte(`name: "other.proto" package: "other" dependency: "google/protobuf/descriptor.proto"
-		extension { name: "rule" number: 50423 label: LABEL_OPTIONAL type: TYPE_STRING extendee: ".google.protobuf.MethodOptions" }`), other); err != nil {
+		extension { name: "rule" number: 50423 label: LABEL_OPTIONAL type: TYPE_STRING extendee: ".google.protobuf.MethodOptions" }`), foreign); err != nil {
 		t.Fatal(err)
 	}
 	alone := marshal(t, &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{file}})
@@ -218,14 +220,14 @@ func TestReadDescriptorSetRefuses(t *testing.T) {
 		set  []byte
 		want string
 	}{
-		"nothing":             {nil, "no files"},
-		"something else":      {[]byte("syntax = \"proto3\";"), "FileDescriptorSet"},
-		"cut off":             {with(t, file)[:1000], "FileDescriptorSet"},
-		"lacks its imports":   {alone, `"handoff/v1/rule.proto"`},
-		"lacks a type":        {with(t, rename), "t.Missing"},
-		"twice":               {with(t, file, file), "t.proto"},
+		"nothing":           {nil, "no files"},
+		"something else":    {[]byte("syntax = \"proto3\";"), "FileDescriptorSet"},
+		"cut off":           {with(t, file)[:1000], "FileDescriptorSet"},
+		"lacks its imports": {alone, `"handoff/v1/rule.proto"`},
+		"lacks a type":      {with(t, rename), "t.Missing"},
+		"twice":             {with(t, file, file), "t.proto"},
 		"another's extension": {marshal(t, &descriptorpb.FileDescriptorSet{File: []*descriptorpb.FileDescriptorProto{
-			protodesc.ToFileDescriptorProto(descriptorpb.File_google_protobuf_descriptor_proto), other,
+			protodesc.ToFileDescriptorProto(descriptorpb.File_google_protobuf_descriptor_proto), foreign,
 		}}), "other.rule"},
 	} {
 		if _, err := rule.ReadDescriptorSet(c.set); err == nil || !strings.Contains(err.Error(), c.want) {
