@@ -4,7 +4,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 
-	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1")
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+)
 
 const (
 	maxInvoiceID = 64  // bytes
