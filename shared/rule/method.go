@@ -36,8 +36,8 @@ func (m *Method) Rule() (handoff.Rule, bool) { return m.rule, m.plan != nil }
 
 // Operation returns the operation of req: what a token must name for this call
 // to run. A req that no token can name is refused with a *handoff.Refusal,
-// REQUEST_UNBINDABLE, whose Detail begins with the quoted path of the field; a
-// nil req, one of another type, or a method that carries no rule is another
+// REQUEST_UNBINDABLE, whose Detail begins with the quoted path of the field, if it
+// is not the request itself, and is fit for a field violation; a nil req, one of another type, or a method that carries no rule is another
 // error. The operation shares the strings of req.
 func (m *Method) Operation(req proto.Message) (handoff.Operation, error) {
 	if m.plan == nil {
