@@ -39,23 +39,26 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	db, err := ledger.Open(ctx, c.Database)
-	if err != nil {
-		return &serving.SettingError{Setting: "database", Err: err}
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	var db *ledger.DB // opened last, so that a mistake elsewhere leaves no file behind
 	server, err := serving.New(serving.Config{
-		Flags:      c.Flags,
-		Log:        log,
-		Unary:      []grpc.UnaryServerInterceptor{guard.Unary},
-		Stream:     []grpc.StreamServerInterceptor{guard.Stream},
-		Ready:      []serving.Readiness{storeReady, {Name: "database", Check: db.Ready}},
+		Flags:  c.Flags,
+		Log:    log,
+		Unary:  []grpc.UnaryServerInterceptor{guard.Unary},
+		Stream: []grpc.StreamServerInterceptor{guard.Stream},
+		Ready: []serving.Readiness{
+			storeReady,
+			{Name: "database", Check: func(ctx context.Context) error { return db.Ready(ctx) }},
+		},
 		Collectors: []prometheus.Collector{record.Collector()},
 		Listening:  func(a net.Addr) { fmt.Fprintln(stdout, "listening on", a) },
 	})
 	if err != nil {
 		return err
 	}
+	if db, err = ledger.Open(ctx, c.Database); err != nil {
+		return &serving.SettingError{Setting: "database", Err: err}
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
 	server2v1.RegisterInvoiceServiceServer(server.GRPC(), invoices.New(db, time.Now))
 	if err := guard.Check(server.GRPC()); err != nil {
 		return err

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/signkey"
+)
+
+const (
+	testAudience = "https://server2.test"
+	testIssuer   = "https://server1.test"
+	alice        = "u-alice"
+
+	seed = `[
+		{"invoice_id": "INV-42", "issuer": "https://server1.test", "subject": "u-alice", "currency_code": "EUR", "minor_units": 1200},
+		{"invoice_id": "INV-43", "issuer": "https://server1.test", "subject": "u-bob", "currency_code": "EUR", "minor_units": 1200}
+	]`
+)
+
+// running is the whole program, in the test's process, over TLS on loopback.
+type running struct {
+	address string
+	log     *buffer
+	conn    *grpc.ClientConn
+	client  server2v1.InvoiceServiceClient
+	issuer  *handoff.Issuer
+	stop    context.CancelFunc
+	status  chan int
+}
+
+// startWith seeds and starts a program whose settings change, if not nil, alters,
+// and waits until it is ready.
+func startWith(t *testing.T, change func(settings)) *running {
+	t.Helper()
+	s, key := goodSettings(t)
+	if change != nil {
+		change(s)
+	}
+	var out buffer
+	invoices := write(t, filepath.Join(t.TempDir(), "invoices.json"), []byte(seed))
+	if code := run(t.Context(), []string{"seed", "--database=" + s["database"], invoices}, &out, &out); code != 0 {
+		t.Fatalf("seed: status %d: %s", code, &out)
+	}
+	r := start(t, s.args())
+	r.issuer = newIssuer(t, key, nil)
+	r.connect(t, s["tls-cert"])
+	return r
+}
+
+// start runs the program until the test ends, and waits for its address.
+func start(t *testing.T, args []string) *running {
+	t.Helper()
+	r := &running{log: &buffer{}, status: make(chan int, 1)}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	stdout, announce := io.Pipe()
+	go func() {
+		r.status <- run(ctx, args, announce, r.log)
+		announce.Close()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if code, ok := <-r.status; ok && code != 0 {
+			t.Errorf("status %d: %s", code, r.log)
+		}
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	var ok bool
+	if r.address, ok = strings.CutPrefix(strings.TrimSpace(line), "listening on "); !ok {
+		t.Fatalf("%q, %v: %s", line, err, r.log)
+	}
+	go io.Copy(io.Discard, stdout)
+	return r
+}
+
+func (r *running) connect(t *testing.T, certificate string) {
+	t.Helper()
+	creds, err := credentials.NewClientTLSFromFile(certificate, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.conn, err = grpc.NewClient(r.address, grpc.WithTransportCredentials(creds), grpc.WithStaticStreamWindowSize(64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.conn.Close() })
+	r.client = server2v1.NewInvoiceServiceClient(r.conn)
+	watch, err := healthpb.NewHealthClient(r.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{Service: "handoff.server2.v1.InvoiceService"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		health, err := watch.Recv()
+		if err != nil {
+			t.Fatal(err, r.log)
+		}
+		if health.GetStatus() == healthpb.HealthCheckResponse_SERVING {
+			return
+		}
+	}
+}
+
+func newIssuer(t *testing.T, key *signkey.Key, now func() time.Time) *handoff.Issuer {
+	t.Helper()
+	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: testIssuer, Key: key, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer
+}
+
+// token returns a token of the issuer's for alice.
+func token(t *testing.T, issuer *handoff.Issuer, method string, req proto.Message, change func(*handoff.IssueParams)) string {
+	t.Helper()
+	op, err := rule.Operation(method, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := handoff.IssueParams{Audience: testAudience, Subject: alice, Operation: op}
+	if change != nil {
+		change(&params)
+	}
+	raw, _, err := issuer.Issue(t.Context(), params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// writeCertificate writes a self-signed certificate for loopback and its key.
+func writeCertificate(t *testing.T, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	write(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+}
+
+// poolOf returns a pool that trusts a certificate's file.
+func poolOf(t *testing.T, name string) *x509.CertPool {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+	return pool
+}
+
+// buffer is output that may be read while it is written.
+type buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func TestSeed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	args := []string{"seed", "--database", filepath.Join(dir, "server2.db"), write(t, filepath.Join(dir, "invoices.json"), []byte(seed))}
+	for _, want := range []string{"added 2 of 2", "added 0 of 2"} {
+		var stdout, stderr buffer
+		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), want) {
+			t.Errorf("status %d: %s%s", code, &stdout, &stderr)
+		}
+	}
+	write(t, args[3], []byte(strings.Replace(seed, "1200", "1300", 1)))
+	var stdout, stderr buffer
+	if code := run(t.Context(), args, &stdout, &stderr); code != 1 || strings.Count(stderr.String(), "\n") != 1 {
+		t.Errorf("another amount: status %d: %s%s", code, &stdout, &stderr)
+	}
+}
+
+// The program stops when it is told to, with status 0 and no file but its own.
+func TestStops(t *testing.T) {
+	t.Parallel()
+	var folder string
+	r := startWith(t, func(s settings) { folder = filepath.Dir(s["database"]) })
+	r.stop()
+	select {
+	case code := <-r.status:
+		close(r.status)
+		if code != 0 {
+			t.Errorf("status %d: %s", code, r.log)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not stop")
+	}
+	if _, err := tls.Dial("tcp", r.address, &tls.Config{}); err == nil {
+		t.Error("the port is still open")
+	}
+	left, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		if name := f.Name(); strings.HasSuffix(name, "-wal") || strings.HasSuffix(name, "-shm") {
+			t.Errorf("%s was left behind", name)
+		}
+	}
+}

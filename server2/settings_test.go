@@ -1,0 +1,247 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
+)
+
+// settings are the flags of a server that works, each on its own.
+type settings map[string]string
+
+func (s settings) args() []string {
+	var all []string
+	for _, flag := range slices.Sorted(maps.Keys(s)) {
+		all = append(all, "--"+flag+"="+s[flag])
+	}
+	return all
+}
+
+// goodSettings returns settings whose files exist, in a folder of their own.
+func goodSettings(t *testing.T) (settings, *signkey.Key) {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := signkey.Generate(handoff.EdDSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyset.New(key.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := settings{
+		"listen":         "127.0.0.1:0",
+		"tls-cert":       filepath.Join(dir, "server2.crt"),
+		"tls-key":        filepath.Join(dir, "server2.key"),
+		"audience":       testAudience,
+		"issuer":         testIssuer,
+		"keys":           write(t, filepath.Join(dir, "server1.jwks"), text),
+		"database":       filepath.Join(dir, "server2.db"),
+		"shutdown-delay": "0s",
+		"skew":           "50ms",
+	}
+	writeCertificate(t, s["tls-cert"], s["tls-key"])
+	return s, key
+}
+
+func write(t *testing.T, name string, content []byte) string {
+	t.Helper()
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Every mistake stops the start before a port is open or a database made, with
+// status 2 and one line that names the setting.
+func TestSettingsRefused(t *testing.T) {
+	file := func(content string) string {
+		return write(t, filepath.Join(t.TempDir(), "file"), []byte(content))
+	}
+	set := func(flag, value string) func(settings) { return func(s settings) { s[flag] = value } }
+	missing := func(flag string) func(settings) { return func(s settings) { delete(s, flag) } }
+	mode := func(flag string, mode fs.FileMode) func(settings) {
+		return func(s settings) {
+			if err := os.Chmod(s[flag], mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	privatePEM := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+	_, signing := goodSettings(t)
+	privateJWK := filepath.Join(t.TempDir(), "server1.key")
+	if err := signing.Save(privateJWK); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+
+	for name, c := range map[string]struct {
+		change func(settings)
+		names  string // what the line must have
+	}{
+		"no audience":               {missing("audience"), "--audience"},
+		"empty audience":            {set("audience", ""), "--audience"},
+		"audience with a space":     {set("audience", "https://a.example b"), "--audience"},
+		"long audience":             {set("audience", strings.Repeat("a", 256)), "--audience"},
+		"no issuer":                 {missing("issuer"), "--issuer"},
+		"empty issuer":              {set("issuer", ""), "--issuer"},
+		"issuer with a newline":     {set("issuer", "https://a.example\n"), "--issuer"},
+		"no keys":                   {missing("keys"), "--keys"},
+		"keys without a name":       {set("keys", ""), "--keys"},
+		"keys that are missing":     {set("keys", "/nowhere/server1.jwks"), "--keys"},
+		"a folder for keys":         {set("keys", t.TempDir()), "--keys"},
+		"an empty file of keys":     {set("keys", file("")), "--keys"},
+		"no key in the set":         {set("keys", file(`{"keys":[]}`)), "--keys"},
+		"a private key, PEM":        {set("keys", file(privatePEM)), "--keys"},
+		"a private key, JWK":        {set("keys", privateJWK), "--keys"},
+		"a symmetric key":           {set("keys", file(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`)), "--keys"},
+		"a certificate for keys":    {func(s settings) { s["keys"] = s["tls-cert"] }, "--keys"},
+		"no database":               {missing("database"), "--database"},
+		"database without a name":   {set("database", ""), "--database"},
+		"database in no folder":     {set("database", "/nowhere/server2.db"), "--database"},
+		"a folder for a database":   {set("database", t.TempDir()), "--database"},
+		"text for a database":       {set("database", file(strings.Repeat("no database ", 100))), "--database"},
+		"others' database":          {func(s settings) { s["database"] = file(""); mode("database", 0o644)(s) }, "--database"},
+		"no address":                {set("listen", ""), "--listen"},
+		"an address without a port": {set("listen", "127.0.0.1"), "--listen"},
+		"a port out of range":       {set("listen", "127.0.0.1:99999"), "--listen"},
+		"a port that is taken":      {set("listen", busy.Addr().String()), "--listen"},
+		"no certificate":            {missing("tls-cert"), "--tls-cert"},
+		"certificate missing":       {set("tls-cert", "/nowhere/server2.crt"), "--tls-cert"},
+		"certificate is text":       {set("tls-cert", file("text")), "--tls-cert"},
+		"no key":                    {missing("tls-key"), "--tls-key"},
+		"key missing":               {set("tls-key", "/nowhere/server2.key"), "--tls-key"},
+		"key of another":            {func(s settings) { other, _ := goodSettings(t); s["tls-key"] = other["tls-key"] }, "--tls-key"},
+		"H11 world-readable key":    {mode("tls-key", 0o644), "--tls-key"},
+		"H11 group-readable key":    {mode("tls-key", 0o640), "--tls-key"},
+		"lifetime over 300 s":       {set("max-lifetime", "301s"), "--max-lifetime"},
+		"lifetime 0":                {set("max-lifetime", "0s"), "--max-lifetime"},
+		"lifetime negative":         {set("max-lifetime", "-60s"), "--max-lifetime"},
+		"lifetime in milliseconds":  {set("max-lifetime", "1500ms"), "--max-lifetime"},
+		"lifetime without a unit":   {set("max-lifetime", "60"), "--max-lifetime"},
+		"skew over 60 s":            {set("skew", "61s"), "--skew"},
+		"skew 0":                    {set("skew", "0s"), "--skew"},
+		"skew negative":             {set("skew", "-1s"), "--skew"},
+		"skew is text":              {set("skew", "much"), "--skew"},
+		"metrics off loopback":      {set("metrics", "0.0.0.0:9100"), "--metrics"},
+		"metrics on any address":    {set("metrics", ":9100"), "--metrics"},
+		"log level":                 {set("log-level", "loud"), "--log-level"},
+		"negative delay":            {set("shutdown-delay", "-1s"), "--shutdown-delay"},
+		"negative grace":            {set("shutdown-grace", "-1s"), "--shutdown-grace"},
+		"an unknown flag":           {set("insecure", "true"), "--insecure"},
+		"half a flag":               {set("audienc", "x"), "--audienc"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := goodSettings(t)
+			c.change(s)
+			refused(t, s.args(), c.names)
+			if c.names == "--database" || name == "a port that is taken" {
+				return // there is one already, or there had to be
+			}
+			if _, err := os.Stat(s["database"]); err == nil {
+				t.Error("a database was made")
+			}
+		})
+	}
+}
+
+// refused runs the program with a mistake.
+func refused(t *testing.T, args []string, names string) {
+	t.Helper()
+	var stdout, stderr buffer
+	code := run(t.Context(), args, &stdout, &stderr)
+	line, more, _ := strings.Cut(stderr.String(), "\n")
+	if code != 2 || !strings.Contains(line, names) || !strings.HasPrefix(line, program+": ") || more != "" {
+		t.Errorf("status %d, want 2; want one line with %s:\n%s", code, names, &stderr)
+	}
+	if stdout.String() != "" {
+		t.Errorf("on stdout: %s", &stdout)
+	}
+	for _, private := range []string{"PRIVATE", `"d"`, "c2VjcmV0"} {
+		if strings.Contains(stderr.String(), private) {
+			t.Errorf("the line tells a key: %s", &stderr)
+		}
+	}
+}
+
+// A variable of the environment counts, and its mistakes too; a flag wins.
+func TestVariables(t *testing.T) {
+	s, _ := goodSettings(t)
+	t.Setenv("HANDOFF_SERVER2_SKEW", "61s")
+	delete(s, "skew")
+	refused(t, s.args(), "--skew")
+	t.Setenv("HANDOFF_SERVER2_SKEW", "much")
+	refused(t, s.args(), "HANDOFF_SERVER2_SKEW")
+	s["skew"] = "50ms"
+	for flag, value := range s {
+		t.Setenv("HANDOFF_SERVER2_"+strings.ToUpper(strings.ReplaceAll(flag, "-", "_")), value)
+	}
+	start(t, nil)
+}
+
+func TestOtherMistakes(t *testing.T) {
+	t.Parallel()
+	refused(t, nil, "--audience")
+	refused(t, []string{"sevre"}, "sevre")
+	refused(t, []string{"serve", "now"}, "now")
+	refused(t, []string{"seed"}, "--database")
+	db := "--database=" + filepath.Join(t.TempDir(), "server2.db")
+	refused(t, []string{"seed", db}, "invoices")
+	refused(t, []string{"seed", db, "/nowhere/invoices.json"}, "/nowhere/invoices.json")
+	refused(t, []string{"seed", db, write(t, filepath.Join(t.TempDir(), "bad.json"), []byte(`[{"invoice":1}]`))}, `[0]."invoice"`)
+	refused(t, []string{"seed", "--database=/nowhere/x.db", write(t, filepath.Join(t.TempDir(), "good.json"), []byte(seed))}, "--database")
+}
+
+// The help names every flag with its variable, and its default where it has one.
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"-h"}} {
+		var stdout, stderr buffer
+		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || stderr.String() != "" {
+			t.Fatalf("%v: status %d: %s", args, code, &stderr)
+		}
+		text := strings.Join(strings.Fields(stdout.String()), " ")
+		s, _ := goodSettings(t)
+		s["metrics"], s["reflection"], s["log-level"], s["max-lifetime"], s["shutdown-grace"] = "", "", "", "", ""
+		for flag := range s {
+			variable := "$HANDOFF_SERVER2_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+			if !strings.Contains(text, "--"+flag) || !strings.Contains(text, variable+")") {
+				t.Errorf("%v: --%s or %s is not in the help", args, flag, variable)
+			}
+		}
+		for _, value := range []string{"127.0.0.1:8442", "300s", "5s", "info", "250ms", "10s"} {
+			if !strings.Contains(text, "(default "+value) {
+				t.Errorf("%v: the default %s is not in the help", args, value)
+			}
+		}
+	}
+}
