@@ -100,6 +100,7 @@ func FuzzOperation(f *testing.F) {
 			}
 		}
 	}
+	f.Add(byte(0), twoKeys)
 	linked, dynamic := rule.Linked(), image(f)
 	f.Fuzz(func(t *testing.T, which byte, wire []byte) {
 		c := all[int(which)%len(all)]
@@ -133,8 +134,11 @@ func FuzzOperation(f *testing.F) {
 // agree asks for the same of a dynamic message.
 func agree(t *testing.T, method *rule.Method, packed *anypb.Any, op handoff.Operation, refused error) {
 	request, err := method.Unpack(packed)
+	if handoff.ReasonOf(err) == handoff.ReasonArgumentInvalid {
+		return // the one decoder may refuse what the other skips
+	}
 	if err != nil {
-		t.Fatalf("the dynamic message does not decode: %v", err)
+		t.Fatalf("%v is for another reason", err)
 	}
 	twin, err := method.Operation(request)
 	if (err == nil) != (refused == nil) {

@@ -36,9 +36,10 @@ func (m *Method) Rule() (handoff.Rule, bool) { return m.rule, m.plan != nil }
 
 // Operation returns the operation of req: what a token must name for this call
 // to run. A req that no token can name is refused with a *handoff.Refusal,
-// REQUEST_UNBINDABLE, whose Detail begins with the quoted path of the field, if it
-// is not the request itself, and is fit for a field violation; a nil req, one of another type, or a method that carries no rule is another
-// error. The operation shares the strings of req.
+// REQUEST_UNBINDABLE, whose Detail is fit for a field violation: it says what is
+// wrong, behind the quoted path of the field if it is not the request itself. A
+// nil req, one of another type, or a method that carries no rule is another error.
+// The operation shares the strings of req.
 func (m *Method) Operation(req proto.Message) (handoff.Operation, error) {
 	if m.plan == nil {
 		return handoff.Operation{}, fmt.Errorf("rule: %s carries no rule", m.name)
@@ -70,10 +71,22 @@ func (m *Method) Unpack(req *anypb.Any) (proto.Message, error) {
 		return nil, invalid(fmt.Sprintf("type_url does not end in %q, the request of %s", "/"+want, m.name), nil)
 	}
 	message := m.request.New().Interface()
-	if err := (proto.UnmarshalOptions{Resolver: m.types}).Unmarshal(req.GetValue(), message); err != nil {
+	if err := decode(req.GetValue(), message, m.types); err != nil {
 		return nil, invalid(fmt.Sprintf("value does not decode as a %s", want), err)
 	}
 	return message, nil
+}
+
+// decode decodes what a peer sent. protobuf's decoder of dynamic messages panics
+// on a map entry that has its key twice, the second time with another wire type
+// (v1.36.12): a peer's bytes must not end the program.
+func decode(b []byte, message proto.Message, types resolver) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("the decoder failed")
+		}
+	}()
+	return proto.UnmarshalOptions{Resolver: types}.Unmarshal(b, message)
 }
 
 func invalid(detail string, err error) error {

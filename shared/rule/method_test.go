@@ -24,6 +24,8 @@ const (
 	looseMethod  = "/handoff.vectors.v1.VectorService/Loose"
 )
 
+var twoKeys = []byte{0x2a, 6, 0x32, 4, 0x08, 0x30, 0x0a, 0}
+
 func packed(name string, value []byte) *anypb.Any {
 	return &anypb.Any{TypeUrl: "type.googleapis.com/" + name, Value: value}
 }
@@ -129,5 +131,18 @@ func TestUnpackKeepsUnknownFields(t *testing.T) {
 		if want := `"leaf": it has an unknown field, number 999`; refusal.Detail != want {
 			t.Errorf("detail %s, want %s", refusal.Detail, want)
 		}
+	}
+}
+
+// protobuf's decoder of dynamic messages panics on this request, in which a map's
+// entry has two keys. The generated type's takes the first.
+func TestUnpackOutlivesTheDecoder(t *testing.T) {
+	request := packed("handoff.vectors.v1.Request", twoKeys)
+	if _, err := lookup(t, rule.Linked(), strictMethod).Unpack(request); err != nil {
+		t.Error(err)
+	}
+	got, err := lookup(t, image(t), strictMethod).Unpack(request)
+	if err != nil && (got != nil || handoff.ReasonOf(err) != handoff.ReasonArgumentInvalid) {
+		t.Errorf("got %v, %v; want ARGUMENT_INVALID", got, err)
 	}
 }
