@@ -65,6 +65,13 @@ func (s *store) record(t testing.TB, e Entry, err error) Entry {
 	return e
 }
 
+// count says how often the store has been read.
+func (s *store) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads
+}
+
 func (s *store) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,588 @@
+package trust
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/forge"
+	"github.com/handoff-auth/handoff/shared/keyset"
+)
+
+// serveHTTPS serves a handler, and returns its URL with how a client trusts it.
+func serveHTTPS(t testing.TB, handler http.Handler) (*httptest.Server, *tls.Config) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are meant to fail
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	return s, &tls.Config{RootCAs: roots, ServerName: "example.com"}
+}
+
+// serveGRPC serves over TLS in memory. dial are the options of its clients; stop
+// ends the server and every connection.
+func serveGRPC(t testing.TB, register func(grpc.ServiceRegistrar)) (dial []grpc.DialOption, stop func()) {
+	t.Helper()
+	web, client := serveHTTPS(t, http.NotFoundHandler())
+	listener := bufconn.Listen(1 << 20)
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: web.TLS.Certificates, NextProtos: []string{"h2"}})))
+	register(s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(listener)
+	}()
+	stop = func() {
+		s.Stop()
+		<-done
+	}
+	t.Cleanup(stop)
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(client)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+	}, stop
+}
+
+func TestService(t *testing.T) {
+	c, key := newClock(), newSigner()
+	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: newStore(key.Key()), Now: c.Now})
+	dial, _ := serveGRPC(t, p.Register)
+	conn, err := grpc.NewClient("passthrough:///shop", dial...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := handoffv1.NewTrustServiceClient(conn)
+
+	unavailable := func(when string) {
+		t.Helper()
+		if _, err := client.GetTrustList(t.Context(), &handoffv1.GetTrustListRequest{}); status.Code(err) != codes.Unavailable {
+			t.Errorf("GetTrustList %s: %v", when, err)
+		}
+		stream, err := client.WatchTrustList(t.Context(), &handoffv1.WatchTrustListRequest{})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("WatchTrustList %s: %v", when, err)
+		}
+	}
+	unavailable("before the first list")
+	if err := p.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := client.GetTrustList(t.Context(), &handoffv1.GetTrustListRequest{})
+	if err != nil || got.GetTrustList() != p.newest().raw {
+		t.Errorf("GetTrustList: %v", err)
+	}
+	stream, err := client.WatchTrustList(t.Context(), &handoffv1.WatchTrustListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		response, err := stream.Recv()
+		if err != nil || response.GetTrustList() != p.newest().raw {
+			t.Fatalf("WatchTrustList: %v", err)
+		}
+		if err := p.Publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.stop()
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("at the end: %v", err)
+	}
+	c.advance(time.Minute)
+	unavailable("when the list has expired")
+}
+
+// A watcher that does not read is sent the newest list when it does, and holds
+// nobody up.
+func TestSlowWatcher(t *testing.T) {
+	c, key := newClock(), newSigner()
+	s := newStore(key.Key())
+	for range 5_000 { // 170 kB a list: more than the windows between here and there hold
+		e, err := terms.Token(handoff.NewID(), c.Now().Add(time.Hour))
+		s.record(t, e, err)
+	}
+	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: s, Now: c.Now})
+	if err := p.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dial, _ := serveGRPC(t, p.Register)
+	conn, err := grpc.NewClient("passthrough:///shop", dial...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := handoffv1.NewTrustServiceClient(conn).WatchTrustList(t.Context(), &handoffv1.WatchTrustListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	const lists = 30
+	for range lists {
+		if err := p.Publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	received := 0
+	for newest := p.newest().raw; ; received++ {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.GetTrustList() == newest {
+			break
+		}
+	}
+	if received > lists/2 {
+		t.Errorf("a slow watcher was sent %d of %d lists", received, lists)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	c, key := newClock(), newSigner()
+	s := newStore(key.Key())
+	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: s, Now: c.Now})
+	handler := p.Handler()
+	ask := func(method, path, tag string) *http.Response {
+		r := httptest.NewRequest(method, path, nil)
+		if tag != "" {
+			r.Header.Set("If-None-Match", tag)
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Result()
+	}
+	for _, path := range []string{ListPath, KeysPath} {
+		if got := ask("GET", path, ""); got.StatusCode != 503 || got.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s before the first list: %d", path, got.StatusCode)
+		}
+	}
+	if err := p.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tags := map[string]string{}
+	for path, kind := range map[string]string{ListPath: "application/jwt", KeysPath: "application/jwk-set+json"} {
+		got := ask("GET", path, "")
+		tags[path] = got.Header.Get("ETag")
+		if got.StatusCode != 200 || got.Header.Get("Content-Type") != kind || tags[path] == "" ||
+			got.Header.Get("Cache-Control") != "public, max-age=2, must-revalidate" {
+			t.Errorf("%s: %d %v", path, got.StatusCode, got.Header)
+		}
+		if got := ask("GET", path, tags[path]); got.StatusCode != 304 || got.Header.Get("ETag") != tags[path] {
+			t.Errorf("%s again: %d", path, got.StatusCode)
+		}
+		if got := ask("HEAD", path, ""); got.StatusCode != 200 {
+			t.Errorf("HEAD %s: %d", path, got.StatusCode)
+		}
+		if got := ask("POST", path, ""); got.StatusCode != 405 {
+			t.Errorf("POST %s: %d", path, got.StatusCode)
+		}
+	}
+	body, _ := io.ReadAll(ask("GET", ListPath, "").Body)
+	if string(body) != p.newest().raw {
+		t.Error("another list")
+	}
+	body, _ = io.ReadAll(ask("GET", KeysPath, "").Body)
+	if set, err := keyset.Parse(body); err != nil || len(set.Keys()) != 1 || set.Keys()[0].ID() != key.Key().ID() {
+		t.Errorf("the key set: %v %s", err, body)
+	}
+	if err := p.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask("GET", ListPath, tags[ListPath]); got.StatusCode != 200 {
+		t.Errorf("a newer list: %d", got.StatusCode)
+	}
+	if got := ask("GET", KeysPath, tags[KeysPath]); got.StatusCode != 304 {
+		t.Errorf("the same keys: %d", got.StatusCode)
+	}
+	if got := ask("GET", "/.well-known/other", ""); got.StatusCode != 404 {
+		t.Errorf("another path: %d", got.StatusCode)
+	}
+	c.advance(time.Minute)
+	for _, path := range []string{ListPath, KeysPath} {
+		if got := ask("GET", path, ""); got.StatusCode != 503 {
+			t.Errorf("%s when the list has expired: %d", path, got.StatusCode)
+		}
+	}
+}
+
+// The file is replaced whole: a reader sees one list or the next.
+func TestFileIsReplacedAtomically(t *testing.T) {
+	c, key, trustKey := newClock(), newSigner(), newSigner()
+	path := filepath.Join(t.TempDir(), "trust.jwt")
+	p := newPublisher(t, PublisherConfig{Key: trustKey, Source: newStore(key.Key()), Now: c.Now, File: path})
+	if err := p.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f := newFollower(t, trustKey.Key(), c.Now)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if err := p.Publish(ctx); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for range 500 {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var refused *listError
+		if _, err := f.apply(t.Context(), string(raw)); err != nil && (!errors.As(err, &refused) || refused.fault != FaultFuture) {
+			t.Fatalf("read a broken list: %v", err)
+		}
+	}
+	cancel()
+	<-done
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) != 1 {
+		t.Errorf("left over: %v", left)
+	}
+	p = newPublisher(t, PublisherConfig{Key: trustKey, Source: newStore(key.Key()), Now: c.Now, File: filepath.Join(path, "x")})
+	if err := p.Publish(t.Context()); err == nil || p.Healthy() == nil {
+		t.Error("a file that cannot be written goes unnoticed")
+	}
+}
+
+// Every way of reading brings a revocation within a second of its record.
+func TestRevocationsArriveWithinASecond(t *testing.T) {
+	key, trustKey := newSigner(), newSigner()
+	s := newStore(key.Key())
+	path := filepath.Join(t.TempDir(), "trust.jwt")
+	p := newPublisher(t, PublisherConfig{Key: trustKey, Source: s, File: path})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running []chan struct{}
+	start := func(run func(context.Context)) {
+		done := make(chan struct{})
+		running = append(running, done)
+		go func() {
+			defer close(done)
+			run(ctx)
+		}()
+	}
+	start(p.Run)
+	defer func() {
+		cancel()
+		for _, done := range running {
+			<-done
+		}
+	}()
+
+	dial, _ := serveGRPC(t, p.Register)
+	web, roots := serveHTTPS(t, p.Handler())
+	stream, err1 := NewStreamFeed("passthrough:///shop", dial...)
+	https, err2 := NewHTTPSFeed(web.URL+ListPath, roots, 0)
+	file, err3 := NewFileFeed(path, 0)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	verifiers := map[string]*handoff.Verifier{}
+	for name, feed := range map[string]Feed{"stream": stream, "https": https, "file": file} {
+		f, err := NewFollower(FollowerConfig{Issuer: issuer, TrustKeys: []handoff.Key{trustKey.Key()}, Feed: feed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(f.Run)
+		for deadline := time.Now().Add(5 * time.Second); f.Healthy() != nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %v", name, f.Healthy())
+			}
+		}
+		verifiers[name] = newVerifier(t, f, time.Now)
+	}
+
+	for range 5 {
+		session := handoff.NewID()
+		raw, claims := issue(t, key, time.Now, "ann", session)
+		other, _ := issue(t, key, time.Now, "ann", handoff.NewID())
+		for _, v := range verifiers {
+			verified(t, v, raw, 0)
+		}
+		e, err := terms.Token(claims.ID, claims.Expires)
+		s.record(t, e, err)
+		p.Changed()
+		acknowledged := time.Now()
+		for name, v := range verifiers {
+			for {
+				_, err := v.Verify(t.Context(), raw)
+				if handoff.ReasonOf(err) == handoff.ReasonTokenRevoked {
+					break
+				}
+				if time.Since(acknowledged) > time.Second {
+					t.Fatalf("%s: a second after the acknowledgement: %v", name, err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			verified(t, v, other, 0)
+		}
+	}
+}
+
+// F03, F09: the service goes, and all is refused once the list is too old; it
+// comes back, and within a second nothing is.
+func TestServiceGoesAndComesBack(t *testing.T) {
+	key, trustKey := newSigner(), newSigner()
+	s := newStore(key.Key())
+	p := newPublisher(t, PublisherConfig{Key: trustKey, Source: s, Refresh: 200 * time.Millisecond})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		p.Run(ctx)
+	}()
+	dial, stop := serveGRPC(t, p.Register)
+	var back atomic.Pointer[[]grpc.DialOption]
+	back.Store(&dial)
+	f, err := NewFollower(FollowerConfig{
+		Issuer: issuer, TrustKeys: []handoff.Key{trustKey.Key()}, MaxStaleness: 2 * time.Second,
+		Feed: feed(func(ctx context.Context, deliver func(string) error) error {
+			stream, err := NewStreamFeed("passthrough:///shop", *back.Load()...)
+			if err != nil {
+				return err
+			}
+			return stream.Follow(ctx, deliver)
+		}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		f.Run(ctx)
+	}()
+	until := func(what string, limit time.Duration, healthy bool) {
+		t.Helper()
+		for start := time.Now(); (f.Healthy() == nil) != healthy; time.Sleep(time.Millisecond) {
+			if time.Since(start) > limit {
+				t.Fatalf("%s: not within %s", what, limit)
+			}
+		}
+	}
+	until("the first list", 5*time.Second, true)
+	raw, _ := issue(t, key, time.Now, "ann", "")
+	v := newVerifier(t, f, time.Now)
+	stop()
+	verified(t, v, raw, 0)
+	until("too old", 3*time.Second, false)
+	verified(t, v, raw, handoff.ReasonTrustStale)
+	dial, _ = serveGRPC(t, p.Register)
+	back.Store(&dial)
+	until("back", time.Second, true)
+	verified(t, v, raw, 0)
+	cancel()
+	<-followed
+	<-published
+}
+
+// F09: what a URL can do wrong.
+func TestF09URL(t *testing.T) {
+	trustKey, key := forge.NewKey(handoff.EdDSA), newSigner()
+	good := goodList(trustKey, time.Now(), key.Key()).Compact()
+	endless := func(w http.ResponseWriter) {
+		block := make([]byte, 1<<20)
+		for range 64 {
+			if _, err := w.Write(block); err != nil {
+				return
+			}
+		}
+	}
+	redirected := false
+	answers := map[string]func(w http.ResponseWriter, r *http.Request){
+		"/good":     func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, good) },
+		"/redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/target", http.StatusFound) },
+		"/target":   func(w http.ResponseWriter, r *http.Request) { redirected = true; io.WriteString(w, good) },
+		"/404":      http.NotFound,
+		"/204":      func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
+		"/206":      func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(206); io.WriteString(w, good) },
+		"/304":      func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(304) },
+		"/500":      func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500); io.WriteString(w, good) },
+		"/empty":    func(w http.ResponseWriter, r *http.Request) {},
+		"/endless":  func(w http.ResponseWriter, r *http.Request) { endless(w) },
+		"/truncated": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(good)))
+			io.WriteString(w, good[:len(good)/2])
+			panic(http.ErrAbortHandler)
+		},
+		"/gzip": func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+				t.Error("compressed lists are asked for")
+			}
+			io.WriteString(w, good)
+		},
+	}
+	web, roots := serveHTTPS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answers[r.URL.Path](w, r) }))
+	enough := errors.New("enough")
+	for path := range answers {
+		feed, err := NewHTTPSFeed(web.URL+path, roots, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delivered := ""
+		err = feed.Follow(t.Context(), func(raw string) error {
+			delivered = raw
+			return enough
+		})
+		switch path {
+		case "/good", "/target", "/gzip":
+			if delivered != good {
+				t.Errorf("control %s: %v", path, err)
+			}
+			redirected = false
+		case "/empty":
+			if delivered != "" || !errors.Is(err, enough) {
+				t.Errorf("%s: %v", path, err)
+			}
+		case "/endless":
+			if len(delivered) != profile.MaxLength+1 {
+				t.Errorf("%s: read %d bytes", path, len(delivered))
+			}
+		default:
+			if delivered != "" || err == nil || redirected {
+				t.Errorf("%s: delivered %d bytes, %v", path, len(delivered), err)
+			}
+		}
+	}
+	for _, bad := range []string{
+		"", "http://shop.example/t", "http://127.0.0.1/t", "https:///t", "https://u:p@shop.example/t",
+		"https://shop.example/t#x", "ftp://shop.example/t", "shop.example", "https://shop.example:x/t",
+	} {
+		if _, err := NewHTTPSFeed(bad, nil, 0); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	stranger, err := NewHTTPSFeed(web.URL+"/good", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Follow(t.Context(), func(string) error { return nil }); err == nil {
+		t.Error("a server that no root vouches for is read")
+	}
+}
+
+// The URL is asked with the last ETag, and says no more than 304 until there is
+// something new.
+func TestConditionalGet(t *testing.T) {
+	lists := []string{"one", "two"}
+	var asked []string
+	web, roots := serveHTTPS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Header.Get("If-None-Match"))
+		n := min(len(asked)/3, 1)
+		w.Header().Set("ETag", `"`+lists[n]+`"`)
+		if r.Header.Get("If-None-Match") == `"`+lists[n]+`"` {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		io.WriteString(w, lists[n])
+	}))
+	feed, err := NewHTTPSFeed(web.URL, roots, 10*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var delivered []string
+	_ = feed.Follow(ctx, func(raw string) error {
+		delivered = append(delivered, raw)
+		if len(delivered) == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if strings.Join(delivered, " ") != "one two" || strings.Join(asked, " ") != ` "one" "one"` {
+		t.Errorf("delivered %q, asked %q", delivered, asked)
+	}
+}
+
+func TestFileFeed(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "trust.jwt")
+	feed, err := NewFileFeed(path, 10*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	take := func(n int, then func(i int)) (delivered []string, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		err = feed.Follow(ctx, func(raw string) error {
+			delivered = append(delivered, raw)
+			if len(delivered) == n {
+				return enough
+			}
+			then(len(delivered))
+			return nil
+		})
+		return delivered, err
+	}
+	if got, err := take(1, nil); !errors.Is(err, os.ErrNotExist) || got != nil {
+		t.Errorf("no file: %q %v", got, err)
+	}
+	if err := writeFile(path, "one"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := take(3, func(i int) {
+		if err := writeFile(path, []string{"", "two", "six"}[i]); err != nil {
+			t.Error(err)
+		}
+	})
+	if strings.Join(got, " ") != "one two six" || !errors.Is(err, enough) {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if got, err := take(2, func(int) { os.Remove(path) }); len(got) != 1 || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file goes: %q, %v", got, err)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := take(1, nil); err == nil || got != nil {
+		t.Errorf("a folder: %q, %v", got, err)
+	}
+	if _, err := NewFileFeed("", 0); err == nil {
+		t.Error("no name is accepted")
+	}
+	if _, err := NewFileFeed(path, time.Millisecond); err == nil {
+		t.Error("a poll of 1 ms is accepted")
+	}
+}
+
+func TestStreamFeedRefuses(t *testing.T) {
+	if _, err := NewStreamFeed("passthrough:///shop"); err == nil {
+		t.Error("no credentials are accepted")
+	}
+}
