@@ -99,6 +99,9 @@ type Refusal struct {
 	Detail string
 	// Err is the cause, where something failed rather than differed.
 	Err error
+	// Claims are what the refused token says, for the audit; nil unless its
+	// signature has verified and its claims are in form.
+	Claims *Claims
 }
 
 // Error returns the reason, the check and the detail.

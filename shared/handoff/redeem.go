@@ -116,29 +116,38 @@ func (v *Verifier) Redeem(ctx context.Context, verified *Verified, op Operation,
 	if verified == nil || verified.verifier != v {
 		return nil, &Refusal{Reason: ReasonTokenInvalid, Check: CheckRedeem, Detail: "not verified by this verifier"}
 	}
+	if err := v.spend(ctx, verified, op, rule); err != nil {
+		return nil, withClaims(err, verified.claims)
+	}
+	return &Grant{claims: verified.claims, key: verified.key, reusable: rule.Reusable, verifier: v}, nil
+}
+
+// spend makes the last checks, and the redemption the very last.
+func (v *Verifier) spend(ctx context.Context, verified *Verified, op Operation, rule Rule) error {
 	if err := verified.Allows(op, rule); err != nil {
-		return nil, err
+		return err
 	}
 	// Time has passed since Verify: on a stream, as long as the caller took to
 	// send its request.
 	if err := v.current(ctx, verified.claims, verified.key); err != nil {
-		return nil, err
+		return err
 	}
-	grant := &Grant{claims: verified.claims, key: verified.key, reusable: rule.Reusable, verifier: v}
 	if rule.Reusable {
-		return grant, nil
+		return nil
 	}
 	c := verified.claims
 	err := v.store.Redeem(ctx, Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires})
-	switch {
-	case err == nil:
-		return grant, nil
-	case errors.Is(err, ErrReplayed):
-		return nil, &Refusal{Reason: ReasonTokenReplayed, Check: CheckRedeem, Err: err}
-	case errors.Is(err, ErrIssuedBeforeStart):
-		return nil, &Refusal{Reason: ReasonIssuedBeforeStart, Check: CheckRedeem, Err: err}
-	case errors.Is(err, ErrStoreFull):
-		return nil, &Refusal{Reason: ReasonLimitExceeded, Check: CheckRedeem, Err: err}
+	if err == nil {
+		return nil
 	}
-	return nil, &Refusal{Reason: ReasonStoreUnavailable, Check: CheckRedeem, Err: err}
+	reason := ReasonStoreUnavailable
+	switch {
+	case errors.Is(err, ErrReplayed):
+		reason = ReasonTokenReplayed
+	case errors.Is(err, ErrIssuedBeforeStart):
+		reason = ReasonIssuedBeforeStart
+	case errors.Is(err, ErrStoreFull):
+		reason = ReasonLimitExceeded
+	}
+	return &Refusal{Reason: reason, Check: CheckRedeem, Err: err}
 }

@@ -144,19 +144,34 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 	if _, err := v.source(ctx, claims, key); err != nil {
 		return nil, err
 	}
-	if claims.Audience != v.audience {
-		return nil, &Refusal{Reason: ReasonAudienceMismatch, Check: CheckAudience, Detail: "the token is for another audience"}
+	if err := v.accept(ctx, claims, key); err != nil {
+		return nil, withClaims(err, claims)
 	}
-	if lifetime := claims.Expires.Sub(claims.IssuedAt); lifetime > v.maxLifetime {
-		return nil, &Refusal{
+	return &Verified{claims: claims, key: key, verifier: v}, nil
+}
+
+// accept checks what depends on the verifier: for whom, how long, and now.
+func (v *Verifier) accept(ctx context.Context, c *Claims, key Key) error {
+	if c.Audience != v.audience {
+		return &Refusal{Reason: ReasonAudienceMismatch, Check: CheckAudience, Detail: "the token is for another audience"}
+	}
+	if lifetime := c.Expires.Sub(c.IssuedAt); lifetime > v.maxLifetime {
+		return &Refusal{
 			Reason: ReasonLifetimeTooLong, Check: CheckLifetime,
 			Detail: fmt.Sprintf("the token lives %s; this audience accepts %s", lifetime, v.maxLifetime),
 		}
 	}
-	if err := v.current(ctx, claims, key); err != nil {
-		return nil, err
+	return v.current(ctx, c, key)
+}
+
+// withClaims adds to a refusal what the token says, once its issuer vouches for
+// it.
+func withClaims(err error, claims *Claims) error {
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		refusal.Claims = claims
 	}
-	return &Verified{claims: claims, key: key, verifier: v}, nil
+	return err
 }
 
 // Recheck returns nil while the grant stands, and a *Refusal once its token has

@@ -136,6 +136,10 @@ func TestAttacks(t *testing.T) {
 				if got.Check != attack.Check || got.Reason != attack.Reason {
 					t.Errorf("refused by %s with %s, want %s with %s: %v", got.Check, got.Reason, attack.Check, attack.Reason, got)
 				}
+				if vouched := attack.Reason == handoff.ReasonTokenExpired || attack.Reason == handoff.ReasonTokenNotYetValid ||
+					attack.Reason == handoff.ReasonAudienceMismatch || attack.Reason == handoff.ReasonLifetimeTooLong; vouched != (got.Claims != nil) {
+					t.Errorf("refused with %s, and claims %v for the audit", got.Reason, got.Claims)
+				}
 				if text := got.Error(); len(text) > 300 || strings.ContainsAny(text, "\r\n\x00") {
 					t.Errorf("the error is no clean line: %q", text)
 				}

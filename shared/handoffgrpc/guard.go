@@ -44,8 +44,8 @@ type Event struct {
 	// Method is the full method name; empty for one that Check has not seen, so
 	// that it can be a metric's label.
 	Method string
-	// Issuer, Subject and ID are the token's iss, sub and jti once it has been
-	// verified; empty before.
+	// Issuer, Subject and ID are the token's iss, sub and jti once the issuer
+	// is known to vouch for them; empty before.
 	Issuer, Subject, ID string
 	// Grant is what the call runs with; nil if it does not run.
 	Grant *handoff.Grant
@@ -200,9 +200,12 @@ func (c call) observe(ctx context.Context, grant *handoff.Grant, refusal *handof
 	if c.method != nil {
 		event.Method = c.method.name
 	}
-	if c.verified != nil {
+	switch {
+	case c.verified != nil:
 		claims := c.verified.Claims()
 		event.Issuer, event.Subject, event.ID = claims.Issuer, claims.Subject, claims.ID
+	case refusal != nil && refusal.Claims != nil: // authentic, and refused all the same
+		event.Issuer, event.Subject, event.ID = refusal.Claims.Issuer, refusal.Claims.Subject, refusal.Claims.ID
 	}
 	c.guard.notify(ctx, event)
 }
