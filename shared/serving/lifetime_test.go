@@ -277,6 +277,23 @@ func TestStopWithStuckHandler(t *testing.T) {
 	}
 }
 
+// A stop is orderly however early it comes.
+func TestStopAtOnce(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		flags, _ := testFlags(t)
+		flags.Metrics = "127.0.0.1:0"
+		ctx, cancel := context.WithCancel(t.Context())
+		server, err := New(Config{Flags: flags, Log: flags.Logger(&buffer{}), Listening: func(net.Addr) { cancel() }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestG11: the public port has what was registered, health and no more.
 func TestG11(t *testing.T) {
 	t.Parallel()

@@ -152,15 +152,10 @@ func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error 
 
 	tasks := []func() error{
 		func() error { s.followReadiness(ctx); <-ctx.Done(); return nil },
-		func() error { return s.grpc.Serve(listener) },
+		func() error { return unless(grpc.ErrServerStopped, s.grpc.Serve(listener)) },
 	}
 	if admin != nil {
-		tasks = append(tasks, func() error {
-			if err := s.admin.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
+		tasks = append(tasks, func() error { return unless(http.ErrServerClosed, s.admin.Serve(admin)) })
 	}
 	ended := make(chan error, len(tasks))
 	for _, task := range tasks {
@@ -180,6 +175,14 @@ func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error 
 		err = errors.Join(err, <-ended)
 	}
 	s.config.Log.Info("stopped")
+	return err
+}
+
+// unless returns err, unless it only says that a stop came before the start.
+func unless(stopped, err error) error {
+	if errors.Is(err, stopped) {
+		return nil
+	}
 	return err
 }
 
