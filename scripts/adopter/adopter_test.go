@@ -1,0 +1,202 @@
+package adopter
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handofftest"
+
+	billingv1 "example.com/adopter/proto/billing/v1"
+)
+
+// handoffCommand builds the handoff command, as `go install` does for a stranger.
+func handoffCommand(t *testing.T) func(args ...string) {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "handoff")
+	build := exec.Command("go", "build", "-o", program, "github.com/handoff-auth/handoff/shared/cmd/handoff")
+	build.Dir = filepath.Join("..", "..")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	return func(args ...string) {
+		t.Helper()
+		if output, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+			t.Fatalf("handoff %s: %v: %s", args[0], err, output)
+		}
+	}
+}
+
+func TestPair(t *testing.T) {
+	run := handoffCommand(t)
+	t.Chdir(t.TempDir())
+	run("keygen", "--out", "shop.key")
+	run("public", "--key", "shop.key", "--out", "shop.jwks")
+	run("devcert", "--out", ".", "--host", "localhost")
+
+	certificate, err := tls.LoadX509KeyPair("server.pem", "server.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := os.ReadFile("ca.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		t.Fatal("no certificate in ca.pem")
+	}
+	server, err := NewBilling(credentials.NewServerTLSFromCert(&certificate), Billing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(listener)
+	defer server.Stop()
+	conn, err := grpc.NewClient(listener.Addr().String(),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := billingv1.NewBillingClient(conn)
+
+	shop, err := NewShop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := User{ID: "u-1"}
+	user.Session.HandoffID = handoff.NewID()
+	req := &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1200}
+	handOff := func(req *billingv1.PayRequest) string {
+		raw, err := HandOffPayment(t.Context(), shop, user, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+
+	// A memory that began just now cannot know what was spent before it.
+	if _, reason, _ := Pay(t.Context(), client, req, handOff(req)); reason != handoff.ReasonIssuedBeforeStart {
+		t.Errorf("just after the start: %s", reason)
+	}
+	time.Sleep(handoff.DefaultSkew + 1100*time.Millisecond)
+
+	raw := handOff(req)
+	if _, reason, _ := Pay(t.Context(), client, &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1}, raw); reason != handoff.ReasonFieldMismatch {
+		t.Errorf("another amount: %s", reason)
+	}
+	resp, _, err := Pay(t.Context(), client, &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1200, Memo: "free"}, raw)
+	if err != nil || resp.GetReceiptId() == "" {
+		t.Errorf("the payment: %v, %v", resp, err)
+	}
+	if _, reason, _ := Pay(t.Context(), client, req, raw); reason != handoff.ReasonTokenReplayed {
+		t.Errorf("again: %s", reason)
+	}
+	foreign := &billingv1.PayRequest{InvoiceId: "INV-2", Cents: 1200}
+	if _, reason, err := Pay(t.Context(), client, foreign, handOff(foreign)); reason != 0 || status.Code(err) != codes.NotFound {
+		t.Errorf("somebody else's invoice: %s, %v", reason, err)
+	}
+	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("health is exempt: %v", err)
+	}
+}
+
+// The stranger's own service under the kit's attack.
+func TestAttack(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, Billing{}) })
+	for method, request := range map[string]proto.Message{
+		billingv1.Billing_Pay_FullMethodName:  &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1200},
+		billingv1.Billing_List_FullMethodName: &billingv1.ListRequest{},
+	} {
+		t.Run(method, func(t *testing.T) {
+			handofftest.Attack(t, server.Conn, handofftest.Target{
+				Issuer: server.Issuer, Audience: server.Audience, Method: method, Request: request,
+			})
+		})
+	}
+}
+
+// README's lines are the lines of this module, but for the errors that every Go
+// programmer handles in a way of their own.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources = append(sources, filepath.Join("proto", "billing", "v1", "billing.proto"))
+	here := map[string]bool{}
+	for _, source := range sources {
+		text, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			here[code(line)] = true
+		}
+	}
+	checked, language := 0, ""
+	for line := range strings.Lines(string(readme)) {
+		if fence, ok := strings.CutPrefix(strings.TrimSpace(line), "```"); ok {
+			language = fence
+			continue
+		}
+		if (language != "go" && language != "proto") || code(line) == "" {
+			continue
+		}
+		checked++
+		if !here[code(line)] {
+			t.Errorf("README tells strangers to write a line that this module does not have: %s", line)
+		}
+	}
+	if checked < 25 {
+		t.Errorf("%d lines of README were compared", checked)
+	}
+}
+
+// code is a line without its indentation, its comment, and what handles an error.
+func code(line string) string {
+	line, _, _ = strings.Cut(line, " // ")
+	line = strings.TrimSpace(line)
+	if strings.HasPrefix(line, "//") {
+		return ""
+	}
+	line = strings.TrimPrefix(line, "return ")
+	line = strings.TrimPrefix(strings.TrimSuffix(line, "; err != nil {"), "if ")
+	for _, assign := range []string{" := ", " = "} {
+		if _, call, ok := strings.Cut(line, assign); ok && strings.Contains(line[:strings.Index(line, assign)], "err") {
+			line = call
+		}
+	}
+	return line
+}
+
+// A handler's unit test.
+func TestPayOfAnothersInvoice(t *testing.T) {
+	req := &billingv1.PayRequest{InvoiceId: "INV-1"}
+	ctx := handofftest.Context(t, "u-2", billingv1.Billing_Pay_FullMethodName, req)
+	if _, err := (Billing{}).Pay(ctx, req); status.Code(err) != codes.NotFound {
+		t.Error(err)
+	}
+}
