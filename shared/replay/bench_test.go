@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -39,16 +40,83 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkJournal is BenchmarkMemory with each redemption in a file, and with
+// 256 callers, who share writes.
+func BenchmarkJournal(b *testing.B) {
+	for _, live := range []int{0, 1_000_000, 10_000_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			c, before := newClock(), footprint()
+			config := replay.Config{Now: c.Now, MaxLive: math.MaxInt}
+			path := filepath.Join(b.TempDir(), "journal")
+			if err := replay.Create(path, config); err != nil {
+				b.Fatal(err)
+			}
+			c.Add(10 * time.Second)
+			s, err := replay.Open(path, config)
+			if err != nil {
+				b.Fatal(err)
+			}
+			fill(b, s, c, live)
+			filled := perMark(before, live)
+			load(b, s, c, 256)
+			filled.report(b)
+			if err := s.Close(); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+}
+
+// BenchmarkJournalOpen starts with marks in the files.
+func BenchmarkJournalOpen(b *testing.B) {
+	for _, live := range []int{1_000_000, 10_000_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			c := newClock()
+			config := replay.Config{Now: c.Now, MaxLive: math.MaxInt}
+			path := filepath.Join(b.TempDir(), "journal")
+			if err := replay.Create(path, config); err != nil {
+				b.Fatal(err)
+			}
+			c.Add(10 * time.Second)
+			const segments = 5
+			for range segments {
+				s, err := replay.Open(path, config)
+				if err != nil {
+					b.Fatal(err)
+				}
+				fill(b, s, c, live/segments)
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				s, err := replay.Open(path, config)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if s.Live() != live {
+					b.Errorf("%d live, want %d", s.Live(), live)
+				}
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
 // fill redeems n tokens whose lives end over the next minute.
 func fill(b *testing.B, s handoff.Store, c *clock, n int) {
-	const workers = 8
+	const workers = 256
 	issued := c.second()
 	var wait sync.WaitGroup
 	for w := range workers {
 		wait.Go(func() {
 			for i := w; i < n; i += workers {
 				r := handoff.Redemption{
-					Issuer: "https://shop.example", ID: "fill-" + strconv.Itoa(i),
+					Issuer: "https://shop.example", ID: handoff.NewID(),
 					IssuedAt: issued, Expires: issued.Add(time.Duration(1+i%60) * time.Second),
 				}
 				if err := s.Redeem(context.Background(), r); err != nil {
