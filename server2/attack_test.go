@@ -3,7 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +25,8 @@ import (
 	"github.com/handoff-auth/handoff/server2/internal/ledger"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/handofftest"
+	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
@@ -93,6 +100,48 @@ func TestHandoffs(t *testing.T) {
 	if exported, err := stream.Recv(); err != nil || exported.GetPayment().GetPaymentId() != first.GetPayment().GetPaymentId() {
 		t.Error("the export:", exported, err)
 	}
+}
+
+// Every hostile token and header that handofftest knows, on the whole program.
+func TestAttack(t *testing.T) {
+	t.Parallel()
+	issuer := handofftest.NewIssuer(t)
+	req := payment("INV-42", 1200, 1)
+	s, _ := goodSettings(t)
+	s["issuer"] = issuer.Name()
+	write(t, s["keys"], keysOf(t, issuer, issuer.Token(t, testAudience, alice, payMethod, req)))
+	r := start(t, s.args())
+	r.connect(t, s["tls-cert"])
+	handofftest.Attack(t, r.conn, handofftest.Target{
+		Issuer: issuer, Audience: testAudience, Subject: alice, Method: payMethod, Request: req,
+	})
+}
+
+// keysOf returns the JWK Set with the key that signed raw.
+func keysOf(t *testing.T, issuer *handofftest.Issuer, raw string) []byte {
+	t.Helper()
+	encoded, _, _ := strings.Cut(raw, ".")
+	header, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named struct{ Kid string }
+	if err := json.Unmarshal(header, &named); err != nil {
+		t.Fatal(err)
+	}
+	key, err := issuer.Keys().Key(t.Context(), named.Kid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyset.New(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // Tokens of a stranger's key, of yesterday and of the future are refused.
@@ -288,6 +337,9 @@ func TestG14(t *testing.T) {
 			t.Errorf("%s has no line:\n%s", what, log)
 		}
 	}
+	if !regexp.MustCompile(`"msg":"finished call".*"handoff_id":".*"grpc.code":"InvalidArgument"`).MatchString(log) {
+		t.Errorf("H12: no line says how the handoff ended:\n%s", log)
+	}
 	for what, text := range map[string]string{
 		"H08 a line of the caller's": "\n{\"level\":\"INFO\"}",
 		"H08 an escaped one":         `INV-42\n`,
@@ -296,6 +348,37 @@ func TestG14(t *testing.T) {
 		if strings.Contains(log, text) {
 			t.Errorf("%s is in the log:\n%s", what, log)
 		}
+	}
+}
+
+// TestH09: nothing that a caller sends makes a series of its own.
+func TestH09(t *testing.T) {
+	t.Parallel()
+	r := startWith(t, func(s settings) { s["metrics"] = "127.0.0.1:0" })
+	req := &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+	for i := range 5 {
+		raw := token(t, r.issuer, getMethod, req, func(p *handoff.IssueParams) { p.Subject = fmt.Sprint("u-", i) })
+		_, _ = r.client.GetInvoice(t.Context(), req, handoffgrpc.Token(raw))
+		_ = r.conn.Invoke(t.Context(), fmt.Sprint(getMethod, i), req, req, handoffgrpc.Token(raw))
+	}
+	_, rest, _ := strings.Cut(r.log.String(), `"msg":"metrics","address":"`)
+	address, _, _ := strings.Cut(rest, `"`)
+	resp, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := regexp.MustCompile(`(?m)^handoff_decisions_total.*$`).FindAllString(string(text), -1)
+	want := `handoff_decisions_total{method="` + getMethod + `",outcome="redeemed",reason=""} 5`
+	if len(series) != 1 || series[0] != want {
+		t.Errorf("got %q, want %q alone", series, want)
+	}
+	if strings.Contains(string(text), "u-1") || strings.Contains(string(text), "GetInvoice1") {
+		t.Error("the metrics have what the caller sent")
 	}
 }
 

@@ -48,7 +48,7 @@ func (s *Server) checkReadiness(ctx context.Context) {
 		case err != nil && (was || !known):
 			s.config.Log.Warn("not ready", "condition", condition.Name, "cause", short(err.Error()))
 		case err == nil && known && !was:
-			s.config.Log.Info("ready again", "condition", condition.Name)
+			s.config.Log.Info("ready", "condition", condition.Name)
 		}
 	}
 	s.health.SetServingStatus("", all)

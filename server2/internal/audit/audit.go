@@ -17,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
@@ -56,6 +57,7 @@ func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
 	if e.ID != "" { // else nothing of the token is known to be true
 		attributes = append(attributes,
 			slog.String("issuer", e.Issuer), slog.String("subject", e.Subject), slog.String("handoff_id", e.ID))
+		logging.AddFields(ctx, logging.Fields{"handoff_id", e.ID}) // to the line that says how the call ended
 	}
 	if e.Refusal != nil {
 		outcome, reason, level = refused, e.Refusal.Reason.String(), slog.LevelWarn
