@@ -54,7 +54,7 @@ type site struct {
 	key  *signkey.Key
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{dir: t.TempDir(), pool: x509.NewCertPool()}
 	var err error
@@ -71,7 +71,7 @@ func newSite(t *testing.T) *site {
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s *site) write(t *testing.T, name, text string, mode os.FileMode) string {
+func (s *site) write(t testing.TB, name, text string, mode os.FileMode) string {
 	t.Helper()
 	if err := os.WriteFile(s.path(name), []byte(text), mode); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func (s *site) write(t *testing.T, name, text string, mode os.FileMode) string {
 	return s.path(name)
 }
 
-func (s *site) certificate(t *testing.T) {
+func (s *site) certificate(t testing.TB) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -147,7 +147,7 @@ type running struct {
 }
 
 // start runs the program until the test ends, and checks that it stops in order.
-func (s *site) start(t *testing.T, more map[string]string) *running {
+func (s *site) start(t testing.TB, more map[string]string) *running {
 	t.Helper()
 	settings := s.settings()
 	for flag, value := range more {
@@ -192,7 +192,7 @@ func (r *running) handoffs() handoffv1.HandoffServiceClient {
 }
 
 // addUser adds a user with the program's own command.
-func (s *site) addUser(t *testing.T, name string, roles ...string) {
+func (s *site) addUser(t testing.TB, name string, roles ...string) {
 	t.Helper()
 	args := []string{"user", "add", "--database", s.path("server1.db"), "--name", name}
 	for _, role := range roles {
@@ -205,7 +205,7 @@ func (s *site) addUser(t *testing.T, name string, roles ...string) {
 }
 
 // signIn returns a context with a new session of the user, and its id.
-func (r *running) signIn(t *testing.T, name string) (context.Context, string) {
+func (r *running) signIn(t testing.TB, name string) (context.Context, string) {
 	t.Helper()
 	resp, err := r.sessions().SignIn(t.Context(), &server1v1.SignInRequest{UserName: name, Password: password})
 	if err != nil {
@@ -215,7 +215,7 @@ func (r *running) signIn(t *testing.T, name string) (context.Context, string) {
 }
 
 // with returns a context with these values of authorization.
-func with(t *testing.T, values ...string) context.Context {
+func with(t testing.TB, values ...string) context.Context {
 	ctx := t.Context()
 	for _, value := range values {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", value)

@@ -13,6 +13,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
+	"github.com/handoff-auth/handoff/server1/internal/audit"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/issue"
 	"github.com/handoff-auth/handoff/server1/internal/policy"
@@ -27,24 +28,9 @@ import (
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
 
-type serveCommand struct {
-	Database        string        `required:"" placeholder:"FILE" help:"SQLite file with the users, the sessions and the audit. Made if there is none."`
-	Issuer          string        `required:"" placeholder:"NAME" help:"This service's own name, the \"iss\" of every token, by which audiences trust it, such as https://shop.example."`
-	Key             string        `required:"" placeholder:"FILE" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone."`
-	Policy          string        `required:"" placeholder:"FILE" help:"JSON file that lists which roles may hand off which methods to which audience. What it does not list is not allowed."`
-	Descriptors     string        `placeholder:"FILE" help:"Descriptor set with the audiences' methods, as \"buf build -o FILE\" writes it. Without it, those of the demo's SERVER2."`
-	Lifetime        time.Duration `default:"60s" placeholder:"TIME" help:"How long a token lives unless its user asks otherwise, where the policy and the method's rule allow that."`
-	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest that a token can be asked to live, at most 300s."`
-	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
-	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used."`
-	SignInAttempts  int           `default:"10" placeholder:"N" help:"Attempts a minute to sign in to one account from one network (IPv4 /24, IPv6 /64); from one network to all accounts, ten times as many."`
-
-	serving.Flags `embed:""`
-}
-
-// Run serves until ctx is done. Everything that can be wrong with a setting is
+// run serves until ctx is done. Everything that can be wrong with a setting is
 // found before a port is open.
-func (c *serveCommand) Run(ctx context.Context, std console) (err error) {
+func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -52,7 +38,7 @@ func (c *serveCommand) Run(ctx context.Context, std console) (err error) {
 	if err != nil {
 		return err
 	}
-	permitted, err := c.policy()
+	permitted, err := c.permitted()
 	if err != nil {
 		return err
 	}
@@ -61,32 +47,34 @@ func (c *serveCommand) Run(ctx context.Context, std console) (err error) {
 		return wrong("database", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-
-	log := c.Logger(std.stderr)
+	log, record := c.Logger(std.stderr), audit.New(std.stderr)
 	keeper, err := session.NewKeeper(session.KeeperConfig{
 		DB: db, Idle: c.SessionIdle, Lifetime: c.SessionLifetime, Log: log, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
-	sessions, err := session.NewService(keeper, account.NewDirectory(db, account.NewHasher(), time.Now), c.SignInAttempts)
+	sessions, err := session.NewService(session.ServiceConfig{
+		Keeper: keeper, Users: account.NewDirectory(db, account.NewHasher(), time.Now), Attempts: c.SignInAttempts, Record: record,
+	})
 	if err != nil {
 		return err
 	}
 	handoffs, err := issue.NewService(issue.Config{
-		Issuer: issuer, Lifetime: c.Lifetime, Policy: permitted, DB: db, Log: log, Now: time.Now,
+		Issuer: issuer, Lifetime: c.Lifetime, Policy: permitted, DB: db, Record: record, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
 	guard := session.NewGuard(keeper, open...)
 	server, err := serving.New(serving.Config{
-		Flags:     c.Flags,
-		Log:       log,
-		Unary:     []grpc.UnaryServerInterceptor{guard.Unary},
-		Stream:    []grpc.StreamServerInterceptor{guard.Stream},
-		Ready:     []serving.Readiness{{Name: "database", Check: db.Ready}},
-		Listening: func(a net.Addr) { fmt.Fprintln(std.stdout, "listening on", a) },
+		Flags:      c.Flags,
+		Log:        log,
+		Unary:      []grpc.UnaryServerInterceptor{guard.Unary},
+		Stream:     []grpc.StreamServerInterceptor{guard.Stream},
+		Ready:      []serving.Readiness{{Name: "database", Check: db.Ready}},
+		Collectors: record.Collectors(),
+		Listening:  func(a net.Addr) { fmt.Fprintln(std.stdout, "listening on", a) },
 	})
 	if err != nil {
 		return err
@@ -121,6 +109,7 @@ func (c *serveCommand) check() error {
 	return nil
 }
 
+// issuer returns what signs.
 func (c *serveCommand) issuer() (*handoff.Issuer, error) {
 	key, err := signkey.Load(c.Key)
 	if err != nil {
@@ -135,7 +124,8 @@ func (c *serveCommand) issuer() (*handoff.Issuer, error) {
 	return issuer, nil
 }
 
-func (c *serveCommand) policy() (*policy.Policy, error) {
+// permitted returns what users may hand off.
+func (c *serveCommand) permitted() (*policy.Policy, error) {
 	methods := rule.Linked()
 	if c.Descriptors != "" {
 		image, err := os.ReadFile(c.Descriptors)

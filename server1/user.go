@@ -17,15 +17,9 @@ import (
 	"github.com/handoff-auth/handoff/server1/internal/database"
 )
 
-type addCommand struct {
-	Database string   `required:"" placeholder:"FILE" help:"SQLite file with the users. Made if there is none."`
-	Name     string   `required:"" placeholder:"NAME" help:"What the user signs in with: 1 to 64 characters of a-z, 0-9, \".\", \"_\" and \"-\"."`
-	Role     []string `placeholder:"ROLE" help:"A role of the user, as the policy names it. May be given several times, or several with commas between."`
-}
-
-// Run adds a user. The password is never an argument: others on the machine
+// run adds a user. The password is never an argument: others on the machine
 // could read it.
-func (c *addCommand) Run(ctx context.Context, std console) (err error) {
+func (c *addCommand) run(ctx context.Context, std console) (err error) {
 	if !account.ValidName(c.Name) {
 		return wrong("name", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
 	}
@@ -90,12 +84,8 @@ func (s console) ask(terminal *os.File, prompt string) (string, error) {
 	return string(answer), err
 }
 
-type listCommand struct {
-	Database string `required:"" placeholder:"FILE" help:"SQLite file with the users."`
-}
-
-// Run lists the users, by name.
-func (c *listCommand) Run(ctx context.Context, std console) (err error) {
+// run lists the users, by name.
+func (c *listCommand) run(ctx context.Context, std console) (err error) {
 	if _, err := os.Stat(c.Database); err != nil { // opening would make it
 		return wrong("database", err)
 	}

@@ -41,9 +41,9 @@ func newDirectory(t *testing.T) (*Directory, *work) {
 
 const password = "correct horse"
 
-// H06, H07: whether there is such a user shows neither in the answer nor in the
+// Whether there is such a user shows neither in the answer nor in the
 // work.
-func TestAuthenticateDoesTheSameWorkForAll(t *testing.T) {
+func TestH06H07SameWorkForAll(t *testing.T) {
 	d, w := newDirectory(t)
 	alice, err := d.Add(t.Context(), "alice", []string{"reader", "payer", "reader"}, password)
 	if err != nil {

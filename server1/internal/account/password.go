@@ -110,11 +110,8 @@ type stored struct {
 // String returns the PHC string.
 func (s stored) String() string {
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version,
-		s.cost.memory, s.cost.passes, s.cost.threads, phc64.EncodeToString(s.salt), phc64.EncodeToString(s.key))
+		s.cost.memory, s.cost.passes, s.cost.threads, base64.RawStdEncoding.EncodeToString(s.salt), base64.RawStdEncoding.EncodeToString(s.key))
 }
-
-// phc64 is the base64 of PHC strings.
-var phc64 = base64.RawStdEncoding.Strict()
 
 // parse reads what String writes. A cost far from the usual one is not this
 // program's, and would only exhaust it.
@@ -129,8 +126,8 @@ func parse(phc string) (stored, error) {
 		return stored{}, malformed
 	}
 	var err, err2 error
-	s.salt, err = phc64.DecodeString(parts[4])
-	s.key, err2 = phc64.DecodeString(parts[5])
+	s.salt, err = base64.RawStdEncoding.DecodeString(parts[4])
+	s.key, err2 = base64.RawStdEncoding.DecodeString(parts[5])
 	inRange := s.cost.memory >= 8<<10 && s.cost.memory <= 256<<10 && s.cost.passes >= 1 && s.cost.passes <= 16 &&
 		s.cost.threads >= 1 && s.cost.threads <= 16
 	if err != nil || err2 != nil || !inRange || len(s.salt) < saltSize || len(s.key) != keySize || s.String() != phc {

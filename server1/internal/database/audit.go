@@ -44,7 +44,7 @@ func nullText(s string) sql.NullString { return sql.NullString{String: s, Valid:
 // handed out. It returns ErrNotFound if the session is over at now: then the
 // token must not be handed out.
 func (db *DB) RecordHandoff(ctx context.Context, s Session, claims *handoff.Claims, now time.Time) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
 		}

@@ -15,10 +15,15 @@
 // acknowledged cannot be overtaken. An error other than those named here means
 // that the database does not answer.
 //
+// # What it does not do
+//
+// It never deletes from the audit: how long that is kept is the operator's to
+// decide. What is older than the longest token life matters to no promise.
+//
 // # Dialects
 //
 // The SQL is what SQLite and PostgreSQL have in common. What is SQLite's alone
-// stands in sqlite.go.
+// stands in sqlite.go and writer.go.
 package database
 
 import (
@@ -37,21 +42,17 @@ var (
 	ErrNameTaken = errors.New("the name is taken")
 )
 
-// patience is how long a call waits for the one writer, or for the answer to a
-// read. It is well under any caller's deadline.
-const patience = 3 * time.Second
-
 // DB is SERVER1's database. It is safe for concurrent use, in several processes
 // too.
 type DB struct {
-	read  *sql.DB
-	write *sql.DB // one connection: its transactions take their turns
-	live  *sql.Stmt
+	read   *sql.DB
+	live   *sql.Stmt // selectLive, of read
+	writer *writer
 }
 
 // Close waits for running calls and closes the database.
 func (db *DB) Close() error {
-	return errors.Join(db.live.Close(), db.read.Close(), db.write.Close())
+	return errors.Join(db.live.Close(), db.read.Close(), db.writer.pool.Close())
 }
 
 // Ready returns nil if the database answers.
@@ -60,25 +61,6 @@ func (db *DB) Ready(ctx context.Context) error {
 	defer cancel()
 	var version int
 	return db.read.QueryRowContext(ctx, `SELECT MAX(version) FROM migrations`).Scan(&version)
-}
-
-// change runs do in a transaction that is on disk when change returns nil, and
-// leaves nothing behind when it does not.
-func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("database: beginning: %w", err)
-	}
-	defer tx.Rollback() // does nothing once it is committed
-	if err := do(ctx, tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("database: committing: %w", err)
-	}
-	return nil
 }
 
 // wrap says what failed, unless the answer is that there is no such row.

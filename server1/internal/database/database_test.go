@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,7 +198,7 @@ func TestSessionOfAnotherUserThanChecked(t *testing.T) {
 	s := startSession(t, db, bob)
 	stale := alice
 	stale.PasswordHash = "yesterday's"
-	if _, err := db.write.Exec(`UPDATE users SET disabled_at = 1 WHERE name = 'bob'`); err != nil {
+	if _, err := db.writer.pool.Exec(`UPDATE users SET disabled_at = 1 WHERE name = 'bob'`); err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []User{stale, bob} {
@@ -293,10 +294,10 @@ func TestFullDiskKeepsNothing(t *testing.T) {
 	db, _ := open(t)
 	s := startSession(t, db, addUser(t, db, "alice"))
 	var pages int
-	if err := db.write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+	if err := db.writer.pool.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.write.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages)); err != nil {
+	if _, err := db.writer.pool.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages)); err != nil {
 		t.Fatal(err)
 	}
 	// Each change fits until the last free page is used, so each is repeated until it does not.
@@ -323,7 +324,7 @@ func TestFullDiskKeepsNothing(t *testing.T) {
 	if after := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions")); after != before {
 		t.Errorf("something is half-done: %s, before %s", after, before)
 	}
-	if _, err := db.write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
+	if _, err := db.writer.pool.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.RecordHandoff(t.Context(), s, claims(), start); err != nil {
@@ -362,6 +363,73 @@ func TestConcurrentChanges(t *testing.T) {
 	}
 }
 
+// Changes that wait are committed together: one that is refused, or withdrawn,
+// leaves its neighbours alone.
+func TestChangesTogether(t *testing.T) {
+	db, _ := open(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	before := count(t, db, "audit")
+	var (
+		wg       sync.WaitGroup
+		answered atomic.Int64
+		gone     = newSession(s.User) // never started
+	)
+	withdrawn, withdraw := context.WithCancel(t.Context())
+	db.writer.turn <- struct{}{}
+	for range 20 {
+		wg.Go(func() {
+			if err := db.RecordHandoff(t.Context(), s, claims(), start); err != nil {
+				t.Error(err)
+			}
+			answered.Add(1)
+		})
+		wg.Go(func() {
+			if err := db.RecordHandoff(t.Context(), gone, claims(), start); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a refused neighbour: got %v, want ErrNotFound", err)
+			}
+		})
+		wg.Go(func() {
+			if err := db.RecordHandoff(withdrawn, s, claims(), start); !errors.Is(err, context.Canceled) {
+				t.Errorf("a withdrawn neighbour: got %v, want Canceled", err)
+			}
+		})
+	}
+	waiting := func() int {
+		db.writer.mu.Lock()
+		defer db.writer.mu.Unlock()
+		return len(db.writer.waiting)
+	}
+	for waiting() < 60 {
+		time.Sleep(time.Millisecond)
+	}
+	withdraw()
+	for waiting() > 40 {
+		time.Sleep(time.Millisecond)
+	}
+	if answered.Load() != 0 {
+		t.Error("a change was acknowledged that cannot have been made")
+	}
+	<-db.writer.turn
+	wg.Wait()
+	if n := count(t, db, "audit") - before; n != 20 {
+		t.Errorf("%d rows, want 20", n)
+	}
+}
+
+// A change that panics takes neither the turn nor its neighbours with it.
+func TestChangePanics(t *testing.T) {
+	db, _ := open(t)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic is swallowed")
+			}
+		}()
+		_ = db.writer.change(t.Context(), func(context.Context, *sql.Tx) error { panic("no") })
+	}()
+	addUser(t, db, "alice")
+}
+
 func TestSurvivesReopening(t *testing.T) {
 	db, path := open(t)
 	s := startSession(t, db, addUser(t, db, "alice"))
@@ -393,7 +461,7 @@ func TestOpenRefuses(t *testing.T) {
 		return path
 	}
 	db, newer := open(t)
-	if _, err := db.write.Exec(`INSERT INTO migrations (version, applied_at) VALUES (1000, 0)`); err != nil {
+	if _, err := db.writer.pool.Exec(`INSERT INTO migrations (version, applied_at) VALUES (1000, 0)`); err != nil {
 		t.Fatal(err)
 	}
 	for what, path := range map[string]string{

@@ -23,7 +23,7 @@ const selectLive = `SELECT sessions.handoff_id, sessions.created_at, sessions.id
 // StartSession keeps a new session. It returns ErrNotFound if the user is
 // disabled, or has another password than s.User says, by now. It also forgets every session that has expired.
 func (db *DB) StartSession(ctx context.Context, s Session) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE idle_expires_at <= $1`, toMillis(s.Created)); err != nil {
 			return wrap("forgetting expired sessions", err)
 		}
@@ -56,7 +56,7 @@ func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (
 // KeepSession moves a live session's idle expiry to until. It never moves it
 // back, and wakes no session that is over at now.
 func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const update = `UPDATE sessions SET idle_expires_at = $1
 			WHERE id_sha256 = $2 AND idle_expires_at > $3 AND idle_expires_at < $1 AND expires_at >= $1`
 		_, err := tx.ExecContext(ctx, update, toMillis(until), s.IDSHA256, toMillis(now))
@@ -67,7 +67,7 @@ func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) 
 // EndSession ends a session for good. It returns ErrNotFound if there is no such
 // live session.
 func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
 		}

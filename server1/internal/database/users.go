@@ -21,7 +21,7 @@ const userColumns = `users.id, users.name, users.password_hash, users.roles, use
 
 // AddUser adds a user, or returns ErrNameTaken.
 func (db *DB) AddUser(ctx context.Context, u User) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const insert = `INSERT INTO users (id, name, password_hash, roles, created_at) VALUES ($1, $2, $3, $4, $5)`
 		_, err := tx.ExecContext(ctx, insert, u.ID, u.Name, u.PasswordHash, strings.Join(u.Roles, " "), toMillis(u.Created))
 		if isDuplicate(err) {

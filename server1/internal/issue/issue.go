@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"time"
 
@@ -28,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/handoff-auth/handoff/server1/internal/answer"
+	"github.com/handoff-auth/handoff/server1/internal/audit"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/server1/internal/session"
@@ -47,8 +47,8 @@ type Config struct {
 	Policy *policy.Policy
 	// DB records each handoff.
 	DB *database.DB
-	// Log gets a line for each decision.
-	Log *slog.Logger
+	// Record is told of each decision.
+	Record *audit.Record
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -71,7 +71,7 @@ func NewService(config Config) (*Service, error) {
 		{"Lifetime", config.Lifetime < time.Second || config.Lifetime%time.Second != 0},
 		{"Policy", config.Policy == nil},
 		{"DB", config.DB == nil},
-		{"Log", config.Log == nil},
+		{"Record", config.Record == nil},
 		{"Now", config.Now == nil},
 	} {
 		if field.missing {
@@ -87,30 +87,25 @@ func (s *Service) IssueHandoff(ctx context.Context, req *handoffv1.IssueHandoffR
 	if !ok {
 		return nil, answer.Refused(handoff.ReasonSessionInvalid, nil)
 	}
+	asked := audit.Handoff{Subject: current.User.ID}
 	permission, err := s.permission(req, current.User)
 	if err != nil {
-		s.refused(ctx, current, err)
+		s.config.Record.Refused(ctx, asked, err)
 		return nil, err
 	}
+	asked.Audience, asked.Method = req.GetAudience(), req.GetMethod() // the policy has them
 	raw, claims, err := s.issue(ctx, req, permission, current)
 	if err != nil {
-		// Both names are the policy's by now, so that they are fit for a log.
-		s.refused(ctx, current, err, "audience", req.GetAudience(), "method", req.GetMethod())
+		s.config.Record.Refused(ctx, asked, err)
 		return nil, err
 	}
-	s.config.Log.InfoContext(ctx, "handoff issued", "handoff", claims.ID, "user", current.User.ID,
-		"audience", claims.Audience, "method", claims.Method, "expires", claims.Expires)
+	s.config.Record.Issued(ctx, claims)
 	return &handoffv1.IssueHandoffResponse{
 		Token:      raw,
 		ExpireTime: timestamppb.New(claims.Expires),
 		HandoffId:  claims.ID,
 		Target:     permission.Target,
 	}, nil
-}
-
-func (s *Service) refused(ctx context.Context, current database.Session, err error, more ...any) {
-	s.config.Log.WarnContext(ctx, "handoff refused",
-		append([]any{"reason", handoff.ReasonOf(err).String(), "user", current.User.ID}, more...)...)
 }
 
 // permission finds what the policy lets the user do.

@@ -1,11 +1,12 @@
 package issue
 
 import (
-	"log/slog"
+	"io"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/handoff-auth/handoff/server1/internal/audit"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -26,7 +27,7 @@ func config(t *testing.T) Config {
 	t.Cleanup(func() { db.Close() })
 	return Config{
 		Issuer: &handoff.Issuer{}, Lifetime: time.Minute, Policy: &policy.Policy{}, DB: db,
-		Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Record: audit.New(io.Discard), Now: time.Now,
 	}
 }
 
@@ -38,7 +39,7 @@ func TestNewServiceRefuses(t *testing.T) {
 		"a fraction": func(c *Config) { c.Lifetime = 1500 * time.Millisecond },
 		"Policy":     func(c *Config) { c.Policy = nil },
 		"DB":         func(c *Config) { c.DB = nil },
-		"Log":        func(c *Config) { c.Log = nil },
+		"Record":     func(c *Config) { c.Record = nil },
 		"Now":        func(c *Config) { c.Now = nil },
 	} {
 		broken := good

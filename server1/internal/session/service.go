@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
 	"github.com/handoff-auth/handoff/server1/internal/answer"
+	"github.com/handoff-auth/handoff/server1/internal/audit"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/shared/handoff"
 
@@ -23,17 +23,38 @@ type Service struct {
 	keeper *Keeper
 	users  *account.Directory
 	limit  *limiter
-	log    *slog.Logger
+	record *audit.Record
 }
 
-// NewService returns the service over users, whose sessions keeper keeps. One
-// network can try to sign in to one account perMinute times a minute, and ten
-// times as often to all accounts together.
-func NewService(keeper *Keeper, users *account.Directory, perMinute int) (*Service, error) {
-	if perMinute < 1 {
-		return nil, errors.New("perMinute must be at least 1")
+// ServiceConfig says who may sign in. Every field is required.
+type ServiceConfig struct {
+	// Keeper keeps the sessions.
+	Keeper *Keeper
+	// Users are those who can sign in.
+	Users *account.Directory
+	// Attempts is how many times a minute one network can try to sign in to one
+	// account; to all accounts together, ten times as many.
+	Attempts int
+	// Record is told of each decision.
+	Record *audit.Record
+}
+
+// NewService returns the service, or an error that names the field of config
+// that it refuses.
+func NewService(config ServiceConfig) (*Service, error) {
+	switch {
+	case config.Keeper == nil:
+		return nil, errors.New("ServiceConfig.Keeper is required")
+	case config.Users == nil:
+		return nil, errors.New("ServiceConfig.Users is required")
+	case config.Attempts < 1:
+		return nil, errors.New("ServiceConfig.Attempts must be at least 1")
+	case config.Record == nil:
+		return nil, errors.New("ServiceConfig.Record is required")
 	}
-	return &Service{keeper: keeper, users: users, limit: newLimiter(perMinute), log: keeper.config.Log}, nil
+	return &Service{
+		keeper: config.Keeper, users: config.Users, limit: newLimiter(config.Attempts), record: config.Record,
+	}, nil
 }
 
 // SignIn exchanges a name and a password for a new session.
@@ -46,8 +67,9 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 	}
 	network := networkOf(ctx)
 	if !s.limit.allow(req.GetUserName(), network, s.keeper.now()) {
-		s.log.WarnContext(ctx, "sign-in refused", "reason", handoff.ReasonLimitExceeded.String(), "network", network)
-		return nil, answer.Refused(handoff.ReasonLimitExceeded, nil)
+		err := answer.Refused(handoff.ReasonLimitExceeded, nil)
+		s.record.SignInRefused(ctx, "", network, err)
+		return nil, err
 	}
 	user, err := s.users.Authenticate(ctx, req.GetUserName(), req.GetPassword())
 	if err != nil {
@@ -60,27 +82,25 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 	if err != nil {
 		return nil, s.refuse(ctx, network, err)
 	}
-	s.log.InfoContext(ctx, "signed in", "user", user.ID, "network", network)
+	s.record.SignedIn(ctx, user.ID, network)
 	return &server1v1.SignInResponse{Session: id, Details: details(started)}, nil
 }
 
-// refuse puts into words why somebody could not sign in, and logs it.
+// refuse records why somebody could not sign in, and puts it into words.
 func (s *Service) refuse(ctx context.Context, network string, err error) error {
 	var denied *account.DeniedError
-	var told error
-	reason, user := handoff.ReasonIssuerUnavailable, ""
+	user := ""
 	switch {
 	case errors.As(err, &denied):
-		reason, user = handoff.ReasonSessionInvalid, denied.UserID
-		told = answer.Worded(reason, denied.Error(), nil)
+		user = denied.UserID
+		err = answer.Worded(handoff.ReasonSessionInvalid, denied.Error(), nil)
 	case errors.Is(err, account.ErrBusy):
-		reason = handoff.ReasonLimitExceeded
-		told = answer.Refused(reason, err)
+		err = answer.Refused(handoff.ReasonLimitExceeded, err)
 	default:
-		told = unavailable(err)
+		err = unavailable(err)
 	}
-	s.log.WarnContext(ctx, "sign-in refused", "reason", reason.String(), "network", network, "user", user)
-	return told
+	s.record.SignInRefused(ctx, user, network, err)
+	return err
 }
 
 // SignOut ends the caller's session.
@@ -92,7 +112,7 @@ func (s *Service) SignOut(ctx context.Context, _ *server1v1.SignOutRequest) (*se
 	if err := s.keeper.end(ctx, current); err != nil {
 		return nil, err
 	}
-	s.log.InfoContext(ctx, "signed out", "user", current.User.ID)
+	s.record.SignedOut(ctx, current.User.ID)
 	return &server1v1.SignOutResponse{}, nil
 }
 

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"database/sql"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
+	"github.com/handoff-auth/handoff/server1/internal/audit"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
@@ -55,7 +57,7 @@ func newBench(t *testing.T, idle, lifetime time.Duration) *bench {
 	if _, err := users.Add(t.Context(), "alice", []string{"payer"}, password); err != nil {
 		t.Fatal(err)
 	}
-	if b.Service, err = NewService(keeper, users, 1000); err != nil {
+	if b.Service, err = NewService(ServiceConfig{Keeper: keeper, Users: users, Attempts: 1000, Record: audit.New(io.Discard)}); err != nil {
 		t.Fatal(err)
 	}
 	b.guard = NewGuard(keeper, server1v1.SessionService_SignIn_FullMethodName, "/grpc.health.v1.Health/")
@@ -199,7 +201,7 @@ func TestUseWritesOnceAMinute(t *testing.T) {
 	}
 }
 
-func TestGuardIsClosedByDefault(t *testing.T) {
+func TestG12GuardIsClosedByDefault(t *testing.T) {
 	b := newBench(t, time.Minute, time.Hour)
 	ran := false
 	handler := func(context.Context, any) (any, error) { ran = true; return nil, nil }
@@ -289,7 +291,8 @@ func TestConcurrentSessions(t *testing.T) {
 }
 
 func TestConstructorsRefuse(t *testing.T) {
-	good := newBench(t, time.Minute, time.Hour).keeper.config
+	b := newBench(t, time.Minute, time.Hour)
+	good := b.keeper.config
 	for name, change := range map[string]func(*KeeperConfig){
 		"DB":              func(c *KeeperConfig) { c.DB = nil },
 		"Log":             func(c *KeeperConfig) { c.Log = nil },
@@ -300,6 +303,19 @@ func TestConstructorsRefuse(t *testing.T) {
 		config := good
 		change(&config)
 		if _, err := NewKeeper(config); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	service := ServiceConfig{Keeper: b.keeper, Users: b.users, Attempts: 1, Record: b.record}
+	for name, change := range map[string]func(*ServiceConfig){
+		"Keeper":   func(c *ServiceConfig) { c.Keeper = nil },
+		"Users":    func(c *ServiceConfig) { c.Users = nil },
+		"Attempts": func(c *ServiceConfig) { c.Attempts = 0 },
+		"Record":   func(c *ServiceConfig) { c.Record = nil },
+	} {
+		config := service
+		change(&config)
+		if _, err := NewService(config); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/handoff-auth/handoff/shared/serving"
+)
+
+// A command is one thing that the program can be told to do.
+type command interface {
+	run(ctx context.Context, std console) error
+}
+
+// commandLine is all that the operator can set. Each flag also has a variable,
+// HANDOFF_SERVER1_ and its name in capitals; a flag that is given wins.
+type commandLine struct {
+	Serve serveCommand `cmd:"" default:"withargs" help:"Serve until SIGINT or SIGTERM. The default command."`
+	User  struct {
+		Add  addCommand  `cmd:"" help:"Add a user, whose password is read from standard input."`
+		List listCommand `cmd:"" help:"List the users."`
+	} `cmd:"" help:"Manage the users, whether or not the server is running."`
+}
+
+type serveCommand struct {
+	serving.Flags `embed:""`
+
+	Issuer          string        `required:"" placeholder:"URL" help:"This service's own name: the iss of every token, by which audiences trust it."`
+	Key             string        `required:"" placeholder:"FILE" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone."`
+	Policy          string        `required:"" placeholder:"FILE" help:"JSON: which roles may hand off which methods to which audience. What it does not list is not allowed."`
+	Descriptors     string        `placeholder:"FILE" help:"Descriptor set with the audiences' methods, as \"buf build -o FILE\" writes it. Unless set: the demo's own."`
+	Database        string        `required:"" placeholder:"FILE" help:"SQLite database of users, sessions and the audit. Made where there is none."`
+	Lifetime        time.Duration `default:"60s" placeholder:"TIME" help:"How long a token lives unless its user asks otherwise, where policy and rule allow that."`
+	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that a user can ask for, in whole seconds up to 300s."`
+	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
+	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used."`
+	SignInAttempts  int           `default:"10" placeholder:"N" help:"How often a minute one network (IPv4 /24, IPv6 /64) can try to sign in to one account; to all accounts, ten times as often."`
+}
+
+type addCommand struct {
+	Database string   `required:"" placeholder:"FILE" help:"SQLite database of the users. Made where there is none."`
+	Name     string   `required:"" placeholder:"NAME" help:"What the user signs in with: 1 to 64 characters of a-z, 0-9, \".\", \"_\" and \"-\"."`
+	Role     []string `placeholder:"ROLE" help:"A role, as the policy names it. Can be given several times."`
+}
+
+type listCommand struct {
+	Database string `required:"" placeholder:"FILE" help:"SQLite database of the users."`
+}
+
+// parse returns the command that args and env choose, or nil where they asked
+// for help and have got it.
+func parse(args, env []string, stdout io.Writer) (command, error) {
+	var line commandLine
+	helped := false
+	variables := variablesOf(env)
+	parser, err := kong.New(&line,
+		kong.Name(program),
+		kong.Description("The demo SERVER1: users sign in, and hand off single operations, which its policy permits, to other services."),
+		kong.Vars{"listen": "127.0.0.1:8441"},
+		kong.Resolvers(variables),
+		kong.ValueFormatter(describe),
+		kong.Help(help),
+		kong.Writers(stdout, stdout),
+		kong.Exit(func(int) { helped = true }))
+	if err != nil {
+		return nil, err
+	}
+	context, err := parser.Parse(args)
+	if err == nil {
+		err = variables.unread(parser.Model)
+	}
+	switch {
+	case helped:
+		return nil, nil
+	case err != nil:
+		return nil, &serving.SettingError{Err: err}
+	}
+	switch context.Command() {
+	case "user add":
+		return &line.User.Add, nil
+	case "user list":
+		return &line.User.List, nil
+	}
+	return &line.Serve, nil
+}
+
+// variables are the settings that the environment makes, by the variable's name.
+type variables map[string]string
+
+const prefix = "HANDOFF_SERVER1_"
+
+func variablesOf(env []string) variables {
+	all := variables{}
+	for _, pair := range env {
+		if name, value, ok := strings.Cut(pair, "="); ok && strings.HasPrefix(name, prefix) {
+			all[name] = value
+		}
+	}
+	return all
+}
+
+func variable(flag *kong.Value) string {
+	return prefix + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+}
+
+// Resolve is kong's way to ask for a flag that is not given.
+func (v variables) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if value, ok := v[variable(flag.Value)]; ok {
+		return value, nil
+	}
+	return nil, nil
+}
+
+// Validate has nothing to check before a command is chosen.
+func (variables) Validate(*kong.Application) error { return nil }
+
+// unread refuses a variable that no flag of any command has: somebody believes
+// to have set something.
+func (v variables) unread(model *kong.Application) error {
+	known := map[string]bool{}
+	err := kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			known[variable(flag.Value)] = true
+		}
+		return next(nil)
+	})
+	for name := range v {
+		if !known[name] {
+			err = errors.Join(err, fmt.Errorf("%s: there is no such setting", name))
+		}
+	}
+	return err
+}
+
+// help shows what was asked for, and the flags of the default command where
+// none was.
+func help(options kong.HelpOptions, context *kong.Context) error {
+	if context.Selected() != nil {
+		return kong.DefaultHelpPrinter(options, context)
+	}
+	if err := kong.DefaultHelpPrinter(options, context); err != nil {
+		return err
+	}
+	serve, err := kong.Trace(context.Kong, []string{"serve"})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(context.Stdout)
+	return kong.DefaultHelpPrinter(options, serve)
+}
+
+// describe adds to a setting's help what it is unless it is set, and its
+// variable.
+func describe(value *kong.Value) string {
+	if value.Name == "help" {
+		return value.Help
+	}
+	note := "$" + variable(value)
+	if value.HasDefault {
+		note = "default " + value.Default + ", " + note
+	}
+	return value.Help + " (" + note + ")"
+}

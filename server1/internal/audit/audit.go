@@ -1,0 +1,98 @@
+// Package audit tells the log of each decision: one line for every handoff that
+// was issued or refused and for every session that began, ended or was refused,
+// written before its caller is answered, and one count.
+//
+//	record := audit.New(stderr)
+//	record.Issued(ctx, claims)
+//	record.Refused(ctx, audit.Handoff{Subject: user.ID}, err)
+//
+// # Invariants
+//
+// A line says who, what, by which handoff, and the outcome, whatever the log's
+// level. It never contains a token, a session id, a password, or text that a
+// stranger chose. The labels of the counts are closed sets: the policy's methods,
+// the outcomes and the reasons.
+//
+// # What it does not do
+//
+// It is not what a promise rests on: what was issued is in the database, by the
+// same handoff id, before these lines are written.
+package audit
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// Record is where the decisions go. It is safe for concurrent use.
+type Record struct {
+	log      *slog.Logger
+	handoffs *prometheus.CounterVec
+	sessions *prometheus.CounterVec
+}
+
+// New returns a record that writes JSON, an object a line, to w.
+func New(w io.Writer) *Record {
+	return &Record{
+		log: slog.New(slog.NewJSONHandler(w, nil)),
+		handoffs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "handoff_issues_total",
+			Help: "Handoffs asked for, by method, outcome (issued, refused) and, where it was refused, reason.",
+		}, []string{"method", "outcome", "reason"}),
+		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "handoff_sessions_total",
+			Help: "Sessions that began or ended, by outcome (signed_in, signed_out, refused) and, where it was refused, reason.",
+		}, []string{"outcome", "reason"}),
+	}
+}
+
+// Collectors returns the counts.
+func (r *Record) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{r.handoffs, r.sessions}
+}
+
+// Handoff is what a handoff was asked for. Audience and Method are empty unless
+// the policy has them.
+type Handoff struct {
+	Subject, Audience, Method string
+}
+
+// Issued records a handoff that is about to be handed out.
+func (r *Record) Issued(ctx context.Context, claims *handoff.Claims) {
+	r.handoffs.WithLabelValues(claims.Method, "issued", "").Inc()
+	r.log.InfoContext(ctx, "handoff", "outcome", "issued", "subject", claims.Subject, "audience", claims.Audience,
+		"method", claims.Method, "handoff_id", claims.ID, "expires", claims.Expires)
+}
+
+// Refused records a handoff that was not issued.
+func (r *Record) Refused(ctx context.Context, h Handoff, err error) {
+	reason := handoff.ReasonOf(err).String()
+	r.handoffs.WithLabelValues(h.Method, "refused", reason).Inc()
+	r.log.WarnContext(ctx, "handoff", "outcome", "refused", "subject", h.Subject, "audience", h.Audience,
+		"method", h.Method, "reason", reason)
+}
+
+// SignedIn records a session that has begun.
+func (r *Record) SignedIn(ctx context.Context, subject, network string) {
+	r.sessions.WithLabelValues("signed_in", "").Inc()
+	r.log.InfoContext(ctx, "session", "outcome", "signed_in", "subject", subject, "network", network)
+}
+
+// SignedOut records a session that has ended.
+func (r *Record) SignedOut(ctx context.Context, subject string) {
+	r.sessions.WithLabelValues("signed_out", "").Inc()
+	r.log.InfoContext(ctx, "session", "outcome", "signed_out", "subject", subject)
+}
+
+// SignInRefused records an attempt to sign in. subject is empty unless there is
+// such a user.
+func (r *Record) SignInRefused(ctx context.Context, subject, network string, err error) {
+	reason := handoff.ReasonOf(err).String()
+	r.sessions.WithLabelValues("refused", reason).Inc()
+	r.log.WarnContext(ctx, "session", "outcome", "refused", "subject", subject, "network", network, "reason", reason)
+}
