@@ -75,12 +75,16 @@ func (t Terms) Before() time.Duration {
 }
 
 // After returns how long a key must stay listed once it is to sign no more. A
-// process of the issuer may hear of that a Skew late, its clock may be ahead,
-// the audience's behind, and what it signed last lives for TokenLifetime.
+// process of the issuer may hear of that as late as Lag says, its clock may be
+// ahead, the audience's behind, and what it signed last lives for TokenLifetime.
 func (t Terms) After() time.Duration {
 	t = t.filled()
-	return t.TokenLifetime + 3*t.Skew
+	return t.Lag() + t.TokenLifetime + 2*t.Skew
 }
+
+// Lag returns how long after a change of its keys every process of the issuer
+// signs by it: Skew.
+func (t Terms) Lag() time.Duration { return t.filled().Skew }
 
 // Kind is what an Entry takes back.
 type Kind string

@@ -1,0 +1,192 @@
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/trust"
+)
+
+// State is where a key is in its life.
+type State string
+
+// The states.
+const (
+	Next    State = "next"    // listed; does not sign yet
+	Active  State = "active"  // listed; the one activated last signs
+	Retired State = "retired" // listed until its last token is dead; signs no more
+	Tainted State = "tainted" // not listed, for good
+)
+
+// Record is what a ring knows of a key. Times are in UTC, to the millisecond, and
+// zero where they have not come.
+type Record struct {
+	Key       handoff.Key
+	State     State
+	Prepared  time.Time // when it was first listed
+	Activated time.Time // when it first signed
+	Ended     time.Time // when it was retired or tainted
+	Until     time.Time // of a retired key: when it leaves the list
+}
+
+// Ring is the keys of one issuer. It is an immutable value; the zero Ring has no
+// keys.
+type Ring struct {
+	records []Record // in the order of Prepared
+}
+
+// What stands in the way of a step. A step that comes too early fails with an
+// *EarlyError.
+var (
+	ErrUnknown = errors.New("the ring has no such key")
+	ErrState   = errors.New("the key's state does not allow this step")
+	ErrKnown   = errors.New("the ring has the key already, or had it tainted")
+	ErrLast    = errors.New("it is the only key that can sign: prepare another first")
+)
+
+// EarlyError is why a step is refused that will be right later.
+type EarlyError struct {
+	// Wait is for how long the step is still too early.
+	Wait time.Duration
+}
+
+// Error says how long to wait.
+func (e *EarlyError) Error() string {
+	return fmt.Sprintf("too early: audiences may still rely on a trust list without the key; wait %s", roundUp(e.Wait))
+}
+
+func roundUp(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
+
+// Records returns all keys that the ring knows, the first prepared first.
+func (r Ring) Records() []Record { return slices.Clone(r.records) }
+
+// Listed returns the keys that a trust list names at now: next, active, and
+// retired for as long as their tokens can be alive.
+func (r Ring) Listed(now time.Time) []handoff.Key {
+	var keys []handoff.Key
+	for _, k := range r.records {
+		if k.listed(now) {
+			keys = append(keys, k.Key)
+		}
+	}
+	return keys
+}
+
+func (k Record) listed(now time.Time) bool {
+	return k.State == Next || k.State == Active || k.State == Retired && now.Before(k.Until)
+}
+
+// Signing returns the id of the key that signs: of the active ones, the one that
+// was activated last. It is false while there is none.
+func (r Ring) Signing() (kid string, ok bool) {
+	var signing Record
+	for _, k := range r.records {
+		if k.State == Active && !k.Activated.Before(signing.Activated) {
+			signing = k
+		}
+	}
+	return signing.Key.ID(), signing.State == Active
+}
+
+// Prepare adds a key, which is listed from now on. A key that the ring knows is
+// refused: a tainted one never comes back.
+func (r Ring) Prepare(key handoff.Key, now time.Time) (Ring, error) {
+	if key.ID() == "" {
+		return r, errors.New("the zero key signs nothing")
+	}
+	if _, err := r.find(key.ID()); err == nil {
+		return r, ErrKnown
+	}
+	return Ring{append(r.Records(), Record{Key: key, State: Next, Prepared: stamp(now)})}, nil
+}
+
+// Activate lets a next key sign. It is refused until the key has been listed for
+// terms.Before, except where no key signs, so that no token can be lost. The
+// former signing key stays active: retire it once every process has the ring.
+func (r Ring) Activate(kid string, now time.Time, terms trust.Terms) (Ring, error) {
+	i, err := r.in(kid, Next)
+	if err != nil {
+		return r, err
+	}
+	if _, signs := r.Signing(); signs {
+		if wait := r.records[i].Prepared.Add(terms.Before()).Sub(now); wait > 0 {
+			return r, &EarlyError{Wait: wait}
+		}
+	}
+	return r.activate(i, now), nil
+}
+
+func (r Ring) activate(i int, now time.Time) Ring {
+	return r.with(i, func(k *Record) { k.State, k.Activated = Active, stamp(now) })
+}
+
+// Retire ends an active key that no longer is the signing one. It stays listed for
+// terms.After.
+func (r Ring) Retire(kid string, now time.Time, terms trust.Terms) (Ring, error) {
+	i, err := r.in(kid, Active)
+	if err != nil {
+		return r, err
+	}
+	if signing, _ := r.Signing(); signing == kid {
+		return r, ErrLast
+	}
+	return r.with(i, func(k *Record) {
+		k.State, k.Ended, k.Until = Retired, stamp(now), stamp(now.Add(terms.After()))
+	}), nil
+}
+
+// Taint takes a key out of the list at once, and for good: whoever else has it can
+// sign with it, so what it has signed is refused. Where it was the only active
+// key, the next key that was prepared first signs in its place, at once; without
+// one the step is refused: prepare one, then taint.
+func (r Ring) Taint(kid string, now time.Time) (Ring, error) {
+	i, err := r.in(kid, Next, Active, Retired)
+	if err != nil {
+		return r, err
+	}
+	_, signed := r.Signing()
+	without := r.with(i, func(k *Record) { k.State, k.Ended, k.Until = Tainted, stamp(now), time.Time{} })
+	if _, signs := without.Signing(); signs || !signed {
+		return without, nil
+	}
+	next := slices.IndexFunc(without.records, func(k Record) bool { return k.State == Next })
+	if next < 0 {
+		return r, ErrLast
+	}
+	return without.activate(next, now), nil
+}
+
+// Prune forgets the retired keys that are no longer listed.
+func (r Ring) Prune(now time.Time) Ring {
+	return Ring{slices.DeleteFunc(r.Records(), func(k Record) bool { return k.State == Retired && !k.listed(now) })}
+}
+
+// with returns the ring with one record changed.
+func (r Ring) with(i int, change func(*Record)) Ring {
+	records := r.Records()
+	change(&records[i])
+	return Ring{records}
+}
+
+// in finds a key that is in one of the states.
+func (r Ring) in(kid string, states ...State) (int, error) {
+	i, err := r.find(kid)
+	if err == nil && !slices.Contains(states, r.records[i].State) {
+		err = fmt.Errorf("%w: it is %s", ErrState, r.records[i].State)
+	}
+	return i, err
+}
+
+func (r Ring) find(kid string) (int, error) {
+	i := slices.IndexFunc(r.records, func(k Record) bool { return k.Key.ID() == kid })
+	if i < 0 {
+		return i, ErrUnknown
+	}
+	return i, nil
+}
+
+// stamp is how a ring keeps a time.
+func stamp(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
