@@ -479,6 +479,20 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// What is acknowledged is on disk: kill -9 and a power cut lose none of it.
+func TestWriterIsDurable(t *testing.T) {
+	db, _ := open(t)
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1"} {
+		var got string
+		if err := db.writer.pool.QueryRow(`PRAGMA ` + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
+		}
+	}
+	if _, err := db.read.Exec(`DELETE FROM users`); err == nil {
+		t.Error("a reader can write")
+	}
+}
+
 // A path is a path, whatever its characters mean in a URI.
 func TestOpenStrangePath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a b?mode=memory#%41&x.db")
