@@ -212,7 +212,7 @@ func (f *Follower) apply(ctx context.Context, raw string) (newer bool, err error
 	case !now.Before(l.expires):
 		return false, &listError{fault: FaultExpired, text: "it has expired"}
 	case !now.Before(end):
-		return false, errTooOld
+		return false, tooOld()
 	case former != nil && former.list.seq == l.seq && former.signature == signature:
 		return false, nil
 	case former != nil && former.list.seq >= l.seq:

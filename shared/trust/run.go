@@ -52,10 +52,9 @@ type listError struct {
 
 func (e *listError) Error() string { return "the trust list is refused: " + e.text }
 
-var (
-	errTooOld = &listError{fault: FaultStale, text: "too old to rely on"}
-	errSilent = errors.New("the feed brings no newer list")
-)
+func tooOld() error { return &listError{fault: FaultStale, text: "too old to rely on"} }
+
+var errSilent = errors.New("the feed brings no newer list")
 
 // Run follows the list until ctx ends. A list that is refused replaces nothing;
 // the feed is read again after a pause of 50 ms to 600 ms. A feed that brings
@@ -68,7 +67,7 @@ func (f *Follower) Run(ctx context.Context) {
 		}
 		f.fault(err)
 		if err := f.Healthy(); err != nil && err != errNoListYet {
-			f.fault(errTooOld)
+			f.fault(tooOld())
 		}
 		if !pause(ctx, f.retry.next(), nil) {
 			return

@@ -337,7 +337,7 @@ func (w *world) run() error {
 	clock := func() time.Duration { return []time.Duration{-terms.Skew / 2, terms.Skew / 2}[w.rand.IntN(2)] }
 	publisher, signer, audience := clock(), clock(), clock()
 	often := []int{2, 10, 40}[w.rand.IntN(3)] // the audience hears of one list in so many
-	var history []Ring // at each tick
+	var history []Ring                        // at each tick
 	var published, followed struct {
 		keys []handoff.Key
 		exp  time.Time
