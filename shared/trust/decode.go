@@ -126,14 +126,14 @@ func readIDs(r *strictjson.Reader) (map[id]struct{}, error) {
 		if err != nil {
 			return err
 		}
-		var bits id
-		if !decode(bits[:], text) {
-			return errors.New("an id is not 128 bits in base64url")
+		id, err := parseID(text)
+		if err != nil {
+			return err
 		}
-		if _, twice := set[bits]; twice {
+		if _, twice := set[id]; twice {
 			return errors.New("an id is listed twice")
 		}
-		set[bits] = struct{}{}
+		set[id] = struct{}{}
 		return nil
 	})
 }
@@ -141,9 +141,9 @@ func readIDs(r *strictjson.Reader) (map[id]struct{}, error) {
 func readSubjects(r *strictjson.Reader) (map[digest]int64, error) {
 	subjects := map[digest]int64{}
 	return subjects, r.Object(func(text string) error {
-		var subject digest
-		if !decode(subject[:], text) {
-			return errors.New("a subject is not a digest in base64url")
+		subject, err := parseDigest(text)
+		if err != nil {
+			return err
 		}
 		cutoff, err := seconds(r)
 		if err != nil {

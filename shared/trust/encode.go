@@ -47,22 +47,25 @@ func newList(terms Terms, s State, seq int64, now time.Time) (*list, error) {
 }
 
 func (l *list) add(e Entry) error {
-	var bits id
 	switch e.Kind {
 	case KindToken, KindSession:
-		if !decode(bits[:], e.ID) {
-			return errors.New("the id is not 128 bits in base64url")
+		text, err := parseID(e.ID)
+		if err != nil {
+			return err
 		}
 		if e.Kind == KindToken {
-			l.tokens[bits] = struct{}{}
+			l.tokens[text] = struct{}{}
 		} else {
-			l.sessions[bits] = struct{}{}
+			l.sessions[text] = struct{}{}
 		}
 	case KindSubject:
-		var subject digest
+		subject, err := parseDigest(e.ID)
+		if err != nil {
+			return err
+		}
 		cutoff := e.Cutoff.Unix()
-		if !decode(subject[:], e.ID) || cutoff <= 0 || cutoff > maxTime {
-			return errors.New("the id is not a digest, or the cut-off not a time")
+		if cutoff <= 0 || cutoff > maxTime {
+			return errors.New("the cut-off is not a time")
 		}
 		l.subjects[subject] = max(cutoff, l.subjects[subject])
 	default:
@@ -71,8 +74,8 @@ func (l *list) add(e Entry) error {
 	return nil
 }
 
-// encode returns the payload: what decodeList reads. Ids stand in the order of
-// their bytes, so that one list has one spelling.
+// encode returns the payload: what decodeList reads. Ids and digests are sorted, so
+// that one list has one spelling.
 func (l *list) encode() ([]byte, error) {
 	keys, err := jwks(l.keys)
 	if err != nil {
@@ -99,11 +102,11 @@ func (l *list) encode() ([]byte, error) {
 
 func appendIDs(b []byte, set map[id]struct{}) []byte {
 	b = append(b, '[')
-	for i, bits := range sorted(set, func(a, b id) int { return bytes.Compare(a[:], b[:]) }) {
+	for i, text := range sorted(set, func(a, b id) int { return bytes.Compare(a[:], b[:]) }) {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(base64url.AppendEncode(append(b, '"'), bits[:]), '"')
+		b = append(append(append(b, '"'), text[:]...), '"')
 	}
 	return append(b, ']')
 }

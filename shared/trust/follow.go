@@ -57,6 +57,7 @@ type Follower struct {
 	current   atomic.Pointer[snapshot]
 
 	// Run's alone.
+	failures int               // since the newest list
 	reported map[faultKey]bool // since the newest list; nil before the first
 	retry    backoff
 }

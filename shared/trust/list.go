@@ -2,6 +2,7 @@ package trust
 
 import (
 	"encoding/base64"
+	"errors"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -20,7 +21,9 @@ const (
 )
 
 type (
-	id     [16]byte
+	// id is a token's or a session's: 128 bits in base64url, of which each has one
+	// spelling, so that to look one up is not to decode it.
+	id     [22]byte
 	digest [32]byte
 )
 
@@ -38,20 +41,14 @@ type list struct {
 // does not allocate. A token that has an id which no list can name does not
 // stand.
 func (l *list) revoked(c *handoff.Claims) bool {
-	var bits id
-	if len(l.tokens) > 0 {
-		if !decode(bits[:], c.ID) {
-			return true
-		}
-		if _, listed := l.tokens[bits]; listed {
-			return true
-		}
+	if len(c.ID) != len(id{}) || c.Session != "" && len(c.Session) != len(id{}) {
+		return true
 	}
-	if len(l.sessions) > 0 && c.Session != "" {
-		if !decode(bits[:], c.Session) {
-			return true
-		}
-		if _, listed := l.sessions[bits]; listed {
+	if _, listed := l.tokens[id([]byte(c.ID))]; listed {
+		return true
+	}
+	if c.Session != "" {
+		if _, listed := l.sessions[id([]byte(c.Session))]; listed {
 			return true
 		}
 	}
@@ -64,8 +61,24 @@ func (l *list) revoked(c *handoff.Claims) bool {
 
 var base64url = base64.RawURLEncoding.Strict()
 
-// decode decodes an id or a digest, which has exactly one spelling: what is
-// shorter, also by the CR and LF that encoding/base64 skips, is refused.
+func parseID(text string) (id, error) {
+	var bits [16]byte
+	if !decode(bits[:], text) {
+		return id{}, errors.New("an id is not 128 bits in base64url")
+	}
+	return id([]byte(text)), nil
+}
+
+func parseDigest(text string) (digest, error) {
+	var bits digest
+	if !decode(bits[:], text) {
+		return bits, errors.New("a subject is not a digest in base64url")
+	}
+	return bits, nil
+}
+
+// decode decodes what has exactly one spelling: what is shorter, also by the CR and
+// LF that encoding/base64 skips, is refused.
 func decode(bits []byte, text string) bool {
 	var buf [43]byte
 	if len(text) != base64url.EncodedLen(len(bits)) {

@@ -241,10 +241,10 @@ func TestRevokedRefusesAnotherIssuer(t *testing.T) {
 	if _, err := f.apply(t.Context(), goodList(trustKey, c.Now(), key.Key()).Compact()); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Revoked(t.Context(), &handoff.Claims{Issuer: "https://other.example"}); err == nil || errors.Is(err, handoff.ErrRevoked) {
+	if err := f.Revoked(t.Context(), &handoff.Claims{Issuer: "https://other.example", ID: handoff.NewID()}); err == nil || errors.Is(err, handoff.ErrRevoked) {
 		t.Errorf("err = %v", err)
 	}
-	if err := f.Revoked(t.Context(), &handoff.Claims{Issuer: issuer}); err != nil {
+	if err := f.Revoked(t.Context(), &handoff.Claims{Issuer: issuer, ID: handoff.NewID()}); err != nil {
 		t.Errorf("control: %v", err)
 	}
 }

@@ -50,8 +50,8 @@ type PublisherConfig struct {
 	File string
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
-	// Report, if not nil, is told why no list could be signed or written, each
-	// cause once, and nil when one can again. It must not block.
+	// Report, if not nil, is told by Run why no list could be signed or written,
+	// each cause once, and nil when one can again. It must not block.
 	Report func(error)
 }
 
@@ -67,10 +67,11 @@ type Publisher struct {
 	stop    func()
 	current atomic.Pointer[edition]
 
-	mu       sync.Mutex // held while a list is made
-	seq      int64
-	failure  atomic.Pointer[error]
-	reported map[string]bool
+	mu      sync.Mutex // held while a list is made
+	seq     int64      // of the newest
+	failure atomic.Pointer[error]
+
+	reported map[string]bool // causes; Run's alone
 }
 
 // edition is a list that has been signed. It is immutable.
@@ -129,7 +130,7 @@ func (p *Publisher) Changed() {
 }
 
 // Run keeps the newest list fresh until ctx ends. Then the watchers' streams end
-// too, so that a server can stop.
+// too, so that a server can stop. Call Run once.
 //
 // While the store fails, the last list is handed out until it expires, and no
 // other is made up.
@@ -160,8 +161,7 @@ const (
 	maxGap = 300 * time.Millisecond
 )
 
-// attempt publishes and reports. A store that does not answer counts as one that
-// fails.
+// attempt publishes and reports. A store that does not answer is one that fails.
 func (p *Publisher) attempt(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, 2*p.config.Refresh)
 	defer cancel()
@@ -169,8 +169,6 @@ func (p *Publisher) attempt(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	switch {
 	case p.config.Report == nil:
 	case err == nil && len(p.reported) > 0:

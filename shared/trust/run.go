@@ -14,7 +14,7 @@ type Fault string
 
 // The faults. SPEC.md defines those of a list.
 const (
-	FaultFeed       Fault = "feed"        // the feed cannot be read, or brings nothing newer
+	FaultFeed       Fault = "feed"        // the feed cannot be read, twice in a row, or brings nothing newer
 	FaultSignature  Fault = "signature"   // not a trust list that a trust key signed
 	FaultSchema     Fault = "schema"      // signed, but not of the form that this version knows
 	FaultIssuer     Fault = "issuer"      // another issuer's
@@ -65,6 +65,7 @@ func (f *Follower) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		f.failures++
 		f.fault(err)
 		if err := f.Healthy(); err != nil && err != errNoListYet {
 			f.fault(tooOld())
@@ -98,6 +99,7 @@ func (f *Follower) follow(ctx context.Context) error {
 
 // recovered notes that a newer list is in force, and says so if that is news.
 func (f *Follower) recovered() {
+	f.failures = 0
 	f.retry.reset()
 	if f.reported != nil && len(f.reported) == 0 {
 		return
@@ -106,12 +108,15 @@ func (f *Follower) recovered() {
 	f.report(Event{})
 }
 
-// fault reports what is wrong, once until a newer list is in force.
+// fault reports what is wrong, once until a newer list is in force. A feed that
+// ends and comes back at once, as connections do, is no fault.
 func (f *Follower) fault(err error) {
 	event := Event{Fault: FaultFeed, Err: err}
 	var refused *listError
 	if errors.As(err, &refused) {
 		event.Fault, event.Check = refused.fault, refused.check
+	} else if f.failures == 1 && err != errSilent {
+		return
 	}
 	key := faultKey{event.Fault, event.Check}
 	if f.reported[key] {

@@ -134,13 +134,16 @@ func TestReportsEachFaultOnce(t *testing.T) {
 		m.say(func() string { return good().Compact() })
 		time.Sleep(time.Second)
 		same(t, "the first list", events(), "")
+		m.interrupt <- struct{}{}
+		time.Sleep(time.Second)
+		same(t, "a connection that ends and is made anew", events())
 		seq := f.Status().Seq
 
 		for i, step := range []struct {
 			want []Fault
 			say  func() string
 		}{
-			{[]Fault{FaultFeed, FaultSignature}, func() string { return good().Compact() + ".x" }},
+			{[]Fault{FaultSignature}, func() string { return good().Compact() + ".x" }},
 			{nil, func() string { return good().Compact() + ".y" }},
 			{[]Fault{FaultSignature}, func() string { return good().WithHeader("typ", `"JWT"`).Compact() }},
 			{[]Fault{FaultSchema}, func() string { return good().WithClaim("x", "1").Compact() }},
