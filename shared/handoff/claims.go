@@ -179,11 +179,7 @@ func (c *Claims) readDetails(r *strictjson.Reader) error {
 				})
 			case "fields":
 				hasFields = true
-				err = r.Object(func(path string) error {
-					value, err := r.String()
-					c.Fields = append(c.Fields, Field{Path: path, Value: value})
-					return err
-				})
+				err = c.readFields(r)
 			case "fields_sha256":
 				hasDigest = true
 				c.FieldsSHA256, err = r.String()
@@ -216,6 +212,24 @@ func (c *Claims) readDetails(r *strictjson.Reader) error {
 }
 
 const detailsType = "grpc_call"
+
+// readFields reads the member fields, and no further than its canonical form may
+// be long: the digest of a longer one replaces it.
+func (c *Claims) readFields(r *strictjson.Reader) error {
+	size := len("{}") - len(",") // each member comes with a comma, but the first
+	c.Fields = make([]Field, 0, 8)
+	return r.Object(func(path string) error {
+		value, err := r.String()
+		if err != nil {
+			return err
+		}
+		if size += canonicalSize(path) + len(":") + canonicalSize(value) + len(","); size > maxInlineFields {
+			return &claimError{CheckClaimDetails, "fields has more than 1024 bytes: fields_sha256 replaces it"}
+		}
+		c.Fields = append(c.Fields, Field{Path: path, Value: value})
+		return nil
+	})
+}
 
 // complete checks that no required claim is missing and that the times agree.
 func (c *Claims) complete() error {

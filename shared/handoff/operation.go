@@ -152,6 +152,21 @@ func appendCanonical(b []byte, fields []Field) []byte {
 	return append(b, '}')
 }
 
+// canonicalSize is the length of what appendCanonical makes of a path or a value
+// (RFC 8785 section 3.2.2.2).
+func canonicalSize(s string) int {
+	size := len(s) + len(`""`)
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\' || c >= '\b' && c <= '\r' && c != '\v':
+			size += len(`\`)
+		case c < ' ':
+			size += len(`u0000`)
+		}
+	}
+	return size
+}
+
 // compareFields orders by path as RFC 8785 section 3.2.3 does: by UTF-16 code
 // units. That is the order of the bytes, except that the surrogates of a
 // character from U+10000 on sort before U+E000 to U+FFFF.
