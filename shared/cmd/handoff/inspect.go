@@ -60,7 +60,8 @@ func (c *inspectCommand) Run(p *program) error {
 
 	problems := diagnose(raw, header, payload, now)
 	if len(problems) == 0 {
-		_, err = fmt.Fprintln(p.out, "As a handoff token nothing is wrong with it, as far as one can tell without the key.")
+		_, err = fmt.Fprintf(p.out, "As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in %s.\n",
+			payload.expires().Sub(now).Round(time.Second))
 		return err
 	}
 	fmt.Fprintln(p.out, "As a handoff token it is refused:")
@@ -74,7 +75,7 @@ func (c *inspectCommand) Run(p *program) error {
 
 // part is the header or the payload of an unverified JWT.
 type part struct {
-	decoded string         // as it stands in the token
+	decoded string         // as it stands in the token; empty: not base64url
 	value   jsontext.Value // the same to be read; nil: not a JSON object in base64url
 	members map[string]jsontext.Value
 }
@@ -85,10 +86,11 @@ func decodePart(encoded string) part {
 	if err != nil {
 		return part{}
 	}
-	p := part{decoded: string(text), value: text, members: map[string]jsontext.Value{}}
+	raw := part{decoded: string(text)}
+	p := part{decoded: raw.decoded, value: text, members: map[string]jsontext.Value{}}
 	lenient := jsontext.AllowDuplicateNames(true)
 	if p.value.Kind() != '{' || p.value.Indent(lenient, jsontext.AllowInvalidUTF8(true), jsontext.WithIndent("  ")) != nil {
-		return part{}
+		return raw
 	}
 	dec := jsontext.NewDecoder(bytes.NewReader(p.value), lenient, jsontext.AllowInvalidUTF8(true))
 	_, err = dec.ReadToken()
@@ -103,7 +105,7 @@ func decodePart(encoded string) part {
 		p.members[key] = value.Clone()
 	}
 	if err != nil {
-		return part{}
+		return raw
 	}
 	return p
 }
@@ -123,6 +125,15 @@ func (p part) text(name string) string {
 		return ""
 	}
 	return string(text)
+}
+
+// expires returns the time of exp; zero if it is not one.
+func (p part) expires() time.Time {
+	seconds, err := strconv.ParseUint(string(p.members["exp"]), 10, 38)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0)
 }
 
 // findings are what is wrong with a token, each under the check that says so.
@@ -162,15 +173,12 @@ func diagnose(raw string, header, payload part, now time.Time) findings {
 	if !errors.Is(err, errNoKeys) {
 		f.addFirst(err)
 	}
-	if payload.value == nil {
-		return f
+	if payload.value != nil {
+		payload.compare(&f, []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid"},
+			func(name string) handoff.Check { return handoff.Check("claim." + name) }, handoff.CheckPayloadMembers)
 	}
-	payload.compare(&f, []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid"},
-		func(name string) handoff.Check { return handoff.Check("claim." + name) }, handoff.CheckPayloadMembers)
-	if exp, err := strconv.ParseUint(string(payload.members["exp"]), 10, 38); err == nil {
-		if ago := now.Sub(time.Unix(int64(exp), 0)); ago >= 0 {
-			f.add(handoff.CheckExpiry, fmt.Sprintf("expired %s ago", ago.Round(time.Second)))
-		}
+	if expires := payload.expires(); !expires.IsZero() && !now.Before(expires) {
+		f.add(handoff.CheckExpiry, fmt.Sprintf("expired %s ago", now.Sub(expires).Round(time.Second)))
 	}
 	f.addFirst(verifyClaims(payload, now))
 	return f

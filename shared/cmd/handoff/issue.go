@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
@@ -30,7 +31,7 @@ type issueCommand struct {
 	Session     string        `placeholder:"SID" help:"The token's sid: 128 random bits in base64url, by which a sign-out takes it back. Default: none."`
 	Lifetime    time.Duration `placeholder:"DURATION" help:"How long the token lives, in whole seconds, such as 90s or 5m, which is the most. Default: 60s, or what the method's rule allows."`
 	Method      string        `required:"" placeholder:"METHOD" help:"Full name of the method, such as /billing.v1.Billing/Pay."`
-	Descriptors string        `placeholder:"FILE" help:"Descriptor set with the method's service and its imports, as buf build -o FILE writes it. The request is then read as JSON."`
+	Descriptors string        `placeholder:"FILE" help:"Descriptor set with the method's service and its imports, as buf build -o FILE writes it. The request is then read as JSON. Default: none; the fields come from --field."`
 	Request     string        `placeholder:"FILE" help:"The request in protobuf's JSON form. Needs --descriptors. Default, and for -: standard input."`
 	Field       []string      `placeholder:"PATH=VALUE" sep:"none" help:"A field of the request and its value as text, as SPEC.md flattens it, where there are no --descriptors. Repeat it for each populated field."`
 }
@@ -150,6 +151,9 @@ func packRequest(descriptors []byte, method string, text []byte) (*anypb.Any, er
 	desc, ok := found.(protoreflect.MethodDescriptor)
 	if !ok {
 		return nil, errors.New("the method is not one")
+	}
+	if !jsontext.Value(text).IsValid() { // protojson would repeat what is there instead
+		return nil, errors.New("not strict JSON")
 	}
 	request := dynamicpb.NewMessage(desc.Input())
 	if err := (protojson.UnmarshalOptions{Resolver: dynamicpb.NewTypes(files)}).Unmarshal(text, request); err != nil {

@@ -20,6 +20,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
@@ -66,6 +67,11 @@ func run(args []string, p *program) (status int) {
 	)
 	if err != nil {
 		return p.fail(err)
+	}
+	for i, arg := range args { // kong would mend it, to something else
+		if !utf8.ValidString(arg) {
+			return p.fail(fmt.Errorf("argument %d is not UTF-8", i+1))
+		}
 	}
 	defer func() {
 		if code, ok := recover().(helped); ok {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"unicode/utf8"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
@@ -23,8 +22,6 @@ func parseOperation(method string, fields []string) (handoff.Operation, error) {
 		switch {
 		case !ok || path == "":
 			return op, fmt.Errorf("--field: %q is not path=value", f)
-		case !utf8.ValidString(f):
-			return op, fmt.Errorf("--field: %q is not UTF-8", f)
 		case seen[path]:
 			return op, fmt.Errorf("--field: %q is given twice", path)
 		}

@@ -168,23 +168,21 @@ func claimsOf(raw string) []byte {
 	return []byte(visible(string(value)))
 }
 
-// readToken reads one token and the line break after it, if there is one.
+// readToken reads one token and the line feed after it, if there is one. What is
+// too long for a line is too long for a token, too: it is cut, and refused.
 func readToken(in io.Reader) (string, error) {
-	text, err := io.ReadAll(io.LimitReader(in, maxLine+1))
+	text, err := io.ReadAll(io.LimitReader(in, maxLine))
 	if err != nil {
 		return "", fmt.Errorf("standard input: %w", err)
 	}
-	if len(text) > maxLine {
-		return "", fmt.Errorf("standard input: longer than %d bytes", maxLine)
-	}
-	raw := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	raw := strings.TrimSuffix(string(text), "\n")
 	if raw == "" {
 		return "", errors.New("standard input: no token")
 	}
 	return raw, nil
 }
 
-// maxLine is the longest line or token that is read, in bytes.
+// maxLine is the longest line that is read, in bytes.
 const maxLine = 16 << 20
 
 // lines answers each line of in with one on out.

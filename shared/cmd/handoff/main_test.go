@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"handoff": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each program sleeps for a second before it exits
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"status":      status,
+			"descriptors": writeDescriptors,
+			"mode":        mode,
+		},
+	})
+}
+
+// status N COMMAND… runs a command, which must exit with that status.
+func status(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		exit, ok := err.(interface{ ExitCode() int })
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// mode MODE FILE checks a file's mode.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
+	}
+}
+
+// descriptors FILE writes what buf build would, for the demo's invoices.
+func writeDescriptors(ts *testscript.TestScript, _ bool, args []string) {
+	var set descriptorpb.FileDescriptorSet
+	var add func(protoreflect.FileDescriptor)
+	add = func(f protoreflect.FileDescriptor) {
+		if slices.ContainsFunc(set.File, func(other *descriptorpb.FileDescriptorProto) bool { return other.GetName() == f.Path() }) {
+			return
+		}
+		for i := range f.Imports().Len() {
+			add(f.Imports().Get(i))
+		}
+		set.File = append(set.File, protodesc.ToFileDescriptorProto(f))
+	}
+	add(server2v1.File_handoff_server2_v1_invoice_service_proto)
+	b, err := proto.Marshal(&set)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// invoke runs a command line in this process.
+func invoke(t testing.TB, stdin string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	p := &program{in: strings.NewReader(stdin), out: &out, err: &err, now: func() time.Time { return now }}
+	status = run(args, p)
+	return status, out.String(), err.String()
+}
+
+var now = time.Unix(1767225600, 0) // 2026-01-01
+
+// Each command shows an example, and says of each flag what it is.
+func TestHelp(t *testing.T) {
+	parser, err := kong.New(&commands{}, kong.Name("handoff"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(parser.Model.Children) != 6 {
+		t.Errorf("%d commands", len(parser.Model.Children))
+	}
+	for _, command := range parser.Model.Children {
+		status, out, errOut := invoke(t, "", command.Name, "--help")
+		if status != exitDone || errOut != "" {
+			t.Errorf("%s --help: status %d, %s", command.Name, status, errOut)
+		}
+		if !strings.Contains(out, "    handoff "+command.Name+" ") {
+			t.Errorf("%s --help shows no example", command.Name)
+		}
+		for _, flag := range command.Flags {
+			if len(flag.Help) < 20 || !strings.HasSuffix(flag.Help, ".") || !strings.Contains(out, "--"+flag.Name) {
+				t.Errorf("%s --help does not say what --%s is", command.Name, flag.Name)
+			}
+			if !flag.Required && !flag.IsBool() && !strings.Contains(flag.Help, "efault") && !strings.Contains(flag.Help, "Repeat") {
+				t.Errorf("%s --help does not say what --%s is by default", command.Name, flag.Name)
+			}
+		}
+	}
+	if status, out, _ := invoke(t, "", "--help"); status != exitDone || !strings.Contains(out, "verify") {
+		t.Errorf("--help: status %d", status)
+	}
+}
+
+// Each mistake is one line on standard error that names the flag, and nothing on
+// standard output. None repeats a secret.
+func TestMistakes(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, text string, mode os.FileMode) {
+		if err := os.WriteFile(in(name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{
+		{"keygen", "--out", in("key")},
+		{"keygen", "--alg", "ES256", "--out", in("other.key")},
+		{"public", "--key", in("key"), "--out", in("jwks")},
+	} {
+		if status, _, errOut := invoke(t, "", args...); status != exitDone {
+			t.Fatal(errOut)
+		}
+	}
+	text, err := os.ReadFile(in("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("exposed", string(text), 0o644)
+	write("empty", "", 0o600)
+	_, secret, _ := strings.Cut(string(text), `"d":"`)
+	secret, _, _ = strings.Cut(secret, `"`)
+	if len(secret) < 40 {
+		t.Fatal("no secret to look for")
+	}
+
+	issue := []string{"issue", "--key", in("key"), "--issuer", "i", "--audience", "a", "--subject", "s", "--method", "/a.B/C"}
+	verify := []string{"verify", "--keys", in("jwks"), "--issuer", "i", "--audience", "a"}
+	status, token, errOut := invoke(t, "", issue...)
+	if status != exitDone {
+		t.Fatal(errOut)
+	}
+	if status, _, errOut := invoke(t, token, verify...); status != exitDone { // the control
+		t.Fatal(errOut)
+	}
+	with := func(base []string, more ...string) []string { return append(slices.Clone(base), more...) }
+
+	for _, c := range []struct {
+		names string // what the line must name
+		args  []string
+		stdin string
+	}{
+		{names: "keygen", args: nil},
+		{names: "mint", args: []string{"mint"}},
+		{names: "--verbose", args: with(verify, "--verbose")},
+		{names: "--out", args: []string{"keygen"}},
+		{names: "--out", args: []string{"keygen", "--out", in("key")}},
+		{names: "--out", args: []string{"keygen", "--out", in("missing/key")}},
+		{names: "--alg", args: []string{"keygen", "--out", in("new"), "--alg", "none"}},
+		{names: "--alg", args: []string{"keygen", "--out", in("new"), "--alg", "HS256"}},
+		{names: "--key", args: []string{"public"}},
+		{names: "--key", args: []string{"public", "--key", in("missing")}},
+		{names: "--key", args: []string{"public", "--key", in("jwks")}},
+		{names: "--key", args: []string{"public", "--key", in("exposed")}},
+		{names: "--key", args: []string{"public", "--key", in("key"), "--key", in("key")}},
+		{names: "--out", args: []string{"public", "--key", in("key"), "--out", in("jwks")}},
+		{names: "--format", args: []string{"public", "--key", in("key"), "--format", "der"}},
+		{names: "--key", args: issue[:1]},
+		{names: "--key", args: with(issue, "--key", in("exposed"))},
+		{names: "--issuer", args: with(issue, "--issuer", "")},
+		{names: "--issuer", args: with(issue, "--issuer", "two words")},
+		{names: "--audience", args: with(issue, "--audience", "")},
+		{names: "--subject", args: with(issue, "--subject", "\n")},
+		{names: "--session", args: with(issue, "--session", "abc")},
+		{names: "--lifetime", args: with(issue, "--lifetime", "301s")},
+		{names: "--lifetime", args: with(issue, "--lifetime", "1500ms")},
+		{names: "--lifetime", args: with(issue, "--lifetime", "-1s")},
+		{names: "--lifetime", args: with(issue, "--lifetime", "60")},
+		{names: "--method", args: with(issue, "--method", "a.B/C")},
+		{names: "--method", args: with(issue, "--method", "/a.B")},
+		{names: "--field", args: with(issue, "--field", "novalue")},
+		{names: "--field", args: with(issue, "--field", "=value")},
+		{names: "--field", args: with(issue, "--field", "a=1", "--field", "a=1")},
+		{names: "argument 13", args: with(issue, "--field", "a=\xff")},
+		{names: "--request", args: with(issue, "--request", in("empty"))},
+		{names: "--descriptors", args: with(issue, "--descriptors", in("missing"))},
+		{names: "--descriptors", args: with(issue, "--descriptors", in("empty"))},
+		{names: "--descriptors", args: with(issue, "--descriptors", in("key"))},
+		{names: "--field", args: with(issue, "--descriptors", in("empty"), "--field", "a=1")},
+		{names: "--keys", args: verify[:1]},
+		{names: "--keys", args: with(verify, "--keys", in("key"))},
+		{names: "--keys", args: with(verify, "--keys", in("empty"))},
+		{names: "--keys", args: with(verify, "--keys", dir)},
+		{names: "--issuer", args: with(verify, "--issuer", "")},
+		{names: "--audience", args: with(verify, "--audience", "")},
+		{names: "--at", args: with(verify, "--at", "yesterday")},
+		{names: "--at", args: with(verify, "--at", "-1")},
+		{names: "--at", args: with(verify, "--at", "1e9")},
+		{names: "--method", args: with(verify, "--method", "C")},
+		{names: "--field", args: with(verify, "--field", "a=1")},
+		{names: "standard input", args: verify},
+		{names: "standard input", args: verify, stdin: "\n"},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: "\n"},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: token},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1"}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"token":"1"}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":1,"token":"1"}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1","token":"1","at":0}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1","id":"2","token":"1"}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1","token":"1"} {}`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `[]`},
+		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1","token":"` + strings.Repeat("x", maxLine) + `"}`},
+		{names: "standard input", args: []string{"inspect"}},
+		{names: "--at", args: []string{"inspect", "--at", "noon"}, stdin: token},
+		{names: "--out", args: []string{"devcert"}},
+		{names: "--out", args: []string{"devcert", "--out", in("key")}},
+		{names: "--days", args: []string{"devcert", "--out", in("certs"), "--days", "0"}},
+		{names: "--days", args: []string{"devcert", "--out", in("certs"), "--days", "366"}},
+		{names: "--host", args: []string{"devcert", "--out", in("certs"), "--host", "https://localhost"}},
+		{names: "--host", args: []string{"devcert", "--out", in("certs"), "--host", ""}},
+	} {
+		status, out, errOut := invoke(t, c.stdin, c.args...)
+		if status != exitUsage {
+			t.Errorf("%q: status %d", c.args, status)
+		}
+		if out != "" {
+			t.Errorf("%q: prints %q", c.args, out)
+		}
+		if strings.Count(errOut, "\n") != 1 || !strings.HasPrefix(errOut, "handoff: ") || !strings.Contains(errOut, c.names) {
+			t.Errorf("%q: does not name %s in one line: %q", c.args, c.names, errOut)
+		}
+		if strings.Contains(errOut, secret) || strings.Contains(errOut, strings.TrimSpace(token)) || len(errOut) > 500 {
+			t.Errorf("%q: repeats what it was given", c.args)
+		}
+	}
+}
