@@ -11,20 +11,26 @@ import (
 	"testing"
 )
 
-// Dir returns the folder of the vectors: HANDOFF_VECTORS, or ../shared/vectors
-// from the root of the repository. Where there is none it skips the test with
-// one line that says so; when HANDOFF_CI is set it fails it instead.
-func Dir(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("HANDOFF_VECTORS")
+// Find returns the folder of the vectors, HANDOFF_VECTORS or ../shared/vectors
+// from the root of the repository, and whether it is there.
+func Find() (dir string, ok bool) {
+	dir = os.Getenv("HANDOFF_VECTORS")
 	if dir == "" {
 		_, file, _, _ := runtime.Caller(0) // shared/internal/vectors/vectors.go
 		dir = filepath.Join(filepath.Dir(file), "../../../../shared/vectors")
 	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		if os.Getenv("HANDOFF_CI") != "" {
-			t.Fatalf("no vectors at %s: set HANDOFF_VECTORS", dir)
-		}
+	info, err := os.Stat(dir)
+	return dir, err == nil && info.IsDir()
+}
+
+// Dir returns the folder of the vectors. Where there is none it skips the test
+// with one line that says so; when HANDOFF_CI is set it fails it instead.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, ok := Find()
+	if !ok && os.Getenv("HANDOFF_CI") != "" {
+		t.Fatalf("no vectors at %s: set HANDOFF_VECTORS", dir)
+	} else if !ok {
 		t.Skipf("skipped: no vectors at %s (HANDOFF_VECTORS)", dir)
 	}
 	return dir
