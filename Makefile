@@ -66,8 +66,8 @@ fuzz-long: ## the same for ten minutes each
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
 .PHONY: bench
-bench: ## every benchmark
-	@go test -run '^$$' -bench . -benchmem ./...
+bench: build ## measure beside what people would use instead; BENCH="-short verify" for a look at a section
+	@go run -C scripts/bench . $(BENCH)
 
 .PHONY: generate
 generate: ## write the Go of proto/ anew

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+const resultsFile = "RESULTS.md"
+
+// write keeps the table, with what it takes to judge it.
+func (t *table) write(ctx context.Context, args []string, now time.Time) error {
+	f, err := os.Create(resultsFile)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := bufio.NewWriter(f)
+	fmt.Fprintf(w, "# Results\n\nThe last run that was kept. How it measures: `go doc ./scripts/bench`. Times are processor time of one\n"+
+		"operation, unless a line says otherwise; a ratio is to the first line of its group. Compare ratios, not microseconds.\n\n")
+	for _, fact := range [][2]string{
+		{"date", now.UTC().Format(time.DateOnly)},
+		{"command", strings.Join(append([]string{"go run -C scripts/bench ."}, args...), " ")},
+		{"commit", commit(ctx)},
+		{"machine", machine()},
+		{"versions", versions()},
+	} {
+		fmt.Fprintf(w, "* %s: %s\n", fact[0], fact[1])
+	}
+	fmt.Fprintln(w)
+	if err := t.print(w); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// commit names what was measured, if it is a checkout.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func machine() string {
+	model := "processor unknown"
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for l := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%s, %d cores, %s/%s", model, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
+}
+
+// versions lists Go's, and those of what is compared and what it runs on.
+func versions() string {
+	compared := []string{
+		"github.com/go-jose/go-jose/v4", "github.com/golang-jwt/jwt/v5", "github.com/lestrrat-go/jwx/v3",
+		"google.golang.org/grpc", "google.golang.org/protobuf",
+	}
+	all := []string{runtime.Version()}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, d := range build.Deps {
+			if slices.Contains(compared, d.Path) {
+				all = append(all, d.Path+" "+d.Version)
+			}
+		}
+	}
+	return strings.Join(all, ", ")
+}
