@@ -142,7 +142,7 @@ func (s *Set) load() *keys {
 // collector gathers the keys of a set and refuses what is ambiguous.
 type collector struct {
 	ordered []handoff.Key
-	names   map[string]string // a kid or a thumbprint -> which key it names
+	names   map[string]string // a kid or a thumbprint -> the thumbprint of the key that it names
 }
 
 func newCollector() *collector { return &collector{names: map[string]string{}} }
@@ -152,7 +152,7 @@ func (c *collector) add(k handoff.Key, kid string) error {
 	if k.ID() == "" {
 		return errors.New("the zero key verifies nothing")
 	}
-	if slices.ContainsFunc(c.ordered, func(other handoff.Key) bool { return other.ID() == k.ID() }) {
+	if c.names[k.ID()] == k.ID() {
 		return errors.New("the same key is in the set twice")
 	}
 	c.ordered = append(c.ordered, k)

@@ -64,6 +64,41 @@ func TestWycheproofJWK(t *testing.T) {
 	}
 }
 
+// A04: of the Wycheproof signatures, the four whose key is not for verifying. The
+// control is the same key without that defect.
+func TestWycheproofKeyUse(t *testing.T) {
+	var file struct {
+		TestGroups []struct {
+			Public map[string]any
+			Tests  []struct{ TcID int }
+		}
+	}
+	read(t, "wycheproof/json_web_signature_test.json", &file)
+	defect := map[int]string{353: "use", 354: "use", 355: "key_ops", 356: "key_ops"}
+	seen := 0
+	for _, group := range file.TestGroups {
+		for _, test := range group.Tests {
+			if defect[test.TcID] == "" {
+				continue
+			}
+			seen++
+			key := object(group.Public)
+			if key["kty"] == "RSA" {
+				key = key.with("alg", "PS256")
+			}
+			if _, err := keyset.Parse([]byte(set(key))); err == nil {
+				t.Errorf("%d is accepted", test.TcID)
+			}
+			if _, err := keyset.Parse([]byte(set(key.with(defect[test.TcID], nil)))); err != nil {
+				t.Errorf("%d without its %s: %v", test.TcID, defect[test.TcID], err)
+			}
+		}
+	}
+	if seen != len(defect) {
+		t.Errorf("%d of %d found", seen, len(defect))
+	}
+}
+
 // RFC 7520 section 3 and RFC 8037 appendix A: keys as the RFCs print them. None
 // states an algorithm, so that the RSA key must be refused.
 func TestCookbookJWK(t *testing.T) {
