@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,32 +42,51 @@ type Config struct {
 	Bin string
 	// Dir is the folder for everything that the pair keeps. It is made.
 	Dir string
+	// Audiences is how many SERVER2s there are, each with a folder and a database
+	// of its own. Zero: one.
+	Audiences int
+	// Trust has SERVER2 follow SERVER1's trust list, with the public trust key
+	// alone. Otherwise it is given a file with the public signing key.
+	Trust bool
 	// Server1 and Server2 are flags in addition to the necessary ones.
 	Server1, Server2 []string
 }
 
-// Pair is the two running processes.
+// Pair is the running processes: two, unless there are more audiences.
 type Pair struct {
-	Server1, Server2 *Process
+	Server1 *Process
+	// Server2 is the first of the audiences.
+	Server2   *Process
+	Audiences []*Process
 	// CA is the file with the certificate of the development authority.
 	CA string
 	// Users are the demo users, by name.
 	Users map[string]User
 
-	config Config
+	config  Config
+	listen1 string // where SERVER1 listens: its audiences are told before it starts
 }
 
 // Start makes the keys, the certificates, the users and the invoices, and starts
 // both servers on free loopback ports.
 func Start(ctx context.Context, config Config) (*Pair, error) {
-	p := &Pair{config: config, CA: filepath.Join(config.Dir, "tls", "ca.pem")}
-	for _, folder := range []string{p.path("server1"), p.path("server2")} {
+	config.Audiences = max(config.Audiences, 1)
+	p := &Pair{config: config, CA: filepath.Join(config.Dir, "tls", "ca.pem"), Audiences: make([]*Process, config.Audiences)}
+	folders := []string{p.path("server1")}
+	for i := range p.Audiences {
+		folders = append(folders, p.server2(i))
+	}
+	for _, folder := range folders {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return nil, err
 		}
 	}
+	var err error
+	if p.listen1, err = freeAddress(); err != nil {
+		return nil, err
+	}
 	for _, step := range []func(context.Context) error{
-		p.makeKeys, p.addUsers, p.writeInvoices, p.StartServer2, p.writePolicy, p.StartServer1,
+		p.makeKeys, p.addUsers, p.writeInvoices, p.startAudiences, p.writePolicy, p.StartServer1,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, p.Stop())
@@ -79,7 +98,7 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 // Stop stops both processes, and says if either did not end well.
 func (p *Pair) Stop() error {
 	var failures []error
-	for _, process := range []*Process{p.Server1, p.Server2} {
+	for _, process := range append([]*Process{p.Server1}, p.Audiences...) {
 		if process != nil {
 			failures = append(failures, process.Stop())
 		}
@@ -94,18 +113,34 @@ func (p *Pair) path(elements ...string) string {
 	return filepath.Join(append([]string{p.config.Dir}, elements...)...)
 }
 
+// server2 is the folder of an audience: server2, server2-1, server2-2.
+func (p *Pair) server2(i int, elements ...string) string {
+	folder := "server2"
+	if i > 0 {
+		folder = fmt.Sprintf("server2-%d", i)
+	}
+	return p.path(append([]string{folder}, elements...)...)
+}
+
 func (p *Pair) program(name string) string { return filepath.Join(p.config.Bin, name) }
 
-// makeKeys makes SERVER1's signing key, gives SERVER2 the public key file, and
-// makes certificates for both.
+// makeKeys makes SERVER1's keys, gives each SERVER2 its public key file, and makes
+// certificates for all.
 func (p *Pair) makeKeys(ctx context.Context) error {
-	handoff := p.program("handoff")
-	for _, args := range [][]string{
+	commands := [][]string{
 		{"keygen", "--out", p.path("server1", "signing.key")},
-		{"public", "--key", p.path("server1", "signing.key"), "--out", p.path("server2", "issuer.jwks")},
 		{"devcert", "--out", p.path("tls"), "--host", "localhost", "--host", "127.0.0.1"},
-	} {
-		if _, err := run(ctx, "", handoff, args...); err != nil {
+	}
+	public := "signing.key"
+	if p.config.Trust {
+		public = "trust.key"
+		commands = append(commands, []string{"keygen", "--out", p.path("server1", public)})
+	}
+	for i := range p.Audiences {
+		commands = append(commands, []string{"public", "--key", p.path("server1", public), "--out", p.server2(i, "issuer.jwks")})
+	}
+	for _, args := range commands {
+		if _, err := run(ctx, "", p.program("handoff"), args...); err != nil {
 			return err
 		}
 	}
@@ -157,11 +192,16 @@ func (p *Pair) writeInvoices(ctx context.Context) error {
 	} {
 		all = append(all, invoice{id, Issuer, p.Users[of.user].ID, "EUR", of.minorUnits})
 	}
-	if err := writeJSON(p.path("server2", "invoices.json"), all); err != nil {
-		return err
+	for i := range p.Audiences {
+		if err := writeJSON(p.server2(i, "invoices.json"), all); err != nil {
+			return err
+		}
+		_, err := run(ctx, "", p.program("handoff-server2"), "seed", "--database", p.server2(i, "server2.db"), p.server2(i, "invoices.json"))
+		if err != nil {
+			return err
+		}
 	}
-	_, err := run(ctx, "", p.program("handoff-server2"), "seed", "--database", p.path("server2", "server2.db"), p.path("server2", "invoices.json"))
-	return err
+	return nil
 }
 
 // writePolicy writes which roles may hand off what to whom.
@@ -193,48 +233,77 @@ func writeJSON(path string, value any) error {
 
 // StartServer1 starts SERVER1, which must not be running.
 func (p *Pair) StartServer1(ctx context.Context) (err error) {
-	p.Server1, err = startProcess(ctx, "SERVER1", p.path("server1", "server1.log"), p.program("handoff-server1"),
-		slices.Concat([]string{
-			"serve", "--listen", listenAgain(p.Server1),
-			"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-			"--issuer", Issuer, "--key", p.path("server1", "signing.key"),
-			"--policy", p.path("server1", "policy.json"), "--database", p.path("server1", "server1.db"),
-		}, p.config.Server1)...)
-	return err
-}
-
-// StartServer2 starts SERVER2, which must not be running.
-func (p *Pair) StartServer2(ctx context.Context) (err error) {
-	p.Server2, err = startProcess(ctx, "SERVER2", p.path("server2", "server2.log"), p.program("handoff-server2"),
-		slices.Concat([]string{
-			"serve", "--listen", listenAgain(p.Server2),
-			"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-			"--audience", Audience, "--issuer", Issuer, "--keys", p.path("server2", "issuer.jwks"),
-			"--database", p.path("server2", "server2.db"),
-		}, p.config.Server2)...)
-	return err
-}
-
-// listenAgain is where a server listens: where it did before, or on a free port.
-func listenAgain(before *Process) string {
-	if before == nil {
-		return "127.0.0.1:0"
+	args := []string{
+		"serve", "--listen", p.listen1,
+		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
+		"--issuer", Issuer, "--key", p.path("server1", "signing.key"),
+		"--policy", p.path("server1", "policy.json"), "--database", p.path("server1", "server1.db"),
 	}
-	return before.Address
+	if p.config.Trust {
+		args = append(args, "--trust-key", p.path("server1", "trust.key"))
+	}
+	p.Server1, err = startProcess(ctx, "SERVER1", p.path("server1", "server1.log"), p.program("handoff-server1"), append(args, p.config.Server1...)...)
+	return err
 }
 
-// Ready waits until both servers say that they are serving.
-func (p *Pair) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	client, err := p.Dial()
+// StartServer2 starts an audience, which must not be running: on a free port, or
+// where it was before.
+func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
+	listen := "127.0.0.1:0"
+	if before := p.Audiences[i]; before != nil {
+		listen = before.Address
+	}
+	args := []string{
+		"serve", "--listen", listen,
+		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
+		"--audience", Audience, "--issuer", Issuer, "--database", p.server2(i, "server2.db"),
+	}
+	if p.config.Trust {
+		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.listen1, "--trust-ca", p.CA)
+	} else {
+		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
+	}
+	process, err := startProcess(ctx, "SERVER2", p.server2(i, "server2.log"), p.program("handoff-server2"), append(args, p.config.Server2...)...)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	for _, connection := range client.connections {
-		if err := waitServing(ctx, connection); err != nil {
-			return fmt.Errorf("%s is not ready: %w", connection.Target(), err)
+	p.Audiences[i] = process
+	p.Server2 = p.Audiences[0]
+	return nil
+}
+
+func (p *Pair) startAudiences(ctx context.Context) error {
+	for i := range p.Audiences {
+		if err := p.StartServer2(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeAddress returns a loopback address that was free a moment ago.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// Ready waits until all servers say that they are serving.
+func (p *Pair) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for _, audience := range p.Audiences {
+		client, err := Dial(p.Server1.Address, audience.Address, p.CA)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		for _, connection := range client.connections {
+			if err := waitServing(ctx, connection); err != nil {
+				return fmt.Errorf("%s is not ready: %w", connection.Target(), err)
+			}
 		}
 	}
 	return nil
