@@ -15,7 +15,8 @@ import (
 // Source is the issuer's store, of whatever kind, as a publisher reads it.
 // Implementations are safe for concurrent use.
 //
-// A Source that several publishers share should also implement Sequencer.
+// A Source that several publishers share, or whose publisher may start again after
+// its clock was set back, should also implement Sequencer.
 type Source interface {
 	// State returns all that is recorded, at one moment: at least everything whose
 	// recording had been acknowledged before the call. Never a part of it: where
@@ -23,8 +24,8 @@ type Source interface {
 	State(ctx context.Context) (State, error)
 }
 
-// Sequencer is implemented by a Source that several publishers share, so that no
-// two of their lists have the same number.
+// Sequencer is implemented by a Source that keeps the lists' numbers, so that no two
+// lists ever have the same, whoever signs them and whatever the clocks do.
 type Sequencer interface {
 	// NextSeq returns a number that it has never returned before and greater than
 	// all those: the greater of atLeast and the last one plus 1. In SQL:
@@ -163,7 +164,7 @@ const (
 
 // attempt publishes and reports. A store that does not answer is one that fails.
 func (p *Publisher) attempt(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, 2*p.config.Refresh)
+	limited, cancel := context.WithTimeout(ctx, max(2*p.config.Refresh, time.Second))
 	defer cancel()
 	err := p.Publish(limited)
 	if ctx.Err() != nil {
