@@ -95,3 +95,27 @@ func TestInspectAttacks(t *testing.T) {
 		}
 	}
 }
+
+// FuzzInspect gives inspect anything: it never panics, always warns first, and
+// prints nothing that a terminal would obey.
+func FuzzInspect(f *testing.F) {
+	b := newBench(f, handoff.EdDSA)
+	f.Add(b.good.Compact())
+	for _, hostile := range forge.Attacks() {
+		if hostile.Algorithm != "" {
+			continue
+		}
+		if raw := hostile.Forge(b.good); len(raw) < 2000 {
+			f.Add(raw)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		status, out, _ := invoke(t, raw, "inspect")
+		if status != exitUsage && !strings.HasPrefix(out, "NOT VERIFIED") {
+			t.Errorf("status %d without a warning", status)
+		}
+		if strings.IndexFunc(out, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) >= 0 {
+			t.Errorf("prints %q", out)
+		}
+	})
+}
