@@ -75,12 +75,12 @@ func (m *marks) redeem(k *key, r *handoff.Redemption) error {
 	case r.Expires.After(clock.Add(handoff.MaxLifetime + m.skew)):
 		return errTooFar
 	}
-	return m.add(k, periodOf(clock), periodOf(r.Expires.Add(2*m.skew)), m.limit)
+	return m.add(k, periodOf(clock), periodOf(r.Expires.Add(2*m.skew)))
 }
 
 // add marks k until the end of a period. current is the period of the clock.
-func (m *marks) add(k *key, current, end, limit int64) error {
-	s := &m.shards[k.low()&uint64(len(m.shards)-1)]
+func (m *marks) add(k *key, current, end int64) error {
+	s := &m.shards[m.shardOf(k)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.forget(s, current)
@@ -92,14 +92,57 @@ func (m *marks) add(k *key, current, end, limit int64) error {
 			return handoff.ErrReplayed
 		}
 	}
-	if m.live.Add(1) > limit {
+	if m.live.Add(1) > m.limit {
 		m.live.Add(-1)
 		return handoff.ErrStoreFull
 	}
+	s.put(k, end)
+	return nil
+}
+
+func (s *shard) put(k *key, end int64) {
 	i := end % int64(periods)
 	s.tables[i].add(k)
 	s.filled |= 1 << i
-	return nil
+}
+
+func (m *marks) shardOf(k *key) int { return int(k.low() & uint64(len(m.shards)-1)) }
+
+// load adds marks that were redeemed before, of which no two are alike, but for
+// those that have ended. It goes from shard to shard, so that the processor finds
+// a shard's tables in its cache.
+func (m *marks) load(all []mark) {
+	clock := time.UnixMilli(m.clock.Load())
+	current := periodOf(clock)
+	ends := make([]int, len(m.shards)+1) // where each shard's marks end in order
+	for i := range all {
+		ends[m.shardOf(&all[i].key)+1]++
+	}
+	for i := range m.shards {
+		ends[i+1] += ends[i]
+	}
+	order := make([]int32, len(all))
+	for i := range all {
+		end := &ends[m.shardOf(&all[i].key)]
+		order[*end] = int32(i)
+		*end++
+	}
+	begin := 0
+	for i := range m.shards {
+		s := &m.shards[i]
+		live := 0
+		s.mu.Lock()
+		m.forget(s, current)
+		for _, at := range order[begin:ends[i]] {
+			if end := all[at].expires.Add(2 * m.skew); end.After(clock) {
+				s.put(&all[at].key, periodOf(end))
+				live++
+			}
+		}
+		s.mu.Unlock()
+		m.live.Add(int64(live))
+		begin = ends[i]
+	}
 }
 
 // advance returns the time by a clock that never goes back. The first to see a

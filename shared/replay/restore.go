@@ -3,7 +3,6 @@ package replay
 import (
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -121,12 +120,11 @@ func (m *marks) readSegment(s *segment) error {
 	if s.damaged {
 		return nil
 	}
-	clock := time.UnixMilli(m.clock.Load())
-	return readRecords(s.path, &s.header, func(r mark) {
-		s.latest = later(s.latest, r.expires)
-		if end := r.expires.Add(2 * m.skew); end.After(clock) {
-			m.add(&r.key, periodOf(clock), periodOf(end), math.MaxInt64) // refuses only what is there already
+	return readRecords(s.path, &s.header, func(all []mark) {
+		for i := range all {
+			s.latest = later(s.latest, all[i].expires)
 		}
+		m.load(all)
 	})
 }
 

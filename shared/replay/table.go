@@ -33,12 +33,13 @@ type table struct {
 	used  int
 }
 
-// Between growths a table is 64 to 80 % full: 20 to 25 bytes a key.
+// A table is 53 to 80 % full: 20 to 30 bytes a key.
 const (
-	minSlots     = 16
-	fullNum      = 4
-	fullDen      = 5
-	growthFactor = 5 // quarters
+	minSlots  = 16
+	fullNum   = 4
+	fullDen   = 5
+	growthNum = 3
+	growthDen = 2
 )
 
 // has reports whether the table holds k. It finds the all-zero key, one in
@@ -88,7 +89,7 @@ func (t *table) home(k *key) int {
 
 func (t *table) grow() {
 	old := t.slots
-	t.slots = make([]key, max(minSlots, len(old)*growthFactor/4))
+	t.slots = make([]key, max(minSlots, len(old)*growthNum/growthDen))
 	for i := range old {
 		if old[i] != (key{}) {
 			t.place(&old[i])
