@@ -62,7 +62,8 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 	done
 
 .PHONY: fuzz-long
-fuzz-long: ## the same for ten minutes each
+fuzz-long: ## the same for ten minutes each, after ten million mutants of good tokens
+	@HANDOFF_MUTANTS=10000000 go test -count=1 -timeout 2h -run '^TestMutants$$' ./shared/handoff
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
 .PHONY: bench
