@@ -80,49 +80,26 @@ func (e *claimError) Error() string { return e.detail }
 // claim's form and how they agree with each other; what depends on the verifier
 // (who, for whom, when) is the verifier's.
 func decodeClaims(payload string) (*Claims, error) {
-	var (
-		c Claims
-
-		seconds = func(r *strictjson.Reader, check Check) (time.Time, error) {
-			n, err := r.Integer()
-			if err == nil && n > maxTime {
-				err = strictjson.ErrRange
-			}
-			if err != nil {
-				return time.Time{}, within(check, err)
-			}
-			return time.Unix(n, 0).UTC(), nil
-		}
-		text = func(r *strictjson.Reader, check Check, valid func(string) bool) (string, error) {
-			s, err := r.String()
-			if err != nil {
-				return "", within(check, err)
-			}
-			if !valid(s) {
-				return "", &claimError{check, "outside its length or characters"}
-			}
-			return s, nil
-		}
-	)
+	var c Claims
 	err := strictjson.Read(payload, func(r *strictjson.Reader) error {
 		return r.Object(func(name string) (err error) {
 			switch name {
 			case "iss":
-				c.Issuer, err = text(r, CheckClaimIss, isName)
+				c.Issuer, err = readText(r, CheckClaimIss, isName)
 			case "aud":
-				c.Audience, err = text(r, CheckClaimAud, isName)
+				c.Audience, err = readText(r, CheckClaimAud, isName)
 			case "sub":
-				c.Subject, err = text(r, CheckClaimSub, isName)
+				c.Subject, err = readText(r, CheckClaimSub, isName)
 			case "iat":
-				c.IssuedAt, err = seconds(r, CheckClaimIat)
+				c.IssuedAt, err = readSeconds(r, CheckClaimIat)
 			case "exp":
-				c.Expires, err = seconds(r, CheckClaimExp)
+				c.Expires, err = readSeconds(r, CheckClaimExp)
 			case "nbf":
-				c.NotBefore, err = seconds(r, CheckClaimNbf)
+				c.NotBefore, err = readSeconds(r, CheckClaimNbf)
 			case "jti":
-				c.ID, err = text(r, CheckClaimJti, isRandom128)
+				c.ID, err = readText(r, CheckClaimJti, isRandom128)
 			case "sid":
-				c.Session, err = text(r, CheckClaimSid, isRandom128)
+				c.Session, err = readText(r, CheckClaimSid, isRandom128)
 			case "authorization_details":
 				err = c.readDetails(r)
 			default:
@@ -145,6 +122,30 @@ func decodeClaims(payload string) (*Claims, error) {
 		refusal.Detail = "the payload is not an object"
 	}
 	return nil, refusal
+}
+
+// readSeconds reads a NumericDate (RFC 7519 section 2) in whole seconds.
+func readSeconds(r *strictjson.Reader, check Check) (time.Time, error) {
+	n, err := r.Integer()
+	if err == nil && n > maxTime {
+		err = strictjson.ErrRange
+	}
+	if err != nil {
+		return time.Time{}, within(check, err)
+	}
+	return time.Unix(n, 0).UTC(), nil
+}
+
+// readText reads a string of a form.
+func readText(r *strictjson.Reader, check Check, valid func(string) bool) (string, error) {
+	s, err := r.String()
+	if err != nil {
+		return "", within(check, err)
+	}
+	if !valid(s) {
+		return "", &claimError{check, "outside its length or characters"}
+	}
+	return s, nil
 }
 
 // within places an error of the reader at a claim; bad syntax is the payload's.
@@ -265,7 +266,7 @@ func (c *Claims) encode() []byte {
 		b = append(b, ',', '"')
 		b = append(b, name...)
 		b = append(b, '"', ':')
-		b, _ = jsontext.AppendQuote(b, value) // values are valid UTF-8: newOperation and isName see to it
+		b, _ = jsontext.AppendQuote(b, value) // values are valid UTF-8: Operation.normal and isName see to it
 	}
 	number := func(name string, at time.Time) {
 		b = append(b, ',', '"')
