@@ -8,13 +8,13 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"github.com/handoff-auth/handoff/shared/internal/forge"
 	"math/big"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/forge"
 )
 
 type everything struct{}

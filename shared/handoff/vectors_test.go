@@ -298,8 +298,8 @@ func publicOf(t testing.TB, algorithm handoff.Algorithm, jwk json.RawMessage) ha
 }
 
 // Each file of the JSON test suite as the header, as the payload and as the value
-// of each claim of a correctly signed token: refused, and never a panic. As a
-// claim, one is what the claim may be.
+// of a claim of each type of a correctly signed token: refused, and never a panic.
+// One file is what a claim may be.
 func TestJSONTestSuiteInTokens(t *testing.T) {
 	b := newBench(t, handoff.EdDSA)
 	dir := path.Join(vectors.Dir(t), "jsontestsuite/test_parsing")
@@ -320,9 +320,9 @@ func TestJSONTestSuiteInTokens(t *testing.T) {
 				t.Errorf("%s is accepted as %s", entry.Name(), kind)
 			}
 		}
-		for _, claim := range good.Payload {
-			if _, err := b.verifier.Verify(t.Context(), good.WithClaim(claim.Name, text).Compact()); err == nil {
-				accepted = append(accepted, claim.Name+" "+entry.Name())
+		for _, claim := range []string{"sub", "jti", "exp", "authorization_details"} {
+			if _, err := b.verifier.Verify(t.Context(), good.WithClaim(claim, text).Compact()); err == nil {
+				accepted = append(accepted, claim+" "+entry.Name())
 			}
 		}
 	}

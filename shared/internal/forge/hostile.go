@@ -1,6 +1,8 @@
 package forge
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/x509"
@@ -11,9 +13,6 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
-
-	"crypto/ecdsa"
-	"crypto/elliptic"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
