@@ -36,9 +36,10 @@ var (
 // A Reader reads the values of one document in order. It is valid only during
 // the call to Read that made it.
 type Reader struct {
-	text string
-	dec  jsontext.Decoder
-	buf  bytes.Buffer
+	text    string
+	escapes bool // the text has a backslash
+	dec     jsontext.Decoder
+	buf     bytes.Buffer
 }
 
 var readers = sync.Pool{New: func() any { return new(Reader) }}
@@ -48,7 +49,7 @@ var readers = sync.Pool{New: func() any { return new(Reader) }}
 func Read(text string, document func(*Reader) error) error {
 	r := readers.Get().(*Reader)
 	defer readers.Put(r)
-	r.text = text
+	r.text, r.escapes = text, strings.IndexByte(text, '\\') >= 0
 	r.buf.Reset()
 	r.buf.WriteString(text)
 	r.dec.Reset(&r.buf)
@@ -68,7 +69,7 @@ func (r *Reader) Object(member func(name string) error) error {
 		return err
 	}
 	for r.dec.PeekKind() == '"' {
-		name, err := r.String()
+		name, err := r.quoted()
 		if err != nil {
 			return err
 		}
@@ -101,14 +102,20 @@ func (r *Reader) Array(element func(index int) error) error {
 // String reads a string. Where the document does not escape it, it shares the
 // document's memory.
 func (r *Reader) String() (string, error) {
-	value, err := r.value('"')
+	if err := r.expect('"'); err != nil {
+		return "", err
+	}
+	return r.quoted()
+}
+
+// quoted reads a string that is known to come next.
+func (r *Reader) quoted() (string, error) {
+	quoted, err := r.Raw()
 	if err != nil {
 		return "", err
 	}
-	end := int(r.dec.InputOffset())
-	quoted := r.text[end-len(value) : end]
 	inner := quoted[1 : len(quoted)-1]
-	if strings.IndexByte(inner, '\\') < 0 {
+	if !r.escapes || strings.IndexByte(inner, '\\') < 0 {
 		return inner, nil
 	}
 	unquoted, err := jsontext.AppendUnquote(nil, quoted)
@@ -121,12 +128,14 @@ func (r *Reader) String() (string, error) {
 // Integer reads a whole number from 0 to 2^53-1, written in plain decimal
 // digits: no sign, fraction or exponent.
 func (r *Reader) Integer() (int64, error) {
-	value, err := r.value('0')
+	if err := r.expect('0'); err != nil {
+		return 0, err
+	}
+	digits, err := r.Raw()
 	if err != nil {
 		return 0, err
 	}
-	end := int(r.dec.InputOffset())
-	n, err := strconv.ParseUint(r.text[end-len(value):end], 10, 53)
+	n, err := strconv.ParseUint(digits, 10, 53)
 	if err != nil {
 		return 0, ErrRange
 	}
@@ -137,10 +146,10 @@ func (r *Reader) Integer() (int64, error) {
 func (r *Reader) Bool() (bool, error) {
 	switch r.dec.PeekKind() {
 	case 't':
-		_, err := r.value('t')
+		_, err := r.Raw()
 		return true, err
 	case 'f':
-		_, err := r.value('f')
+		_, err := r.Raw()
 		return false, err
 	case jsontext.KindInvalid:
 		return false, ErrSyntax
@@ -159,28 +168,20 @@ func (r *Reader) Raw() (string, error) {
 	return r.text[end-len(value) : end], nil
 }
 
-func (r *Reader) value(kind jsontext.Kind) (jsontext.Value, error) {
+// expect checks the kind of what comes next.
+func (r *Reader) expect(kind jsontext.Kind) error {
 	switch r.dec.PeekKind() {
 	case kind:
+		return nil
 	case jsontext.KindInvalid:
-		return nil, ErrSyntax
-	default:
-		return nil, ErrType
+		return ErrSyntax
 	}
-	value, err := r.dec.ReadValue()
-	if err != nil {
-		return nil, ErrSyntax
-	}
-	return value, nil
+	return ErrType
 }
 
 func (r *Reader) open(kind jsontext.Kind) error {
-	switch r.dec.PeekKind() {
-	case kind:
-	case jsontext.KindInvalid:
-		return ErrSyntax
-	default:
-		return ErrType
+	if err := r.expect(kind); err != nil {
+		return err
 	}
 	return r.close(kind)
 }
