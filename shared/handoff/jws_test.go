@@ -3,6 +3,7 @@ package handoff_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +127,24 @@ func TestA16ProfileWithoutTyp(t *testing.T) {
 			if _, _, err := profile.Open(t.Context(), token.Compact(), keys{key.Public}); handoff.ReasonOf(err) != handoff.ReasonTokenInvalid {
 				t.Errorf("%v opens a token: %v", profile, err)
 			}
+		}
+	}
+}
+
+// B09: of a header, 2048 encoded bytes are read and not one more.
+func TestB09LongHeader(t *testing.T) {
+	key := forge.NewKey(handoff.EdDSA)
+	good := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now})
+	header := good.Header.String()
+	for _, test := range []struct {
+		bytes int
+		want  handoff.Check
+	}{{1536, ""}, {1537, handoff.CheckTokenLength}} {
+		long := header + strings.Repeat(" ", test.bytes-len(header))
+		raw := good.Text(long, good.Payload.String())
+		_, _, err := handoff.TokenProfile().Open(t.Context(), raw, keys{key.Public})
+		if test.want == "" && err != nil || test.want != "" && refusal(t, err).Check != test.want {
+			t.Errorf("a header of %d bytes: %v, want %q", test.bytes, err, test.want)
 		}
 	}
 }
