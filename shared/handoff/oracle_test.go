@@ -39,8 +39,8 @@ func (j judge) claims(raw string) (*handoff.Claims, error) {
 		return nil, errors.New("too long")
 	}
 	parts := strings.Split(raw, ".")
-	if len(parts) != 3 {
-		return nil, errors.New("not three parts")
+	if len(parts) != 3 || len(parts[0]) > 2048 {
+		return nil, errors.New("not three parts, or a long header")
 	}
 	var texts [3]string
 	for i, part := range parts {
