@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -29,10 +30,15 @@ type serveCommand struct {
 
 	Audience    string        `required:"" placeholder:"URL" help:"This service's own name: the only aud that is accepted, byte for byte."`
 	Issuer      string        `required:"" placeholder:"URL" help:"SERVER1's name: the only iss that is accepted, byte for byte."`
-	Keys        string        `required:"" placeholder:"FILE" help:"SERVER1's public keys, a JWK Set or PEM. Read again when it changes; a private key is refused."`
 	Database    string        `required:"" placeholder:"FILE" help:"SQLite database of invoices and payments. Made where there is none."`
-	MaxLifetime time.Duration `default:"300s" help:"Longest lifetime of a token that is accepted, in whole seconds up to 300s."`
-	Skew        time.Duration `default:"5s" help:"How far ahead SERVER1's clock may be, up to 60s. Tokens are refused for as long after a start, too."`
+	MaxLifetime time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that is accepted, in whole seconds up to 300s."`
+	Skew        time.Duration `default:"5s" placeholder:"TIME" help:"How far ahead SERVER1's clock may be, up to 60s. Tokens are refused for as long after a start, too."`
+
+	Keys         string         `group:"trust" placeholder:"FILE" help:"SERVER1's public keys, a JWK Set or PEM. Read again when it changes; a private key is refused. Nothing can be taken back but by changing the file."`
+	TrustKey     []string       `group:"trust" placeholder:"FILE" help:"The public key that signs SERVER1's trust list; two files while it changes. Instead of --keys."`
+	Trust        string         `group:"trust" placeholder:"URL" help:"Where the trust list is read: grpc://HOST:PORT or https://HOST/PATH, both over TLS 1.3, or a FILE that is replaced. Required with --trust-key."`
+	TrustCA      string         `group:"trust" placeholder:"FILE" help:"Certificates that vouch for the host of --trust, in PEM. Unless set: the system's."`
+	MaxStaleness *time.Duration `group:"trust" placeholder:"TIME" help:"Age at which the trust list is no longer relied on: every token is then refused, and health says so, until there is a fresh one. From 1s to 24h; 10s unless set."`
 }
 
 type seedCommand struct {
@@ -50,6 +56,9 @@ func parse(args []string, stdout io.Writer) (command, error) {
 		kong.Description("The demo SERVER2: runs what a user of SERVER1 was handed off to run, once, with SERVER1's public key alone."),
 		kong.DefaultEnvars("HANDOFF_SERVER2"),
 		kong.Vars{"listen": "127.0.0.1:8442"},
+		kong.ExplicitGroups([]kong.Group{{
+			Key: "trust", Title: "Whose tokens count: --keys, or --trust-key with --trust.",
+		}}),
 		kong.ValueFormatter(describe),
 		kong.Help(help),
 		kong.Writers(stdout, stdout),
@@ -101,4 +110,21 @@ func describe(value *kong.Value) string {
 		return value.Help
 	}
 	return value.Help + " (" + strings.Join(notes, ", ") + ")"
+}
+
+func wrong(setting string, err error) error { return &serving.SettingError{Setting: setting, Err: err} }
+
+// inFlags puts an error that names a field of a package's configuration into the
+// operator's words.
+func inFlags(config string, err error) error {
+	named, ok := strings.CutPrefix(err.Error(), config+".")
+	field, problem, _ := strings.Cut(named, " ")
+	setting := map[string]string{
+		"Audience": "audience", "Issuer": "issuer", "Issuers": "issuer", "MaxLifetime": "max-lifetime", "Skew": "skew",
+		"TrustKeys": "trust-key", "MaxStaleness": "max-staleness",
+	}[strings.TrimSuffix(field, ":")]
+	if !ok || setting == "" {
+		return err
+	}
+	return wrong(setting, errors.New(problem))
 }

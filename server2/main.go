@@ -11,7 +11,7 @@
 //
 //	flags.go       what the operator sets
 //	serve.go       the parts and their wiring
-//	trust.go       whose tokens count
+//	trust.go       whose tokens count: a file of keys, or SERVER1's trust list
 //	single_use.go  where redemptions are remembered
 //	seed.go        the invoices, for a start
 //	internal/      audit, invoices (the handlers), ledger (the database)

@@ -98,7 +98,14 @@ func start(t *testing.T, args []string) *running {
 	return r
 }
 
+// connect waits until the server is ready.
 func (r *running) connect(t *testing.T, certificate string) {
+	t.Helper()
+	r.dial(t, certificate)
+	r.health(t, 20*time.Second, healthpb.HealthCheckResponse_SERVING)
+}
+
+func (r *running) dial(t *testing.T, certificate string) {
 	t.Helper()
 	creds, err := credentials.NewClientTLSFromFile(certificate, "")
 	if err != nil {
@@ -109,19 +116,21 @@ func (r *running) connect(t *testing.T, certificate string) {
 	}
 	t.Cleanup(func() { _ = r.conn.Close() })
 	r.client = server2v1.NewInvoiceServiceClient(r.conn)
-	watch, err := healthpb.NewHealthClient(r.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{Service: "handoff.server2.v1.InvoiceService"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		health, err := watch.Recv()
-		if err != nil {
-			t.Fatal(err, r.log)
-		}
-		if health.GetStatus() == healthpb.HealthCheckResponse_SERVING {
+}
+
+// health waits for the server to say that it has a status.
+func (r *running) health(t *testing.T, limit time.Duration, want healthpb.HealthCheckResponse_ServingStatus) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	watch, err := healthpb.NewHealthClient(r.conn).Watch(ctx, &healthpb.HealthCheckRequest{Service: "handoff.server2.v1.InvoiceService"})
+	for err == nil {
+		var got *healthpb.HealthCheckResponse
+		if got, err = watch.Recv(); err == nil && got.GetStatus() == want {
 			return
 		}
 	}
+	t.Errorf("health is not %v after %s: %v", want, limit, err)
 }
 
 func newIssuer(t *testing.T, key *signkey.Key, now func() time.Time) *handoff.Issuer {

@@ -26,7 +26,7 @@ func (c *seedCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 	}
 	db, err := ledger.Open(ctx, c.Database)
 	if err != nil {
-		return &serving.SettingError{Setting: "database", Err: err}
+		return wrong("database", err)
 	}
 	added, err := db.Add(ctx, all)
 	if err := errors.Join(err, db.Close()); err != nil {

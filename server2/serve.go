@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,15 +21,34 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving"
 )
 
+// part is something that the server relies on from its opening until close.
+type part struct {
+	ready   []serving.Readiness
+	metrics []prometheus.Collector
+	close   func() error // nil: nothing to close
+}
+
+// end closes the part, and adds to err what goes wrong with that.
+func (p part) end(err *error) {
+	if p.close != nil {
+		*err = errors.Join(*err, p.close())
+	}
+}
+
 // run serves until ctx is done. Everything that can be wrong with a setting is
 // found before a port is open.
 func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := c.Logger(stderr)
-	keys, err := c.trusted(log)
+	keys, trusting, err := c.trusted(log)
 	if err != nil {
 		return err
 	}
-	store, storeReady := c.redemptions()
+	defer trusting.end(&err)
+	store, remembering, err := c.redemptions(log)
+	if err != nil {
+		return err
+	}
+	defer remembering.end(&err)
 	verifier, err := c.verifier(keys, store)
 	if err != nil {
 		return err
@@ -45,18 +64,17 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 		Log:    log,
 		Unary:  []grpc.UnaryServerInterceptor{guard.Unary},
 		Stream: []grpc.StreamServerInterceptor{guard.Stream},
-		Ready: []serving.Readiness{
-			storeReady,
+		Ready: slices.Concat(trusting.ready, remembering.ready, []serving.Readiness{
 			{Name: "database", Check: func(ctx context.Context) error { return db.Ready(ctx) }},
-		},
-		Collectors: []prometheus.Collector{record.Collector()},
+		}),
+		Collectors: slices.Concat(trusting.metrics, remembering.metrics, []prometheus.Collector{record.Collector()}),
 		Listening:  func(a net.Addr) { fmt.Fprintln(stdout, "listening on", a) },
 	})
 	if err != nil {
 		return err
 	}
 	if db, err = ledger.Open(ctx, c.Database); err != nil {
-		return &serving.SettingError{Setting: "database", Err: err}
+		return wrong("database", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	server2v1.RegisterInvoiceServiceServer(server.GRPC(), invoices.New(db, time.Now))
@@ -79,7 +97,7 @@ func (c *serveCommand) exempt() []string {
 func (c *serveCommand) verifier(keys handoff.KeySource, store handoff.Store) (*handoff.Verifier, error) {
 	for setting, value := range map[string]time.Duration{"max-lifetime": c.MaxLifetime, "skew": c.Skew} {
 		if value <= 0 { // which a VerifierConfig takes for its default
-			return nil, &serving.SettingError{Setting: setting, Err: errors.New("must be more than 0")}
+			return nil, wrong(setting, errors.New("must be more than 0"))
 		}
 	}
 	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
@@ -90,20 +108,7 @@ func (c *serveCommand) verifier(keys handoff.KeySource, store handoff.Store) (*h
 		Skew:        c.Skew,
 	})
 	if err != nil {
-		return nil, inFlags(err)
+		return nil, inFlags("VerifierConfig", err)
 	}
 	return verifier, nil
-}
-
-// inFlags puts an error that names a field of VerifierConfig into the operator's
-// words.
-func inFlags(err error) error {
-	for field, setting := range map[string]string{
-		"Audience": "audience", "Issuers": "issuer", "MaxLifetime": "max-lifetime", "Skew": "skew",
-	} {
-		if problem, ok := strings.CutPrefix(err.Error(), "VerifierConfig."+field); ok {
-			return &serving.SettingError{Setting: setting, Err: errors.New(strings.TrimLeft(problem, ": "))}
-		}
-	}
-	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
@@ -78,6 +80,16 @@ func TestSettingsRefused(t *testing.T) {
 	}
 	set := func(flag, value string) func(settings) { return func(s settings) { s[flag] = value } }
 	missing := func(flag string) func(settings) { return func(s settings) { delete(s, flag) } }
+	// listed is a mistake of one who follows the trust list.
+	listed := func(flag, value string) func(settings) {
+		return func(s settings) {
+			delete(s, "keys")
+			maps.Copy(s, followed(t))
+			if flag != "" {
+				s[flag] = value
+			}
+		}
+	}
 	mode := func(flag string, mode fs.FileMode) func(settings) {
 		return func(s settings) {
 			if err := os.Chmod(s[flag], mode); err != nil {
@@ -109,15 +121,46 @@ func TestSettingsRefused(t *testing.T) {
 		change func(settings)
 		names  string // what the line must have
 	}{
-		"no audience":               {missing("audience"), "--audience"},
-		"empty audience":            {set("audience", ""), "--audience"},
-		"audience with a space":     {set("audience", "https://a.example b"), "--audience"},
-		"long audience":             {set("audience", strings.Repeat("a", 256)), "--audience"},
-		"no issuer":                 {missing("issuer"), "--issuer"},
-		"empty issuer":              {set("issuer", ""), "--issuer"},
-		"issuer with a newline":     {set("issuer", "https://a.example\n"), "--issuer"},
-		"no keys":                   {missing("keys"), "--keys"},
-		"keys without a name":       {set("keys", ""), "--keys"},
+		"no audience":              {missing("audience"), "--audience"},
+		"empty audience":           {set("audience", ""), "--audience"},
+		"audience with a space":    {set("audience", "https://a.example b"), "--audience"},
+		"long audience":            {set("audience", strings.Repeat("a", 256)), "--audience"},
+		"no issuer":                {missing("issuer"), "--issuer"},
+		"empty issuer":             {set("issuer", ""), "--issuer"},
+		"issuer with a newline":    {set("issuer", "https://a.example\n"), "--issuer"},
+		"no keys":                  {missing("keys"), "--keys"},
+		"keys without a name":      {set("keys", ""), "--keys"},
+		"keys and a trust list":    {func(s settings) { list := followed(t); s["trust-key"], s["trust"] = list["trust-key"], list["trust"] }, "--keys"},
+		"keys and a trust key":     {func(s settings) { s["trust-key"] = followed(t)["trust-key"] }, "--keys"},
+		"keys and a trust CA":      {func(s settings) { s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
+		"keys and a staleness":     {set("max-staleness", "10s"), "--max-staleness"},
+		"no trust key":             {listed("trust-key", ""), "--trust-key"},
+		"a trust key missing":      {listed("trust-key", "/nowhere/trust.pem"), "--trust-key"},
+		"a trust key is text":      {listed("trust-key", file("text")), "--trust-key"},
+		"a private trust key":      {listed("trust-key", privateJWK), "--trust-key"},
+		"a private trust key, PEM": {listed("trust-key", file(privatePEM)), "--trust-key"},
+		"one trust key twice":      {func(s settings) { listed("", "")(s); s["trust-key"] += "," + s["trust-key"] }, "--trust-key"},
+		"three trust keys": {func(s settings) {
+			listed("", "")(s)
+			s["trust-key"] += "," + followed(t)["trust-key"] + "," + followed(t)["trust-key"]
+		}, "--trust-key"},
+		"no trust list":             {listed("trust", ""), "--trust:"},
+		"a list over plain HTTP":    {listed("trust", "http://127.0.0.1/list"), "--trust:"},
+		"a list of no host":         {listed("trust", "https:///list"), "--trust:"},
+		"a list of no port":         {listed("trust", "grpc://127.0.0.1"), "--trust:"},
+		"a list of any host":        {listed("trust", "grpc://:8441"), "--trust:"},
+		"a list with a path":        {listed("trust", "grpc://127.0.0.1:8441/list"), "--trust:"},
+		"a list with a user":        {listed("trust", "https://me@127.0.0.1/list"), "--trust:"},
+		"a list by FTP":             {listed("trust", "ftp://127.0.0.1/list"), "--trust:"},
+		"a trust CA for a file":     {func(s settings) { listed("", "")(s); s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
+		"a trust CA missing":        {func(s settings) { listed("trust", "grpc://127.0.0.1:1")(s); s["trust-ca"] = "/nowhere/ca.pem" }, "--trust-ca"},
+		"a trust CA is text":        {func(s settings) { listed("trust", "https://127.0.0.1/")(s); s["trust-ca"] = file("text") }, "--trust-ca"},
+		"a staleness of 0":          {listed("max-staleness", "0s"), "--max-staleness"},
+		"a staleness under 1s":      {listed("max-staleness", "999ms"), "--max-staleness"},
+		"a staleness over a day":    {listed("max-staleness", "25h"), "--max-staleness"},
+		"a negative staleness":      {listed("max-staleness", "-10s"), "--max-staleness"},
+		"a followed bad issuer":     {listed("issuer", "https://a.example\n"), "--issuer"},
+		"a followed negative skew":  {listed("skew", "-1s"), "--skew"},
 		"keys that are missing":     {set("keys", "/nowhere/server1.jwks"), "--keys"},
 		"a folder for keys":         {set("keys", t.TempDir()), "--keys"},
 		"an empty file of keys":     {set("keys", file("")), "--keys"},
@@ -178,8 +221,10 @@ func TestSettingsRefused(t *testing.T) {
 // refused runs the program with a mistake.
 func refused(t *testing.T, args []string, names string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it started
+	defer cancel()
 	var stdout, stderr buffer
-	code := run(t.Context(), args, &stdout, &stderr)
+	code := run(ctx, args, &stdout, &stderr)
 	line, more, _ := strings.Cut(stderr.String(), "\n")
 	if code != 2 || !strings.Contains(line, names) || !strings.HasPrefix(line, program+": ") || more != "" {
 		t.Errorf("status %d, want 2; want one line with %s:\n%s", code, names, &stderr)
@@ -231,7 +276,11 @@ func TestHelp(t *testing.T) {
 		}
 		text := strings.Join(strings.Fields(stdout.String()), " ")
 		s, _ := goodSettings(t)
-		s["metrics"], s["reflection"], s["log-level"], s["max-lifetime"], s["shutdown-grace"] = "", "", "", "", ""
+		for _, flag := range []string{
+			"metrics", "reflection", "log-level", "max-lifetime", "shutdown-grace", "trust-key", "trust", "trust-ca", "max-staleness",
+		} {
+			s[flag] = ""
+		}
 		for flag := range s {
 			variable := "$HANDOFF_SERVER2_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 			if !strings.Contains(text, "--"+flag) || !strings.Contains(text, variable+")") {

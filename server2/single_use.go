@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -10,14 +11,13 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving"
 )
 
-// redemptions returns where redemptions are remembered, and when it can be
-// relied on.
-func (c *serveCommand) redemptions() (handoff.Store, serving.Readiness) {
+// redemptions returns where redemptions are remembered.
+func (c *serveCommand) redemptions(*slog.Logger) (handoff.Store, part, error) {
 	memory := replay.NewMemory(replay.Config{Skew: c.Skew})
-	return memory, serving.Readiness{Name: "redemptions", Check: func(context.Context) error {
+	return memory, part{ready: []serving.Readiness{{Name: "redemptions", Check: func(context.Context) error {
 		if wait := time.Until(memory.Ready()); wait > 0 {
 			return fmt.Errorf("tokens from before the start are refused for another %s", wait.Round(time.Millisecond))
 		}
-		return nil
-	}}
+		return memory.Healthy()
+	}}}}, nil
 }

@@ -1,22 +1,70 @@
 package main
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/trust"
 )
 
-// trusted returns the public keys by which SERVER1's tokens are known.
-func (c *serveCommand) trusted(log *slog.Logger) (handoff.KeySource, error) {
-	if c.Keys == "" {
-		return nil, &serving.SettingError{Setting: "keys", Err: errors.New("no file is given")}
+// poll is how often a trust list is looked for where nobody announces it. With
+// the guard's recheck it makes an open stream outlive its token by less than a
+// second.
+const poll = 250 * time.Millisecond
+
+// trusted returns the public keys by which SERVER1's tokens are known: those of a
+// file, or those that SERVER1's trust list names.
+func (c *serveCommand) trusted(log *slog.Logger) (handoff.KeySource, part, error) {
+	if err := c.checkTrust(); err != nil {
+		return nil, part{}, err
 	}
+	if c.Keys != "" {
+		return c.pinned(log)
+	}
+	return c.followed(log)
+}
+
+// checkTrust refuses settings that do not go together.
+func (c *serveCommand) checkTrust() error {
+	switch listed := c.Trust != "" || len(c.TrustKey) > 0; {
+	case c.Keys == "" && !listed:
+		return wrong("keys", errors.New("is required, unless --trust-key and --trust are given"))
+	case c.Keys != "" && listed:
+		return wrong("keys", errors.New("cannot be given together with --trust-key and --trust: the trust list names the keys"))
+	case listed && c.Trust == "":
+		return wrong("trust", errors.New("is required with --trust-key"))
+	case listed && len(c.TrustKey) == 0:
+		return wrong("trust-key", errors.New("is required with --trust"))
+	case !listed && c.TrustCA != "":
+		return wrong("trust-ca", errors.New("is for --trust, which is not given"))
+	case !listed && c.MaxStaleness != nil:
+		return wrong("max-staleness", errors.New("is for --trust, which is not given: --keys has no age"))
+	}
+	return nil
+}
+
+// pinned returns the keys of a file, which is read again when it changes.
+func (c *serveCommand) pinned(log *slog.Logger) (handoff.KeySource, part, error) {
 	keys, err := keyset.Load(c.Keys)
 	if err != nil {
-		return nil, &serving.SettingError{Setting: "keys", Err: err}
+		return nil, part{}, wrong("keys", err)
 	}
 	keys.Observe = func(err error) {
 		if err != nil {
@@ -25,5 +73,131 @@ func (c *serveCommand) trusted(log *slog.Logger) (handoff.KeySource, error) {
 		}
 		log.Info("keys loaded again")
 	}
-	return keys, nil
+	return keys, part{}, nil
+}
+
+// followed returns the keys that the trust list names, and follows it until the
+// part is closed.
+func (c *serveCommand) followed(log *slog.Logger) (handoff.KeySource, part, error) {
+	trustKeys, err := c.trustKeys()
+	if err != nil {
+		return nil, part{}, err
+	}
+	feed, err := c.feed()
+	if err != nil {
+		return nil, part{}, err
+	}
+	config := trust.FollowerConfig{Issuer: c.Issuer, TrustKeys: trustKeys, Feed: feed, Skew: c.Skew, Report: report(log)}
+	if c.MaxStaleness != nil {
+		if *c.MaxStaleness == 0 { // which a FollowerConfig takes for its default
+			return nil, part{}, wrong("max-staleness", errors.New("must be more than 0"))
+		}
+		config.MaxStaleness = *c.MaxStaleness
+	}
+	follower, err := trust.NewFollower(config)
+	if err != nil {
+		return nil, part{}, inFlags("FollowerConfig", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { follower.Run(ctx) })
+	return follower, part{
+		ready:   []serving.Readiness{{Name: "trust list", Check: func(context.Context) error { return follower.Healthy() }}},
+		metrics: trustMetrics(follower),
+		close: func() error {
+			stop()
+			running.Wait()
+			return nil
+		},
+	}, nil
+}
+
+// trustKeys returns the public keys that sign the trust list.
+func (c *serveCommand) trustKeys() ([]handoff.Key, error) {
+	var all []handoff.Key
+	for _, file := range c.TrustKey {
+		set, err := keyset.Load(file)
+		if err != nil {
+			return nil, wrong("trust-key", err)
+		}
+		all = append(all, set.Keys()...)
+	}
+	return all, nil
+}
+
+// feed returns where the trust list is read. Whatever is not a file is TLS.
+func (c *serveCommand) feed() (feed trust.Feed, err error) {
+	scheme, address, isURL := strings.Cut(c.Trust, "://")
+	if !isURL && c.TrustCA != "" {
+		return nil, wrong("trust-ca", errors.New("is for TLS: --trust names a file"))
+	}
+	config, err := c.trustTLS()
+	if err != nil {
+		return nil, wrong("trust-ca", err)
+	}
+	switch {
+	case !isURL:
+		feed, err = trust.NewFileFeed(c.Trust, poll)
+	case scheme == "https":
+		feed, err = trust.NewHTTPSFeed(c.Trust, config, poll)
+	case scheme == "grpc":
+		if u, malformed := url.Parse(c.Trust); malformed != nil || u.Hostname() == "" || u.Port() == "" || u.Host != address {
+			return nil, wrong("trust", errors.New("must be grpc://HOST:PORT"))
+		}
+		feed, err = trust.NewStreamFeed("dns:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	default:
+		err = errors.New("must be grpc://HOST:PORT, https://HOST/PATH or a file")
+	}
+	if err != nil {
+		return nil, wrong("trust", err)
+	}
+	return feed, nil
+}
+
+// trustTLS returns how SERVER1 is known when the list is read from it.
+func (c *serveCommand) trustTLS() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS13}
+	if c.TrustCA == "" {
+		return config, nil // with the system's roots
+	}
+	text, err := os.ReadFile(c.TrustCA)
+	if err != nil {
+		return nil, err
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", c.TrustCA)
+	}
+	return config, nil
+}
+
+// report logs what happens to the trust list.
+func report(log *slog.Logger) func(trust.Event) {
+	return func(e trust.Event) {
+		held := []any{"seq", e.Status.Seq, "issued", e.Status.IssuedAt, "keys", e.Status.Keys, "entries", e.Status.Entries}
+		if e.Fault == "" {
+			log.Info("the trust list is in force", held...)
+			return
+		}
+		log.Warn("the trust list is not renewed", append([]any{
+			"fault", string(e.Fault), "check", string(e.Check), "cause", e.Err.Error(),
+		}, held...)...)
+	}
+}
+
+// trustMetrics says how old the list is, and how long.
+func trustMetrics(follower *trust.Follower) []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "handoff_trust_list_age_seconds", Help: "Age of the trust list in force; infinite where there has been none.",
+		}, func() float64 {
+			if s := follower.Status(); s.Seq != 0 {
+				return time.Since(s.IssuedAt).Seconds()
+			}
+			return math.Inf(1)
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "handoff_trust_list_entries", Help: "What the trust list in force takes back: tokens, sessions and users.",
+		}, func() float64 { return float64(follower.Status().Entries) }),
+	}
 }
