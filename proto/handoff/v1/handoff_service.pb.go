@@ -179,6 +179,89 @@ func (x *IssueHandoffResponse) GetTarget() string {
 	return ""
 }
 
+// The handoff to take back.
+type RevokeHandoffRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The handoff's id, as IssueHandoffResponse has it. Required.
+	HandoffId     string `protobuf:"bytes,1,opt,name=handoff_id,json=handoffId,proto3" json:"handoff_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeHandoffRequest) Reset() {
+	*x = RevokeHandoffRequest{}
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeHandoffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeHandoffRequest) ProtoMessage() {}
+
+func (x *RevokeHandoffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeHandoffRequest.ProtoReflect.Descriptor instead.
+func (*RevokeHandoffRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RevokeHandoffRequest) GetHandoffId() string {
+	if x != nil {
+		return x.HandoffId
+	}
+	return ""
+}
+
+// The handoff is taken back.
+type RevokeHandoffResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeHandoffResponse) Reset() {
+	*x = RevokeHandoffResponse{}
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeHandoffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeHandoffResponse) ProtoMessage() {}
+
+func (x *RevokeHandoffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeHandoffResponse.ProtoReflect.Descriptor instead.
+func (*RevokeHandoffResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{3}
+}
+
 var File_handoff_v1_handoff_service_proto protoreflect.FileDescriptor
 
 const file_handoff_v1_handoff_service_proto_rawDesc = "" +
@@ -196,9 +279,14 @@ const file_handoff_v1_handoff_service_proto_rawDesc = "" +
 	"expireTime\x12\x1d\n" +
 	"\n" +
 	"handoff_id\x18\x03 \x01(\tR\thandoffId\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\tR\x06target2c\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\"5\n" +
+	"\x14RevokeHandoffRequest\x12\x1d\n" +
+	"\n" +
+	"handoff_id\x18\x01 \x01(\tR\thandoffId\"\x17\n" +
+	"\x15RevokeHandoffResponse2\xb9\x01\n" +
 	"\x0eHandoffService\x12Q\n" +
-	"\fIssueHandoff\x12\x1f.handoff.v1.IssueHandoffRequest\x1a .handoff.v1.IssueHandoffResponseB<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
+	"\fIssueHandoff\x12\x1f.handoff.v1.IssueHandoffRequest\x1a .handoff.v1.IssueHandoffResponse\x12T\n" +
+	"\rRevokeHandoff\x12 .handoff.v1.RevokeHandoffRequest\x1a!.handoff.v1.RevokeHandoffResponseB<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
 
 var (
 	file_handoff_v1_handoff_service_proto_rawDescOnce sync.Once
@@ -212,22 +300,26 @@ func file_handoff_v1_handoff_service_proto_rawDescGZIP() []byte {
 	return file_handoff_v1_handoff_service_proto_rawDescData
 }
 
-var file_handoff_v1_handoff_service_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_handoff_v1_handoff_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_handoff_v1_handoff_service_proto_goTypes = []any{
 	(*IssueHandoffRequest)(nil),   // 0: handoff.v1.IssueHandoffRequest
 	(*IssueHandoffResponse)(nil),  // 1: handoff.v1.IssueHandoffResponse
-	(*anypb.Any)(nil),             // 2: google.protobuf.Any
-	(*durationpb.Duration)(nil),   // 3: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*RevokeHandoffRequest)(nil),  // 2: handoff.v1.RevokeHandoffRequest
+	(*RevokeHandoffResponse)(nil), // 3: handoff.v1.RevokeHandoffResponse
+	(*anypb.Any)(nil),             // 4: google.protobuf.Any
+	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_handoff_v1_handoff_service_proto_depIdxs = []int32{
-	2, // 0: handoff.v1.IssueHandoffRequest.request:type_name -> google.protobuf.Any
-	3, // 1: handoff.v1.IssueHandoffRequest.lifetime:type_name -> google.protobuf.Duration
-	4, // 2: handoff.v1.IssueHandoffResponse.expire_time:type_name -> google.protobuf.Timestamp
+	4, // 0: handoff.v1.IssueHandoffRequest.request:type_name -> google.protobuf.Any
+	5, // 1: handoff.v1.IssueHandoffRequest.lifetime:type_name -> google.protobuf.Duration
+	6, // 2: handoff.v1.IssueHandoffResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0, // 3: handoff.v1.HandoffService.IssueHandoff:input_type -> handoff.v1.IssueHandoffRequest
-	1, // 4: handoff.v1.HandoffService.IssueHandoff:output_type -> handoff.v1.IssueHandoffResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
+	2, // 4: handoff.v1.HandoffService.RevokeHandoff:input_type -> handoff.v1.RevokeHandoffRequest
+	1, // 5: handoff.v1.HandoffService.IssueHandoff:output_type -> handoff.v1.IssueHandoffResponse
+	3, // 6: handoff.v1.HandoffService.RevokeHandoff:output_type -> handoff.v1.RevokeHandoffResponse
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -244,7 +336,7 @@ func file_handoff_v1_handoff_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handoff_v1_handoff_service_proto_rawDesc), len(file_handoff_v1_handoff_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

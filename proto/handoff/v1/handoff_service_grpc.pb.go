@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	HandoffService_IssueHandoff_FullMethodName = "/handoff.v1.HandoffService/IssueHandoff"
+	HandoffService_IssueHandoff_FullMethodName  = "/handoff.v1.HandoffService/IssueHandoff"
+	HandoffService_RevokeHandoff_FullMethodName = "/handoff.v1.HandoffService/RevokeHandoff"
 )
 
 // HandoffServiceClient is the client API for HandoffService service.
@@ -44,6 +45,17 @@ type HandoffServiceClient interface {
 	// operation for any of the user's roles; UNAVAILABLE (ISSUER_UNAVAILABLE) when
 	// the handoff could not be recorded or signed. A refused call leaves no token.
 	IssueHandoff(ctx context.Context, in *IssueHandoffRequest, opts ...grpc.CallOption) (*IssueHandoffResponse, error)
+	// RevokeHandoff takes back a handoff of the caller's own: once it has
+	// answered, the revocation outlives a crash of the issuer, and audiences that
+	// follow the trust list refuse the token within a second. It says nothing
+	// about an operation that has begun already. Revoking twice, or what has
+	// expired, succeeds.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `handoff_id`, alike
+	// for an id that was never issued and for another user's; UNAVAILABLE
+	// (ISSUER_UNAVAILABLE) when the revocation could not be recorded, or the
+	// issuer publishes no trust list, so that nothing can be taken back.
+	RevokeHandoff(ctx context.Context, in *RevokeHandoffRequest, opts ...grpc.CallOption) (*RevokeHandoffResponse, error)
 }
 
 type handoffServiceClient struct {
@@ -58,6 +70,16 @@ func (c *handoffServiceClient) IssueHandoff(ctx context.Context, in *IssueHandof
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssueHandoffResponse)
 	err := c.cc.Invoke(ctx, HandoffService_IssueHandoff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *handoffServiceClient) RevokeHandoff(ctx context.Context, in *RevokeHandoffRequest, opts ...grpc.CallOption) (*RevokeHandoffResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeHandoffResponse)
+	err := c.cc.Invoke(ctx, HandoffService_RevokeHandoff_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +108,17 @@ type HandoffServiceServer interface {
 	// operation for any of the user's roles; UNAVAILABLE (ISSUER_UNAVAILABLE) when
 	// the handoff could not be recorded or signed. A refused call leaves no token.
 	IssueHandoff(context.Context, *IssueHandoffRequest) (*IssueHandoffResponse, error)
+	// RevokeHandoff takes back a handoff of the caller's own: once it has
+	// answered, the revocation outlives a crash of the issuer, and audiences that
+	// follow the trust list refuse the token within a second. It says nothing
+	// about an operation that has begun already. Revoking twice, or what has
+	// expired, succeeds.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `handoff_id`, alike
+	// for an id that was never issued and for another user's; UNAVAILABLE
+	// (ISSUER_UNAVAILABLE) when the revocation could not be recorded, or the
+	// issuer publishes no trust list, so that nothing can be taken back.
+	RevokeHandoff(context.Context, *RevokeHandoffRequest) (*RevokeHandoffResponse, error)
 	mustEmbedUnimplementedHandoffServiceServer()
 }
 
@@ -98,6 +131,9 @@ type UnimplementedHandoffServiceServer struct{}
 
 func (UnimplementedHandoffServiceServer) IssueHandoff(context.Context, *IssueHandoffRequest) (*IssueHandoffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueHandoff not implemented")
+}
+func (UnimplementedHandoffServiceServer) RevokeHandoff(context.Context, *RevokeHandoffRequest) (*RevokeHandoffResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeHandoff not implemented")
 }
 func (UnimplementedHandoffServiceServer) mustEmbedUnimplementedHandoffServiceServer() {}
 func (UnimplementedHandoffServiceServer) testEmbeddedByValue()                        {}
@@ -138,6 +174,24 @@ func _HandoffService_IssueHandoff_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HandoffService_RevokeHandoff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeHandoffRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HandoffServiceServer).RevokeHandoff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HandoffService_RevokeHandoff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HandoffServiceServer).RevokeHandoff(ctx, req.(*RevokeHandoffRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // HandoffService_ServiceDesc is the grpc.ServiceDesc for HandoffService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -148,6 +202,10 @@ var HandoffService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueHandoff",
 			Handler:    _HandoffService_IssueHandoff_Handler,
+		},
+		{
+			MethodName: "RevokeHandoff",
+			Handler:    _HandoffService_RevokeHandoff_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -209,6 +209,172 @@ func (*SignOutResponse) Descriptor() ([]byte, []int) {
 	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{3}
 }
 
+// Ends all sessions of the caller's user.
+type SignOutEverywhereRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignOutEverywhereRequest) Reset() {
+	*x = SignOutEverywhereRequest{}
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignOutEverywhereRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignOutEverywhereRequest) ProtoMessage() {}
+
+func (x *SignOutEverywhereRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignOutEverywhereRequest.ProtoReflect.Descriptor instead.
+func (*SignOutEverywhereRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{4}
+}
+
+// All sessions of the user have ended.
+type SignOutEverywhereResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignOutEverywhereResponse) Reset() {
+	*x = SignOutEverywhereResponse{}
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignOutEverywhereResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignOutEverywhereResponse) ProtoMessage() {}
+
+func (x *SignOutEverywhereResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignOutEverywhereResponse.ProtoReflect.Descriptor instead.
+func (*SignOutEverywhereResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{5}
+}
+
+// The user's password, and the one to replace it.
+type ChangePasswordRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The password that the user has: 1 to 256 bytes.
+	OldPassword string `protobuf:"bytes,1,opt,name=old_password,json=oldPassword,proto3" json:"old_password,omitempty"`
+	// The password that the user will have: 8 to 256 bytes.
+	NewPassword   string `protobuf:"bytes,2,opt,name=new_password,json=newPassword,proto3" json:"new_password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePasswordRequest) Reset() {
+	*x = ChangePasswordRequest{}
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePasswordRequest) ProtoMessage() {}
+
+func (x *ChangePasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePasswordRequest.ProtoReflect.Descriptor instead.
+func (*ChangePasswordRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ChangePasswordRequest) GetOldPassword() string {
+	if x != nil {
+		return x.OldPassword
+	}
+	return ""
+}
+
+func (x *ChangePasswordRequest) GetNewPassword() string {
+	if x != nil {
+		return x.NewPassword
+	}
+	return ""
+}
+
+// The password has changed.
+type ChangePasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePasswordResponse) Reset() {
+	*x = ChangePasswordResponse{}
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePasswordResponse) ProtoMessage() {}
+
+func (x *ChangePasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePasswordResponse.ProtoReflect.Descriptor instead.
+func (*ChangePasswordResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{7}
+}
+
 // Asks for the caller's session.
 type GetSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -218,7 +384,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[4]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +396,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[4]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +409,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{4}
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{8}
 }
 
 // The caller's session.
@@ -257,7 +423,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[5]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +435,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[5]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +448,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{5}
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetSessionResponse) GetDetails() *Session {
@@ -311,7 +477,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[6]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -323,7 +489,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[6]
+	mi := &file_handoff_server1_v1_session_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -336,7 +502,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{6}
+	return file_handoff_server1_v1_session_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Session) GetUserId() string {
@@ -386,7 +552,13 @@ const file_handoff_server1_v1_session_service_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\tR\asession\x125\n" +
 	"\adetails\x18\x02 \x01(\v2\x1b.handoff.server1.v1.SessionR\adetails\"\x10\n" +
 	"\x0eSignOutRequest\"\x11\n" +
-	"\x0fSignOutResponse\"\x13\n" +
+	"\x0fSignOutResponse\"\x1a\n" +
+	"\x18SignOutEverywhereRequest\"\x1b\n" +
+	"\x19SignOutEverywhereResponse\"]\n" +
+	"\x15ChangePasswordRequest\x12!\n" +
+	"\fold_password\x18\x01 \x01(\tR\voldPassword\x12!\n" +
+	"\fnew_password\x18\x02 \x01(\tR\vnewPassword\"\x18\n" +
+	"\x16ChangePasswordResponse\"\x13\n" +
 	"\x11GetSessionRequest\"K\n" +
 	"\x12GetSessionResponse\x125\n" +
 	"\adetails\x18\x01 \x01(\v2\x1b.handoff.server1.v1.SessionR\adetails\"\xff\x01\n" +
@@ -397,10 +569,12 @@ const file_handoff_server1_v1_session_service_proto_rawDesc = "" +
 	"createTime\x12D\n" +
 	"\x10idle_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0eidleExpireTime\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime2\x92\x02\n" +
+	"expireTime2\xed\x03\n" +
 	"\x0eSessionService\x12O\n" +
 	"\x06SignIn\x12!.handoff.server1.v1.SignInRequest\x1a\".handoff.server1.v1.SignInResponse\x12R\n" +
-	"\aSignOut\x12\".handoff.server1.v1.SignOutRequest\x1a#.handoff.server1.v1.SignOutResponse\x12[\n" +
+	"\aSignOut\x12\".handoff.server1.v1.SignOutRequest\x1a#.handoff.server1.v1.SignOutResponse\x12p\n" +
+	"\x11SignOutEverywhere\x12,.handoff.server1.v1.SignOutEverywhereRequest\x1a-.handoff.server1.v1.SignOutEverywhereResponse\x12g\n" +
+	"\x0eChangePassword\x12).handoff.server1.v1.ChangePasswordRequest\x1a*.handoff.server1.v1.ChangePasswordResponse\x12[\n" +
 	"\n" +
 	"GetSession\x12%.handoff.server1.v1.GetSessionRequest\x1a&.handoff.server1.v1.GetSessionResponseBDZBgithub.com/handoff-auth/handoff/proto/handoff/server1/v1;server1v1b\x06proto3"
 
@@ -416,34 +590,42 @@ func file_handoff_server1_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_handoff_server1_v1_session_service_proto_rawDescData
 }
 
-var file_handoff_server1_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_handoff_server1_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_handoff_server1_v1_session_service_proto_goTypes = []any{
-	(*SignInRequest)(nil),         // 0: handoff.server1.v1.SignInRequest
-	(*SignInResponse)(nil),        // 1: handoff.server1.v1.SignInResponse
-	(*SignOutRequest)(nil),        // 2: handoff.server1.v1.SignOutRequest
-	(*SignOutResponse)(nil),       // 3: handoff.server1.v1.SignOutResponse
-	(*GetSessionRequest)(nil),     // 4: handoff.server1.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 5: handoff.server1.v1.GetSessionResponse
-	(*Session)(nil),               // 6: handoff.server1.v1.Session
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*SignInRequest)(nil),             // 0: handoff.server1.v1.SignInRequest
+	(*SignInResponse)(nil),            // 1: handoff.server1.v1.SignInResponse
+	(*SignOutRequest)(nil),            // 2: handoff.server1.v1.SignOutRequest
+	(*SignOutResponse)(nil),           // 3: handoff.server1.v1.SignOutResponse
+	(*SignOutEverywhereRequest)(nil),  // 4: handoff.server1.v1.SignOutEverywhereRequest
+	(*SignOutEverywhereResponse)(nil), // 5: handoff.server1.v1.SignOutEverywhereResponse
+	(*ChangePasswordRequest)(nil),     // 6: handoff.server1.v1.ChangePasswordRequest
+	(*ChangePasswordResponse)(nil),    // 7: handoff.server1.v1.ChangePasswordResponse
+	(*GetSessionRequest)(nil),         // 8: handoff.server1.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),        // 9: handoff.server1.v1.GetSessionResponse
+	(*Session)(nil),                   // 10: handoff.server1.v1.Session
+	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
 }
 var file_handoff_server1_v1_session_service_proto_depIdxs = []int32{
-	6, // 0: handoff.server1.v1.SignInResponse.details:type_name -> handoff.server1.v1.Session
-	6, // 1: handoff.server1.v1.GetSessionResponse.details:type_name -> handoff.server1.v1.Session
-	7, // 2: handoff.server1.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	7, // 3: handoff.server1.v1.Session.idle_expire_time:type_name -> google.protobuf.Timestamp
-	7, // 4: handoff.server1.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 5: handoff.server1.v1.SessionService.SignIn:input_type -> handoff.server1.v1.SignInRequest
-	2, // 6: handoff.server1.v1.SessionService.SignOut:input_type -> handoff.server1.v1.SignOutRequest
-	4, // 7: handoff.server1.v1.SessionService.GetSession:input_type -> handoff.server1.v1.GetSessionRequest
-	1, // 8: handoff.server1.v1.SessionService.SignIn:output_type -> handoff.server1.v1.SignInResponse
-	3, // 9: handoff.server1.v1.SessionService.SignOut:output_type -> handoff.server1.v1.SignOutResponse
-	5, // 10: handoff.server1.v1.SessionService.GetSession:output_type -> handoff.server1.v1.GetSessionResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	10, // 0: handoff.server1.v1.SignInResponse.details:type_name -> handoff.server1.v1.Session
+	10, // 1: handoff.server1.v1.GetSessionResponse.details:type_name -> handoff.server1.v1.Session
+	11, // 2: handoff.server1.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	11, // 3: handoff.server1.v1.Session.idle_expire_time:type_name -> google.protobuf.Timestamp
+	11, // 4: handoff.server1.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 5: handoff.server1.v1.SessionService.SignIn:input_type -> handoff.server1.v1.SignInRequest
+	2,  // 6: handoff.server1.v1.SessionService.SignOut:input_type -> handoff.server1.v1.SignOutRequest
+	4,  // 7: handoff.server1.v1.SessionService.SignOutEverywhere:input_type -> handoff.server1.v1.SignOutEverywhereRequest
+	6,  // 8: handoff.server1.v1.SessionService.ChangePassword:input_type -> handoff.server1.v1.ChangePasswordRequest
+	8,  // 9: handoff.server1.v1.SessionService.GetSession:input_type -> handoff.server1.v1.GetSessionRequest
+	1,  // 10: handoff.server1.v1.SessionService.SignIn:output_type -> handoff.server1.v1.SignInResponse
+	3,  // 11: handoff.server1.v1.SessionService.SignOut:output_type -> handoff.server1.v1.SignOutResponse
+	5,  // 12: handoff.server1.v1.SessionService.SignOutEverywhere:output_type -> handoff.server1.v1.SignOutEverywhereResponse
+	7,  // 13: handoff.server1.v1.SessionService.ChangePassword:output_type -> handoff.server1.v1.ChangePasswordResponse
+	9,  // 14: handoff.server1.v1.SessionService.GetSession:output_type -> handoff.server1.v1.GetSessionResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_handoff_server1_v1_session_service_proto_init() }
@@ -457,7 +639,7 @@ func file_handoff_server1_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handoff_server1_v1_session_service_proto_rawDesc), len(file_handoff_server1_v1_session_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

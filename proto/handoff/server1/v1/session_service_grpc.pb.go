@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SessionService_SignIn_FullMethodName     = "/handoff.server1.v1.SessionService/SignIn"
-	SessionService_SignOut_FullMethodName    = "/handoff.server1.v1.SessionService/SignOut"
-	SessionService_GetSession_FullMethodName = "/handoff.server1.v1.SessionService/GetSession"
+	SessionService_SignIn_FullMethodName            = "/handoff.server1.v1.SessionService/SignIn"
+	SessionService_SignOut_FullMethodName           = "/handoff.server1.v1.SessionService/SignOut"
+	SessionService_SignOutEverywhere_FullMethodName = "/handoff.server1.v1.SessionService/SignOutEverywhere"
+	SessionService_ChangePassword_FullMethodName    = "/handoff.server1.v1.SessionService/ChangePassword"
+	SessionService_GetSession_FullMethodName        = "/handoff.server1.v1.SessionService/GetSession"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -41,8 +43,25 @@ type SessionServiceClient interface {
 	// (ARGUMENT_INVALID) for a name or password that cannot be one.
 	SignIn(ctx context.Context, in *SignInRequest, opts ...grpc.CallOption) (*SignInResponse, error)
 	// SignOut ends the caller's session. Once it has answered, the session is
-	// gone for good. Requires the session in `authorization: Bearer`.
+	// gone for good, and its handoffs are taken back: audiences that follow the
+	// trust list refuse them within a second. (A SERVER1 that publishes no trust
+	// list can take no handoff back, here and below: each lives until it
+	// expires.) Requires the session in `authorization: Bearer`.
 	SignOut(ctx context.Context, in *SignOutRequest, opts ...grpc.CallOption) (*SignOutResponse, error)
+	// SignOutEverywhere ends all sessions of the caller's user, this one among
+	// them, and takes back all handoffs of the user. Requires the session in
+	// `authorization: Bearer`.
+	SignOutEverywhere(ctx context.Context, in *SignOutEverywhereRequest, opts ...grpc.CallOption) (*SignOutEverywhereResponse, error)
+	// ChangePassword replaces the password of the caller's user, ends all other
+	// sessions of the user, and takes back all handoffs of the user, also those
+	// of this session, which goes on. Requires the session in
+	// `authorization: Bearer`.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `old_password` if it
+	// is not the user's, or `new_password` if it cannot be one or is the same;
+	// RESOURCE_EXHAUSTED (LIMIT_EXCEEDED) as SignIn does, with which it shares
+	// its limits.
+	ChangePassword(ctx context.Context, in *ChangePasswordRequest, opts ...grpc.CallOption) (*ChangePasswordResponse, error)
 	// GetSession returns the caller's session. Requires the session in
 	// `authorization: Bearer`.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
@@ -76,6 +95,26 @@ func (c *sessionServiceClient) SignOut(ctx context.Context, in *SignOutRequest, 
 	return out, nil
 }
 
+func (c *sessionServiceClient) SignOutEverywhere(ctx context.Context, in *SignOutEverywhereRequest, opts ...grpc.CallOption) (*SignOutEverywhereResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignOutEverywhereResponse)
+	err := c.cc.Invoke(ctx, SessionService_SignOutEverywhere_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) ChangePassword(ctx context.Context, in *ChangePasswordRequest, opts ...grpc.CallOption) (*ChangePasswordResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangePasswordResponse)
+	err := c.cc.Invoke(ctx, SessionService_ChangePassword_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sessionServiceClient) GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetSessionResponse)
@@ -103,8 +142,25 @@ type SessionServiceServer interface {
 	// (ARGUMENT_INVALID) for a name or password that cannot be one.
 	SignIn(context.Context, *SignInRequest) (*SignInResponse, error)
 	// SignOut ends the caller's session. Once it has answered, the session is
-	// gone for good. Requires the session in `authorization: Bearer`.
+	// gone for good, and its handoffs are taken back: audiences that follow the
+	// trust list refuse them within a second. (A SERVER1 that publishes no trust
+	// list can take no handoff back, here and below: each lives until it
+	// expires.) Requires the session in `authorization: Bearer`.
 	SignOut(context.Context, *SignOutRequest) (*SignOutResponse, error)
+	// SignOutEverywhere ends all sessions of the caller's user, this one among
+	// them, and takes back all handoffs of the user. Requires the session in
+	// `authorization: Bearer`.
+	SignOutEverywhere(context.Context, *SignOutEverywhereRequest) (*SignOutEverywhereResponse, error)
+	// ChangePassword replaces the password of the caller's user, ends all other
+	// sessions of the user, and takes back all handoffs of the user, also those
+	// of this session, which goes on. Requires the session in
+	// `authorization: Bearer`.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `old_password` if it
+	// is not the user's, or `new_password` if it cannot be one or is the same;
+	// RESOURCE_EXHAUSTED (LIMIT_EXCEEDED) as SignIn does, with which it shares
+	// its limits.
+	ChangePassword(context.Context, *ChangePasswordRequest) (*ChangePasswordResponse, error)
 	// GetSession returns the caller's session. Requires the session in
 	// `authorization: Bearer`.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
@@ -123,6 +179,12 @@ func (UnimplementedSessionServiceServer) SignIn(context.Context, *SignInRequest)
 }
 func (UnimplementedSessionServiceServer) SignOut(context.Context, *SignOutRequest) (*SignOutResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SignOut not implemented")
+}
+func (UnimplementedSessionServiceServer) SignOutEverywhere(context.Context, *SignOutEverywhereRequest) (*SignOutEverywhereResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignOutEverywhere not implemented")
+}
+func (UnimplementedSessionServiceServer) ChangePassword(context.Context, *ChangePasswordRequest) (*ChangePasswordResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangePassword not implemented")
 }
 func (UnimplementedSessionServiceServer) GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSession not implemented")
@@ -184,6 +246,42 @@ func _SessionService_SignOut_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_SignOutEverywhere_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignOutEverywhereRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).SignOutEverywhere(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_SignOutEverywhere_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).SignOutEverywhere(ctx, req.(*SignOutEverywhereRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_ChangePassword_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangePasswordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ChangePassword(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ChangePassword_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ChangePassword(ctx, req.(*ChangePasswordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SessionService_GetSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetSessionRequest)
 	if err := dec(in); err != nil {
@@ -216,6 +314,14 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SignOut",
 			Handler:    _SessionService_SignOut_Handler,
+		},
+		{
+			MethodName: "SignOutEverywhere",
+			Handler:    _SessionService_SignOutEverywhere_Handler,
+		},
+		{
+			MethodName: "ChangePassword",
+			Handler:    _SessionService_ChangePassword_Handler,
 		},
 		{
 			MethodName: "GetSession",
