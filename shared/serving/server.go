@@ -2,6 +2,7 @@ package serving
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -26,6 +27,7 @@ import (
 // metrics. Register services on GRPC, then Run it, once.
 type Server struct {
 	config Config
+	pair   *certificate
 	grpc   *grpc.Server
 	health *health.Server
 	panics prometheus.Counter
@@ -55,6 +57,7 @@ func New(config Config) (*Server, error) {
 	}
 	s := &Server{
 		config: config,
+		pair:   pair,
 		health: health.NewServer(),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "grpc_server_panics_total", Help: "Panics of handlers and interceptors that were recovered.",
@@ -87,6 +90,14 @@ func New(config Config) (*Server, error) {
 
 // GRPC returns the server to register services on, before Run.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
+
+// TLS returns what another listener of the program needs to serve these protocols
+// (RFC 7301) with the server's certificate, as it changes: TLS 1.3 alone.
+func (s *Server) TLS(protocols ...string) *tls.Config {
+	config := s.pair.tlsConfig()
+	config.NextProtos = protocols
+	return config
+}
 
 // interceptors returns both chains, from the outermost to the program's own.
 func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamServerInterceptor) {
