@@ -23,19 +23,35 @@ type command interface {
 type commandLine struct {
 	Serve serveCommand `cmd:"" default:"withargs" help:"Serve until SIGINT or SIGTERM. The default command."`
 	User  struct {
-		Add  addCommand  `cmd:"" help:"Add a user, whose password is read from standard input."`
-		List listCommand `cmd:"" help:"List the users."`
+		Add     addCommand     `cmd:"" help:"Add a user, whose password is read from standard input."`
+		Disable disableCommand `cmd:"" help:"End all that a user can do: sessions, handoffs, signing in."`
+		List    listCommand    `cmd:"" help:"List the users."`
 	} `cmd:"" help:"Manage the users, whether or not the server is running."`
+	Revoke revokeCommand `cmd:"" help:"Take handoffs back, whether or not the server is running. Refused where no server has published a trust list, as nobody would learn of it."`
+	Keys   struct {
+		List     listKeysCommand `cmd:"" help:"List the signing keys and their states."`
+		Prepare  prepareCommand  `cmd:"" help:"Make a key and publish it. It does not sign yet."`
+		Activate activateCommand `cmd:"" help:"Have a prepared key sign. Refused, with how long to wait, while an audience may not have heard of it."`
+		Retire   retireCommand   `cmd:"" help:"End a key that signed before. It stays published until its last token is dead."`
+		Taint    taintCommand    `cmd:"" help:"Unpublish a key at once, for good: what it has signed is refused."`
+	} `cmd:"" help:"Change the signing keys of a server that has a trust key, whether or not it is running."`
 }
 
 type serveCommand struct {
 	serving.Flags `embed:""`
 
 	Issuer          string        `required:"" placeholder:"URL" help:"This service's own name: the iss of every token, by which audiences trust it."`
-	Key             string        `required:"" placeholder:"FILE" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone."`
+	Key             string        `placeholder:"FILE" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone. Required unless --key-dir is set."`
+	KeyDir          string        `placeholder:"DIR" help:"Folder of signing keys that change, a file each, for its owner alone; shared by all processes of one issuer. Made where there is none, with a first key unless --key is it. Needs --trust-key, as audiences learn of keys by the trust list."`
+	RotateEvery     time.Duration `default:"0s" placeholder:"TIME" help:"How often the signing key changes. 0s: when \"keys\" says so. Needs --key-dir."`
+	TrustKey        string        `placeholder:"FILE" help:"Key that signs the trust list and nothing else, as \"handoff keygen\" makes it. Unless set, no trust list is published and no handoff can be taken back: RevokeHandoff and \"revoke\" refuse, and ending a session or a user leaves handoffs alive until they expire."`
+	TrustLifetime   time.Duration `default:"60s" placeholder:"TIME" help:"How long a trust list lives, in whole seconds up to 24h: the longest age at which any audience relies on one (its --max-staleness). A new key is published for as long before it signs."`
+	TrustFile       string        `placeholder:"FILE" help:"Where the newest trust list is kept as well, replaced atomically."`
+	HTTP            string        `name:"http" placeholder:"HOST:PORT" help:"Address to serve the trust list (/.well-known/handoff-trust) and the public keys (/.well-known/jwks.json) on, over HTTPS with TLS 1.3. The line \"https on ADDRESS\" on stdout tells which. Off unless set."`
+	Skew            time.Duration `default:"5s" placeholder:"TIME" help:"How much the clocks of this issuer's processes and of its audiences may differ, from 100ms to 60s."`
 	Policy          string        `required:"" placeholder:"FILE" help:"JSON: which roles may hand off which methods to which audience. What it does not list is not allowed."`
 	Descriptors     string        `placeholder:"FILE" help:"Descriptor set with the audiences' methods, as \"buf build -o FILE\" writes it. Unless set: the demo's own."`
-	Database        string        `required:"" placeholder:"FILE" help:"SQLite database of users, sessions and the audit. Made where there is none."`
+	Database        string        `required:"" placeholder:"FILE" help:"SQLite database of users, sessions, the audit, revocations and the keys' states. Made where there is none."`
 	Lifetime        time.Duration `default:"60s" placeholder:"TIME" help:"How long a token lives unless its user asks otherwise, where policy and rule allow that."`
 	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that a user can ask for, in whole seconds up to 300s."`
 	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
@@ -49,8 +65,51 @@ type addCommand struct {
 	Role     []string `placeholder:"ROLE" help:"A role, as the policy names it. Can be given several times."`
 }
 
+// existing is the database of the commands that need one that is there.
+type existing struct {
+	Database string `required:"" placeholder:"FILE" help:"The server's SQLite database."`
+}
+
 type listCommand struct {
-	Database string `required:"" placeholder:"FILE" help:"SQLite database of the users."`
+	existing `embed:""`
+}
+
+type disableCommand struct {
+	existing `embed:""`
+	Name     string `arg:"" help:"The user's name."`
+}
+
+type revokeCommand struct {
+	existing `embed:""`
+	Handoff  string `required:"" xor:"what" placeholder:"ID" help:"One handoff, by its id (jti)."`
+	Session  string `required:"" xor:"what" placeholder:"ID" help:"A session, which ends, and all of its handoffs, by the id that they carry (sid)."`
+	Subject  string `required:"" xor:"what" placeholder:"ID" help:"All handoffs of a user until now, by the user's id. The sessions stay."`
+}
+
+type listKeysCommand struct {
+	existing `embed:""`
+}
+
+type prepareCommand struct {
+	existing `embed:""`
+	KeyDir   string `required:"" placeholder:"DIR" help:"The server's folder of signing keys."`
+}
+
+type activateCommand struct {
+	existing `embed:""`
+	Kid      string `arg:"" help:"The key's id."`
+}
+
+type retireCommand struct {
+	existing `embed:""`
+	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
+	Kid      string `arg:"" help:"The key's id."`
+}
+
+type taintCommand struct {
+	existing `embed:""`
+	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
+	Kid      string `arg:"" help:"The key's id."`
 }
 
 // parse returns the command that args and env choose, or nil where they asked
@@ -81,13 +140,11 @@ func parse(args, env []string, stdout io.Writer) (command, error) {
 	case err != nil:
 		return nil, &serving.SettingError{Err: err}
 	}
-	switch context.Command() {
-	case "user add":
-		return &line.User.Add, nil
-	case "user list":
-		return &line.User.List, nil
+	chosen, ok := context.Selected().Target.Addr().Interface().(command)
+	if !ok {
+		return nil, fmt.Errorf("%s is no command that can be run", context.Command())
 	}
-	return &line.Serve, nil
+	return chosen, nil
 }
 
 // variables are the settings that the environment makes, by the variable's name.
@@ -158,7 +215,7 @@ func help(options kong.HelpOptions, context *kong.Context) error {
 // describe adds to a setting's help what it is unless it is set, and its
 // variable.
 func describe(value *kong.Value) string {
-	if value.Name == "help" {
+	if value.Name == "help" || value.Flag == nil {
 		return value.Help
 	}
 	note := "$" + variable(value)

@@ -52,6 +52,8 @@ type site struct {
 	dir  string
 	pool *x509.CertPool
 	key  *signkey.Key
+
+	trustKey *signkey.Key // nil: no trust list
 }
 
 func newSite(t testing.TB) *site {

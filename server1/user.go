@@ -84,14 +84,48 @@ func (s console) ask(terminal *os.File, prompt string) (string, error) {
 	return string(answer), err
 }
 
+// open opens the database, which must be there.
+func (e existing) open(ctx context.Context) (*database.DB, error) {
+	if _, err := os.Stat(e.Database); err != nil { // opening would make it
+		return nil, wrong("database", err)
+	}
+	db, err := database.Open(ctx, e.Database)
+	if err != nil {
+		return nil, wrong("database", err)
+	}
+	return db, nil
+}
+
+// run disables a user. A running server notices within a moment.
+func (c *disableCommand) run(ctx context.Context, std console) (err error) {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	err = db.DisableUser(ctx, c.Name, time.Now())
+	if errors.Is(err, database.ErrNotFound) {
+		return fmt.Errorf("there is no user %q", c.Name)
+	}
+	if err != nil {
+		return err
+	}
+	published, err := db.HasPublished(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.stdout, "disabled %s: every session has ended\n", c.Name)
+	if !published {
+		fmt.Fprintln(std.stdout, "no trust list is published: handoffs live until they expire")
+	}
+	return nil
+}
+
 // run lists the users, by name.
 func (c *listCommand) run(ctx context.Context, std console) (err error) {
-	if _, err := os.Stat(c.Database); err != nil { // opening would make it
-		return wrong("database", err)
-	}
-	db, err := database.Open(ctx, c.Database)
+	db, err := c.open(ctx)
 	if err != nil {
-		return wrong("database", err)
+		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	users, err := db.Users(ctx)

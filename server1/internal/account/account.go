@@ -111,3 +111,16 @@ func (d *Directory) Authenticate(ctx context.Context, name, password string) (da
 	}
 	return u, nil
 }
+
+// ChangePassword returns the hash of a new password for a user who has the old
+// one. Its errors are those of Authenticate.
+func (d *Directory) ChangePassword(ctx context.Context, u database.User, old, next string) (hash string, err error) {
+	matches, err := d.hasher.Matches(ctx, u.PasswordHash, old)
+	if err != nil {
+		return "", err
+	}
+	if !matches {
+		return "", &DeniedError{UserID: u.ID}
+	}
+	return d.hasher.Hash(ctx, next)
+}

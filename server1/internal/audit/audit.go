@@ -1,6 +1,6 @@
 // Package audit tells the log of each decision: one line for every handoff that
-// was issued or refused and for every session that began, ended or was refused,
-// written before its caller is answered, and one count.
+// was issued, refused or taken back and for every session that began, ended or was
+// refused, written before its caller is answered, and one count.
 //
 //	record := audit.New(stderr)
 //	record.Issued(ctx, claims)
@@ -31,9 +31,10 @@ import (
 
 // Record is where the decisions go. It is safe for concurrent use.
 type Record struct {
-	log      *slog.Logger
-	handoffs *prometheus.CounterVec
-	sessions *prometheus.CounterVec
+	log         *slog.Logger
+	handoffs    *prometheus.CounterVec
+	revocations *prometheus.CounterVec
+	sessions    *prometheus.CounterVec
 }
 
 // New returns a record that writes JSON, an object a line, to w.
@@ -44,16 +45,20 @@ func New(w io.Writer) *Record {
 			Name: "handoff_issues_total",
 			Help: "Handoffs asked for, by method, outcome (issued, refused) and, where it was refused, reason.",
 		}, []string{"method", "outcome", "reason"}),
+		revocations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "handoff_revocations_total",
+			Help: "Handoffs that their users wanted taken back, by outcome (revoked, refused) and, where it was refused, reason.",
+		}, []string{"outcome", "reason"}),
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "handoff_sessions_total",
-			Help: "Sessions that began or ended, by outcome (signed_in, signed_out, refused) and, where it was refused, reason.",
+			Help: "Sessions that began or ended, by outcome (signed_in, signed_out, signed_out_everywhere, password_changed, refused) and, where it was refused, reason.",
 		}, []string{"outcome", "reason"}),
 	}
 }
 
 // Collectors returns the counts.
 func (r *Record) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{r.handoffs, r.sessions}
+	return []prometheus.Collector{r.handoffs, r.revocations, r.sessions}
 }
 
 // Handoff is what a handoff was asked for. Audience and Method are empty unless
@@ -77,6 +82,20 @@ func (r *Record) Refused(ctx context.Context, h Handoff, err error) {
 		"method", h.Method, "reason", reason)
 }
 
+// Revoked records a handoff that its user has taken back.
+func (r *Record) Revoked(ctx context.Context, subject, handoffID string) {
+	r.revocations.WithLabelValues("revoked", "").Inc()
+	r.log.InfoContext(ctx, "revocation", "outcome", "revoked", "subject", subject, "handoff_id", handoffID)
+}
+
+// RevokeRefused records a handoff that a user could not take back. Which one it
+// was to be is the user's text, and not repeated.
+func (r *Record) RevokeRefused(ctx context.Context, subject string, err error) {
+	reason := handoff.ReasonOf(err).String()
+	r.revocations.WithLabelValues("refused", reason).Inc()
+	r.log.WarnContext(ctx, "revocation", "outcome", "refused", "subject", subject, "reason", reason)
+}
+
 // SignedIn records a session that has begun.
 func (r *Record) SignedIn(ctx context.Context, subject, network string) {
 	r.sessions.WithLabelValues("signed_in", "").Inc()
@@ -89,8 +108,20 @@ func (r *Record) SignedOut(ctx context.Context, subject string) {
 	r.log.InfoContext(ctx, "session", "outcome", "signed_out", "subject", subject)
 }
 
-// SignInRefused records an attempt to sign in. subject is empty unless there is
-// such a user.
+// SignedOutEverywhere records a user whose sessions have all ended.
+func (r *Record) SignedOutEverywhere(ctx context.Context, subject string) {
+	r.sessions.WithLabelValues("signed_out_everywhere", "").Inc()
+	r.log.InfoContext(ctx, "session", "outcome", "signed_out_everywhere", "subject", subject)
+}
+
+// PasswordChanged records a user who has another password and one session left.
+func (r *Record) PasswordChanged(ctx context.Context, subject string) {
+	r.sessions.WithLabelValues("password_changed", "").Inc()
+	r.log.InfoContext(ctx, "session", "outcome", "password_changed", "subject", subject)
+}
+
+// SignInRefused records an attempt to sign in, or to change a password. subject
+// is empty unless there is such a user.
 func (r *Record) SignInRefused(ctx context.Context, subject, network string, err error) {
 	reason := handoff.ReasonOf(err).String()
 	r.sessions.WithLabelValues("refused", reason).Inc()

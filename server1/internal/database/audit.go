@@ -10,10 +10,16 @@ import (
 
 // The kinds of audited events.
 const (
-	eventUserAdded     = "user_added"
-	eventSignedIn      = "signed_in"
-	eventSignedOut     = "signed_out"
-	eventHandoffIssued = "handoff_issued"
+	eventUserAdded           = "user_added"
+	eventUserDisabled        = "user_disabled"
+	eventPasswordChanged     = "password_changed"
+	eventSignedIn            = "signed_in"
+	eventSignedOut           = "signed_out"
+	eventSignedOutEverywhere = "signed_out_everywhere"
+	eventHandoffIssued       = "handoff_issued"
+	eventHandoffRevoked      = "handoff_revoked"
+	eventSessionRevoked      = "session_revoked"
+	eventUserCutOff          = "user_cut_off"
 )
 
 // event is one row of the audit. Empty fields are stored as NULL.
@@ -41,12 +47,25 @@ func record(ctx context.Context, tx *sql.Tx, e event) error {
 func nullText(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
 
 // RecordHandoff records a token that was signed for a session and is about to be
-// handed out. It returns ErrNotFound if the session is over at now: then the
-// token must not be handed out.
+// handed out. It returns ErrNotFound if the session is over at now, and a
+// *CutOffError if the user has been cut off since the token's iat: then the token
+// must not be handed out.
 func (db *DB) RecordHandoff(ctx context.Context, s Session, claims *handoff.Claims, now time.Time) error {
-	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		const note = `UPDATE users
+			SET issued_at = CASE WHEN issued_at < $2 THEN $2 ELSE issued_at END,
+				handoffs_expire_at = CASE WHEN handoffs_expire_at < $3 THEN $3 ELSE handoffs_expire_at END
+			WHERE id = $1 AND disabled_at IS NULL RETURNING cut_off_at`
+		var cutOff int64
+		row := tx.QueryRowContext(ctx, note, s.User.ID, toMillis(claims.IssuedAt), toMillis(claims.Expires))
+		if err := row.Scan(&cutOff); err != nil {
+			return wrap("noting a handoff", err)
+		}
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
+		}
+		if cutOff >= toMillis(claims.IssuedAt) {
+			return &CutOffError{At: fromMillis(cutOff)}
 		}
 		return record(ctx, tx, event{
 			kind: eventHandoffIssued, at: now, user: s.User.ID, session: s.HandoffID, handoff: claims.ID,

@@ -1,24 +1,32 @@
-// Package database keeps SERVER1's users, their sessions and the audit of what
-// was done in their names.
+// Package database keeps what SERVER1 knows: the users, their sessions, the audit
+// of what was done in their names, what has been taken back, and the issuer's
+// signing keys and trust list, as far as its processes must agree on them.
 //
 //	db, err := database.Open(ctx, "server1.db")
 //	err = db.AddUser(ctx, database.User{Name: "alice", …})
 //	err = db.StartSession(ctx, session)
-//	err = db.RecordHandoff(ctx, handoff) // before the token is handed out
+//	err = db.RecordHandoff(ctx, session, claims, now) // before the token is handed out
+//	err = db.EndSession(ctx, session, now)            // takes the session's handoffs back
 //
 // # Invariants
 //
 // A method that changes something returns nil only when the change, with its
-// audit row, is on disk; any error means that nothing of it is kept. What must
-// still be true for a change (the session lives, the user is not disabled) is
-// checked in the change's own transaction, so that a sign-out which was
-// acknowledged cannot be overtaken. An error other than those named here means
-// that the database does not answer.
+// audit row, is on disk; any error means that it must not be acknowledged. What
+// must still be true for a change (the session lives, the user is not disabled or
+// cut off) is checked in the change's own transaction, under the lock of the
+// user's row, so that a sign-out which was acknowledged cannot be overtaken. An
+// error other than those named here means that the database does not answer.
+//
+// Whatever takes handoffs back records it in the transaction that ends the
+// session or the user; and as every handoff is recorded before it is handed out,
+// the record knows until when that matters: what touches no live token is not
+// listed.
 //
 // # What it does not do
 //
 // It never deletes from the audit: how long that is kept is the operator's to
-// decide. What is older than the longest token life matters to no promise.
+// decide. What is older than the longest token life matters to no promise. It has
+// no private key.
 //
 // # Dialects
 //
@@ -36,18 +44,74 @@ import (
 
 // What the methods answer when the database does.
 var (
-	// ErrNotFound means that there is no such user or live session.
+	// ErrNotFound means that there is no such user, live session or handoff.
 	ErrNotFound = errors.New("not found")
 	// ErrNameTaken means that another user has the name.
 	ErrNameTaken = errors.New("the name is taken")
+	// ErrNoIssuer means that no server has run on the database yet.
+	ErrNoIssuer = errors.New("no server has run on this database yet")
 )
+
+// CutOffError is why a handoff cannot be recorded whose user was cut off: it was
+// issued at or before that.
+type CutOffError struct {
+	// At is the latest `iat` that is taken back.
+	At time.Time
+}
+
+// Error says so.
+func (*CutOffError) Error() string { return "the handoff is taken back with all others of its user" }
+
+// refused reports whether err is an answer, and nothing has failed.
+func refused(err error) bool {
+	var cut *CutOffError
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrNameTaken) || errors.Is(err, ErrNoIssuer) || errors.As(err, &cut)
+}
 
 // DB is SERVER1's database. It is safe for concurrent use, in several processes
 // too.
 type DB struct {
-	read   *sql.DB
-	live   *sql.Stmt // selectLive, of read
-	writer *writer
+	read    *sql.DB
+	live    *sql.Stmt // selectLive, of read
+	writer  *writer
+	dialect dialect
+	changed chan struct{}
+}
+
+// dialect is where the databases differ within a statement.
+type dialect struct {
+	hold     string         // ends a SELECT whose rows are to stand until the change ends
+	holdFree string         // likewise, and leaves out the rows that others hold
+	snapshot *sql.TxOptions // of a transaction that reads what was there at one moment
+}
+
+// change has do made in a transaction. It returns nil when that is on disk.
+func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	return db.writer.change(ctx, do)
+}
+
+// Changed is signalled when this process has changed what the trust list states.
+// One signal can stand for several changes. Others' changes show in Changes.
+func (db *DB) Changed() <-chan struct{} { return db.changed }
+
+// tell signals Changed.
+func (db *DB) tell() {
+	select {
+	case db.changed <- struct{}{}:
+	default: // a signal that is still waiting covers this change too
+	}
+}
+
+// look has do read what was there at one moment.
+func (db *DB) look(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tx, err := db.read.BeginTx(ctx, db.dialect.snapshot)
+	if err != nil {
+		return wrap("looking", err)
+	}
+	defer tx.Rollback() // it has changed nothing
+	return do(ctx, tx)
 }
 
 // Close waits for running calls and closes the database.
@@ -74,11 +138,24 @@ func wrap(what string, err error) error {
 	return fmt.Errorf("database: %s: %w", what, err)
 }
 
-func toMillis(t time.Time) int64    { return t.UnixMilli() }
-func fromMillis(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+// The zero time is kept as 0.
+func toMillis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
 func fromNull(ms sql.NullInt64) time.Time {
 	if !ms.Valid {
 		return time.Time{}
 	}
-	return fromMillis(ms.Int64)
+	return time.UnixMilli(ms.Int64).UTC()
 }

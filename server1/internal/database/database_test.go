@@ -61,7 +61,7 @@ func startSession(t *testing.T, db *DB, u User) Session {
 }
 
 func claims() *handoff.Claims {
-	return &handoff.Claims{ID: handoff.NewID(), Audience: "https://billing.example", Method: "/a.B/C", Expires: start.Add(time.Minute)}
+	return &handoff.Claims{ID: handoff.NewID(), Audience: "https://billing.example", Method: "/a.B/C", IssuedAt: start, Expires: start.Add(time.Minute)}
 }
 
 // events returns the audit as "event user session handoff" rows.
@@ -183,6 +183,9 @@ func TestSessionExpires(t *testing.T) {
 	next := newSession(s.User)
 	next.Created, next.IdleExpires, next.Expires = s.Expires, s.Expires.Add(time.Minute), s.Expires.Add(time.Hour)
 	if err := db.StartSession(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Sweep(t.Context(), s.Expires); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(t, db, "sessions"); n != 1 {

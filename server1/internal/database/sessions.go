@@ -21,20 +21,19 @@ const selectLive = `SELECT sessions.handoff_id, sessions.created_at, sessions.id
 	WHERE sessions.id_sha256 = $1 AND sessions.idle_expires_at > $2 AND sessions.expires_at > $2 AND users.disabled_at IS NULL`
 
 // StartSession keeps a new session. It returns ErrNotFound if the user is
-// disabled, or has another password than s.User says, by now. It also forgets every session that has expired.
+// disabled, or has another password than s.User says, by now.
 func (db *DB) StartSession(ctx context.Context, s Session) error {
-	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE idle_expires_at <= $1`, toMillis(s.Created)); err != nil {
-			return wrap("forgetting expired sessions", err)
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
+		if err != nil {
+			return err
 		}
-		const current = `SELECT 1 FROM users WHERE id = $1 AND password_hash = $2 AND disabled_at IS NULL`
-		var one int
-		if err := tx.QueryRowContext(ctx, current, s.User.ID, s.User.PasswordHash).Scan(&one); err != nil {
-			return wrap("reading a user", err)
+		if u.disabled || u.passwordHash != s.User.PasswordHash {
+			return ErrNotFound
 		}
 		const insert = `INSERT INTO sessions (id_sha256, handoff_id, user_id, created_at, idle_expires_at, expires_at)
 			VALUES ($1, $2, $3, $4, $5, $6)`
-		_, err := tx.ExecContext(ctx, insert, s.IDSHA256, s.HandoffID, s.User.ID,
+		_, err = tx.ExecContext(ctx, insert, s.IDSHA256, s.HandoffID, s.User.ID,
 			toMillis(s.Created), toMillis(s.IdleExpires), toMillis(s.Expires))
 		if err != nil {
 			return wrap("starting a session", err)
@@ -56,7 +55,7 @@ func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (
 // KeepSession moves a live session's idle expiry to until. It never moves it
 // back, and wakes no session that is over at now.
 func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) error {
-	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const update = `UPDATE sessions SET idle_expires_at = $1
 			WHERE id_sha256 = $2 AND idle_expires_at > $3 AND idle_expires_at < $1 AND expires_at >= $1`
 		_, err := tx.ExecContext(ctx, update, toMillis(until), s.IDSHA256, toMillis(now))
@@ -64,18 +63,58 @@ func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) 
 	})
 }
 
-// EndSession ends a session for good. It returns ErrNotFound if there is no such
-// live session.
+// EndSession ends a session for good and takes back its handoffs. It returns
+// ErrNotFound if there is no such live session.
 func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
-	return db.writer.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
+		if err != nil {
+			return err
+		}
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE id_sha256 = $1`, s.IDSHA256); err != nil {
-			return wrap("ending a session", err)
+		if err := endSession(ctx, tx, u, s.HandoffID, now); err != nil {
+			return err
 		}
-		return record(ctx, tx, event{kind: eventSignedOut, at: now, user: s.User.ID, session: s.HandoffID})
+		return record(ctx, tx, event{kind: eventSignedOut, at: now, user: u.id, session: s.HandoffID})
 	})
+}
+
+// EndSessions ends all sessions of the session's user and takes back all handoffs
+// of the user. It returns ErrNotFound if there is no such live session.
+func (db *DB) EndSessions(ctx context.Context, s Session, now time.Time) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
+		if err != nil {
+			return err
+		}
+		if err := stillLive(ctx, tx, s, now); err != nil {
+			return err
+		}
+		if err := endSessionsOf(ctx, tx, u, "", now); err != nil {
+			return err
+		}
+		return record(ctx, tx, event{kind: eventSignedOutEverywhere, at: now, user: u.id, session: s.HandoffID})
+	})
+}
+
+// endSession ends one session of a user that is held, and takes back its handoffs.
+func endSession(ctx context.Context, tx *sql.Tx, u standing, handoffID string, now time.Time) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE handoff_id = $1`, handoffID); err != nil {
+		return wrap("ending a session", err)
+	}
+	return takeBackSession(ctx, tx, u, handoffID, now)
+}
+
+// endSessionsOf ends the sessions of a user that is held, except one, and takes
+// back all handoffs of the user.
+func endSessionsOf(ctx context.Context, tx *sql.Tx, u standing, exceptSHA256 string, now time.Time) error {
+	const all = `DELETE FROM sessions WHERE user_id = $1 AND id_sha256 <> $2`
+	if _, err := tx.ExecContext(ctx, all, u.id, exceptSHA256); err != nil {
+		return wrap("ending sessions", err)
+	}
+	return cutOff(ctx, tx, u, now)
 }
 
 // stillLive returns ErrNotFound unless the session lives at now.

@@ -40,7 +40,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	return &DB{read: read, live: live, writer: newWriter(write)}, nil
+	return &DB{read: read, live: live, writer: newWriter(write), changed: make(chan struct{}, 1)}, nil
 }
 
 // source returns the data source name. WAL lets reads go on beside the writer;

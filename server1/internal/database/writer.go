@@ -108,7 +108,7 @@ func (w *writer) commit(ctx context.Context, changes []*change) error {
 		c.err = c.do(ctx, tx)
 		undo := ``
 		switch {
-		case errors.Is(c.err, ErrNotFound), errors.Is(c.err, ErrNameTaken):
+		case refused(c.err):
 			undo = `ROLLBACK TO SAVEPOINT change; `
 		case c.err != nil:
 			return c.err

@@ -6,9 +6,11 @@
 //
 // # The order of steps
 //
-// session -> policy -> lifetime -> rule -> operation -> sign -> audit -> answer.
-// A step that fails ends it, and no token leaves. The audit row is on disk before
-// the token is handed out, and is written only while the session lives.
+// session -> policy -> lifetime -> rule -> operation -> wait -> sign -> audit ->
+// answer. A step that fails ends it, and no token leaves. The audit row is on disk
+// before the token is handed out, and is written only while the session lives and
+// unless the user has been cut off since. A user who was cut off a moment ago
+// waits here, under a second, for a token that stands.
 //
 // # What it does not do
 //
@@ -32,11 +34,12 @@ import (
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/trust"
 
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
 
-// Config says what handoffs are made of. Every field is required.
+// Config says what handoffs are made of. Every field is required but Published.
 type Config struct {
 	// Issuer signs.
 	Issuer *handoff.Issuer
@@ -49,6 +52,9 @@ type Config struct {
 	DB *database.DB
 	// Record is told of each decision.
 	Record *audit.Record
+	// Published says that a trust list is published from DB. Otherwise nobody would
+	// learn what is taken back, and RevokeHandoff refuses. Not required.
+	Published bool
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -135,20 +141,53 @@ func (s *Service) issue(ctx context.Context, req *handoffv1.IssueHandoffRequest,
 	if err != nil {
 		return "", nil, err
 	}
-	raw, claims, err := s.config.Issuer.Issue(ctx, handoff.IssueParams{
+	return s.sign(ctx, current, handoff.IssueParams{
 		Audience: req.GetAudience(), Subject: current.User.ID, Session: current.HandoffID, Operation: op, Lifetime: lifetime,
 	})
-	if err != nil {
-		return "", nil, answer.Refused(handoff.ReasonIssuerUnavailable, err)
+}
+
+// sign signs and records a token. One whose user was cut off while it was being
+// signed is dropped, and another signed after the cut-off.
+func (s *Service) sign(ctx context.Context, current database.Session, params handoff.IssueParams) (string, *handoff.Claims, error) {
+	cutOff := current.User.CutOff
+	for {
+		if err := s.wait(ctx, cutOff); err != nil {
+			return "", nil, answer.Refused(handoff.ReasonIssuerUnavailable, err)
+		}
+		raw, claims, err := s.config.Issuer.Issue(ctx, params)
+		if err != nil {
+			return "", nil, answer.Refused(handoff.ReasonIssuerUnavailable, err)
+		}
+		err = s.config.DB.RecordHandoff(ctx, current, claims, s.config.Now().UTC())
+		var cut *database.CutOffError
+		switch {
+		case err == nil:
+			return raw, claims, nil
+		case errors.As(err, &cut):
+			cutOff = cut.At
+		case errors.Is(err, database.ErrNotFound): // signed out, or disabled, since
+			return "", nil, answer.Refused(handoff.ReasonSessionInvalid, err)
+		default:
+			return "", nil, answer.Refused(handoff.ReasonIssuerUnavailable, err)
+		}
 	}
-	err = s.config.DB.RecordHandoff(ctx, current, claims, s.config.Now().UTC())
-	switch {
-	case errors.Is(err, database.ErrNotFound): // signed out, or disabled, since
-		return "", nil, answer.Refused(handoff.ReasonSessionInvalid, err)
-	case err != nil:
-		return "", nil, answer.Refused(handoff.ReasonIssuerUnavailable, err)
+}
+
+// wait returns when a token that is signed then is not taken back by the cut-off.
+func (s *Service) wait(ctx context.Context, cutOff time.Time) error {
+	for {
+		left := trust.Wait(cutOff, s.config.Now())
+		if left == 0 {
+			return nil
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("waiting for the end of the second of a cut-off: %w", ctx.Err())
+		}
 	}
-	return raw, claims, nil
 }
 
 // lifetime returns how long the token is to live: what is asked for, or the

@@ -66,9 +66,7 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 		return nil, answer.Invalid("password", fmt.Sprintf("must have 1 to %d bytes", account.MaxPassword))
 	}
 	network := networkOf(ctx)
-	if !s.limit.allow(req.GetUserName(), network, s.keeper.now()) {
-		err := answer.Refused(handoff.ReasonLimitExceeded, nil)
-		s.record.SignInRefused(ctx, "", network, err)
+	if err := s.admit(ctx, req.GetUserName(), "", network); err != nil {
 		return nil, err
 	}
 	user, err := s.users.Authenticate(ctx, req.GetUserName(), req.GetPassword())
@@ -84,6 +82,16 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 	}
 	s.record.SignedIn(ctx, user.ID, network)
 	return &server1v1.SignInResponse{Session: id, Details: details(started)}, nil
+}
+
+// admit counts an attempt at an account's password, and refuses one too many.
+func (s *Service) admit(ctx context.Context, userName, userID, network string) error {
+	if s.limit.allow(userName, network, s.keeper.now()) {
+		return nil
+	}
+	err := answer.Refused(handoff.ReasonLimitExceeded, nil)
+	s.record.SignInRefused(ctx, userID, network, err)
+	return err
 }
 
 // refuse records why somebody could not sign in, and puts it into words.
@@ -103,7 +111,7 @@ func (s *Service) refuse(ctx context.Context, network string, err error) error {
 	return err
 }
 
-// SignOut ends the caller's session.
+// SignOut ends the caller's session and takes back its handoffs.
 func (s *Service) SignOut(ctx context.Context, _ *server1v1.SignOutRequest) (*server1v1.SignOutResponse, error) {
 	current, ok := FromContext(ctx)
 	if !ok {
@@ -114,6 +122,64 @@ func (s *Service) SignOut(ctx context.Context, _ *server1v1.SignOutRequest) (*se
 	}
 	s.record.SignedOut(ctx, current.User.ID)
 	return &server1v1.SignOutResponse{}, nil
+}
+
+// SignOutEverywhere ends all sessions of the caller's user and takes back all
+// handoffs of the user.
+func (s *Service) SignOutEverywhere(ctx context.Context, _ *server1v1.SignOutEverywhereRequest) (*server1v1.SignOutEverywhereResponse, error) {
+	current, ok := FromContext(ctx)
+	if !ok {
+		return nil, answer.Refused(handoff.ReasonSessionInvalid, nil)
+	}
+	if err := s.keeper.endAll(ctx, current); err != nil {
+		return nil, err
+	}
+	s.record.SignedOutEverywhere(ctx, current.User.ID)
+	return &server1v1.SignOutEverywhereResponse{}, nil
+}
+
+// ChangePassword replaces the password of the caller's user, ends the user's other
+// sessions and takes back all handoffs of the user.
+func (s *Service) ChangePassword(ctx context.Context, req *server1v1.ChangePasswordRequest) (*server1v1.ChangePasswordResponse, error) {
+	current, ok := FromContext(ctx)
+	if !ok {
+		return nil, answer.Refused(handoff.ReasonSessionInvalid, nil)
+	}
+	if err := checkPasswords(req); err != nil {
+		return nil, err
+	}
+	network := networkOf(ctx)
+	if err := s.admit(ctx, current.User.Name, current.User.ID, network); err != nil {
+		return nil, err
+	}
+	hash, err := s.users.ChangePassword(ctx, current.User, req.GetOldPassword(), req.GetNewPassword())
+	var denied *account.DeniedError
+	if errors.As(err, &denied) {
+		err = answer.Invalid("old_password", "is not the user's password")
+		s.record.SignInRefused(ctx, current.User.ID, network, err)
+		return nil, err
+	}
+	if err != nil {
+		return nil, s.refuse(ctx, network, err)
+	}
+	if err := s.keeper.endOthers(ctx, current, hash); err != nil {
+		return nil, err
+	}
+	s.record.PasswordChanged(ctx, current.User.ID)
+	return &server1v1.ChangePasswordResponse{}, nil
+}
+
+func checkPasswords(req *server1v1.ChangePasswordRequest) error {
+	if n := len(req.GetOldPassword()); n < 1 || n > account.MaxPassword {
+		return answer.Invalid("old_password", fmt.Sprintf("must have 1 to %d bytes", account.MaxPassword))
+	}
+	if n := len(req.GetNewPassword()); n < account.MinPassword || n > account.MaxPassword {
+		return answer.Invalid("new_password", fmt.Sprintf("must have %d to %d bytes", account.MinPassword, account.MaxPassword))
+	}
+	if req.GetNewPassword() == req.GetOldPassword() {
+		return answer.Invalid("new_password", "is the old one")
+	}
+	return nil
 }
 
 // GetSession returns the caller's session.

@@ -1,0 +1,207 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/trust"
+)
+
+// RevokeHandoff takes back one handoff, by its id (jti). It returns ErrNotFound
+// if the user was never issued it; an empty userID stands for every user. To take
+// back one twice, or one that has expired, changes nothing.
+func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now time.Time) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		const find = `SELECT user_id, session, expires_at FROM audit WHERE handoff_id = $1 AND event = $2`
+		var (
+			e       = event{kind: eventHandoffRevoked, at: now, handoff: handoffID}
+			expires int64
+		)
+		err := tx.QueryRowContext(ctx, find, handoffID, eventHandoffIssued).Scan(&e.user, &e.session, &expires)
+		if err != nil {
+			return wrap("reading a handoff", err)
+		}
+		if userID != "" && userID != e.user {
+			return ErrNotFound
+		}
+		terms, err := readTerms(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		entry, err := terms.Token(handoffID, fromMillis(expires))
+		if err != nil {
+			return err
+		}
+		if added, err := takeBack(ctx, tx, entry, now); err != nil || !added {
+			return err
+		}
+		return record(ctx, tx, e)
+	})
+}
+
+// RevokeSession ends a session, by the id that its handoffs carry (sid), and takes
+// them back. It returns ErrNotFound if there is neither such a session nor a
+// handoff of it that can still be alive.
+func (db *DB) RevokeSession(ctx context.Context, handoffID string, now time.Time) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		userID, err := userOfSession(ctx, tx, handoffID, now)
+		if err != nil {
+			return err
+		}
+		u, err := db.lockUser(ctx, tx, "id", userID)
+		if err != nil {
+			return err
+		}
+		if err := endSession(ctx, tx, u, handoffID, now); err != nil {
+			return err
+		}
+		return record(ctx, tx, event{kind: eventSessionRevoked, at: now, user: u.id, session: handoffID})
+	})
+}
+
+// userOfSession finds whose session it is or, if that has ended, was.
+func userOfSession(ctx context.Context, tx *sql.Tx, handoffID string, now time.Time) (userID string, err error) {
+	const (
+		open    = `SELECT user_id FROM sessions WHERE handoff_id = $1`
+		ended   = `SELECT user_id FROM audit WHERE occurred_at > $1 AND session = $2 AND event = $3 LIMIT 1`
+		longAgo = 10 * time.Minute // no handoff lives for half as long
+	)
+	err = tx.QueryRowContext(ctx, open, handoffID).Scan(&userID)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRowContext(ctx, ended, toMillis(now.Add(-longAgo)), handoffID, eventHandoffIssued).Scan(&userID)
+	}
+	return userID, wrap("reading a session", err)
+}
+
+// CutOffUser takes back all handoffs that a user has been issued, and leaves the
+// sessions. It returns ErrNotFound if there is no user with the id.
+func (db *DB) CutOffUser(ctx context.Context, userID string, now time.Time) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		u, err := db.lockUser(ctx, tx, "id", userID)
+		if err != nil {
+			return err
+		}
+		if err := cutOff(ctx, tx, u, now); err != nil {
+			return err
+		}
+		return record(ctx, tx, event{kind: eventUserCutOff, at: now, user: u.id})
+	})
+}
+
+// changeList makes a change of what the trust list states, and signals it once it
+// is on disk.
+func (db *DB) changeList(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	err := db.change(ctx, do)
+	if err == nil {
+		db.tell()
+	}
+	return err
+}
+
+// takeBackSession takes back the handoffs of a session whose user is held.
+func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID string, now time.Time) error {
+	terms, err := readTerms(ctx, tx, now)
+	if errors.Is(err, ErrNoIssuer) {
+		return nil // and no handoffs
+	}
+	if err != nil {
+		return err
+	}
+	entry, err := terms.Session(handoffID, now)
+	if err != nil {
+		return err
+	}
+	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
+	_, err = takeBack(ctx, tx, entry, now)
+	return err
+}
+
+// cutOff takes back all handoffs of a user that is held, and has RecordHandoff
+// refuse those that are being signed.
+func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
+	latest := now
+	if u.latestIssue.After(now) {
+		latest = u.latestIssue
+	}
+	const later = `UPDATE users SET cut_off_at = $1 WHERE id = $2 AND cut_off_at < $1`
+	if _, err := tx.ExecContext(ctx, later, toMillis(latest.Truncate(time.Second)), u.id); err != nil {
+		return wrap("cutting a user off", err)
+	}
+	terms, err := readTerms(ctx, tx, now)
+	if errors.Is(err, ErrNoIssuer) {
+		return nil // and no handoffs
+	}
+	if err != nil {
+		return err
+	}
+	entry, err := terms.Subject(u.id, latest)
+	if err != nil {
+		return err
+	}
+	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
+	_, err = takeBack(ctx, tx, entry, now)
+	return err
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// takeBack lists an entry, unless all that it touches is dead at now. added is
+// false where that changed nothing.
+func takeBack(ctx context.Context, tx *sql.Tx, e trust.Entry, now time.Time) (added bool, err error) {
+	if !e.Until.After(now) {
+		return false, nil
+	}
+	const upsert = `INSERT INTO revocations (kind, id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (kind, id) DO UPDATE SET
+			cut_off_at = CASE WHEN excluded.cut_off_at > revocations.cut_off_at THEN excluded.cut_off_at ELSE revocations.cut_off_at END,
+			ends_at    = CASE WHEN excluded.ends_at    > revocations.ends_at    THEN excluded.ends_at    ELSE revocations.ends_at    END
+		WHERE excluded.cut_off_at > revocations.cut_off_at OR excluded.ends_at > revocations.ends_at`
+	result, err := tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, toMillis(e.Cutoff), toMillis(e.Until))
+	if err != nil {
+		return false, wrap("taking back", err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return false, wrap("taking back", err)
+	}
+	return true, noteChange(ctx, tx)
+}
+
+// noteChange makes the change show in Changes.
+func noteChange(ctx context.Context, tx *sql.Tx) error {
+	const shards = 8
+	_, err := tx.ExecContext(ctx, `UPDATE changes SET n = n + 1 WHERE shard = $1`, rand.IntN(shards))
+	return wrap("noting a change", err)
+}
+
+// Changes returns a number that is another after each change of what the trust
+// list states, whichever process made it.
+func (db *DB) Changes(ctx context.Context) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = db.read.QueryRowContext(ctx, `SELECT CAST(SUM(n) AS BIGINT) FROM changes`).Scan(&n)
+	return n, wrap("looking for changes", err)
+}
+
+// Sweep forgets the sessions that have expired and the revocations that no longer
+// matter.
+func (db *DB) Sweep(ctx context.Context, now time.Time) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, over := range []string{
+			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`,
+			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`,
+		} {
+			if _, err := tx.ExecContext(ctx, over, toMillis(now)); err != nil {
+				return wrap("sweeping", err)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,268 @@
+// Package signing is SERVER1's signing keys: which one signs now, and how they
+// change.
+//
+//	keys, err := signing.New(ctx, signing.Config{DB: db, Folder: folder, Terms: terms, Every: 24 * time.Hour, …})
+//	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: …, Key: keys})
+//	err = keys.Refresh(ctx) // when the database has changed
+//	err = keys.Step(ctx)    // now and then
+//
+// # Where they lie
+//
+// The ring, which says which key is in which state, is in the database, so that
+// the processes of one issuer share it; it has public halves alone. A private key
+// is a file in a folder, named by the key's id, that only its owner can read, and
+// never in the database, which is copied and backed up by others. Several
+// processes share the folder, too: each must be able to read every key, and is
+// not ready while it cannot read one that signs or soon will.
+//
+// # Invariants
+//
+// What signs is the ring's signing key, by a look at the ring that is no older
+// than the terms' Lag; otherwise nothing does. A private key is on disk before the
+// ring names it, and is removed when it will not sign again. No log or error
+// contains one.
+package signing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+// Config says which keys there are.
+type Config struct {
+	// DB has the ring. Required; KeepTerms has been called.
+	DB *database.DB
+	// First is a key beside the folder: the first that signs, where the ring has
+	// none. Without a folder it is the only one. Required unless there is a folder.
+	First *signkey.Key
+	// Folder has the other keys. Empty: there are none, and no step is taken.
+	Folder Folder
+	// Terms are the issuer's. Required.
+	Terms trust.Terms
+	// Every is how often the signing key changes. Zero: when an operator says so.
+	Every time.Duration
+	// Log is told of the steps that are taken. Required.
+	Log *slog.Logger
+	// Now is the clock. Required.
+	Now func() time.Time
+}
+
+// Keys is the signing keys, a handoff.SignerSource. It is safe for concurrent use.
+type Keys struct {
+	config Config
+	steps  Steps
+
+	mu      sync.Mutex
+	ring    rotation.Ring
+	private map[string]*signkey.Key // those that sign, or soon will
+	missing error                   // what of them cannot be loaded
+	seen    time.Time               // when the ring was last known to be this one
+	retry   time.Time               // no step before
+}
+
+// New returns the keys. Where the ring has none, the first is made or, if given,
+// taken in. It is an error if the key that is to sign is not there.
+func New(ctx context.Context, config Config) (*Keys, error) {
+	switch {
+	case config.DB == nil:
+		return nil, errors.New("signing: Config.DB is required")
+	case config.First == nil && config.Folder == "":
+		return nil, errors.New("signing: Config.First or Config.Folder is required")
+	case config.Terms.Issuer == "" || config.Terms.Lag() <= 0:
+		return nil, errors.New("signing: Config.Terms is required")
+	case config.Every != 0 && config.Folder == "":
+		return nil, errors.New("signing: Config.Every needs Config.Folder")
+	case config.Log == nil:
+		return nil, errors.New("signing: Config.Log is required")
+	case config.Now == nil:
+		return nil, errors.New("signing: Config.Now is required")
+	}
+	k := &Keys{
+		config: config, steps: Steps{DB: config.DB, Folder: config.Folder, Now: config.Now},
+		private: map[string]*signkey.Key{},
+	}
+	if err := k.begin(ctx); err != nil {
+		return nil, err
+	}
+	if err := k.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := k.Signer(ctx); err != nil {
+		return nil, err
+	}
+	return k, k.sweep()
+}
+
+// begin makes sure that the ring has a key.
+func (k *Keys) begin(ctx context.Context) error {
+	ring, err := k.config.DB.Ring(ctx)
+	if err != nil || len(ring.Records()) > 0 {
+		return err
+	}
+	first := k.config.First
+	if first == nil {
+		if first, err = k.config.Folder.make(handoff.EdDSA); err != nil {
+			return err
+		}
+	}
+	kid := first.Key().ID()
+	_, err = k.steps.take(ctx, func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error) {
+		if len(ring.Records()) > 0 {
+			return ring, errNotDue // another process was first
+		}
+		ring, err := ring.Prepare(first.Key(), now)
+		if err != nil {
+			return ring, err
+		}
+		return ring.Activate(kid, now, terms)
+	})
+	if errors.Is(err, errNotDue) {
+		if k.config.First == nil {
+			return k.config.Folder.forget(kid)
+		}
+		return nil
+	}
+	return err
+}
+
+// Signer returns the key that signs now.
+func (k *Keys) Signer(ctx context.Context) (handoff.Signer, error) {
+	signer, err, fresh := k.signer()
+	if fresh {
+		return signer, err
+	}
+	// The one who should say that nothing has changed is late.
+	if err := k.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	signer, err, _ = k.signer()
+	return signer, err
+}
+
+func (k *Keys) signer() (signer handoff.Signer, err error, fresh bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	kid, ok := k.ring.Signing()
+	private := k.private[kid]
+	switch {
+	case !ok:
+		err = errors.New("no key signs")
+	case private == nil && k.missing != nil:
+		err = k.missing
+	case private == nil:
+		err = fmt.Errorf("the private half of the signing key %s is not here", kid)
+	default:
+		signer = private
+	}
+	return signer, err, k.config.Now().Sub(k.seen) < k.config.Terms.Lag()
+}
+
+// Refresh reads the ring anew.
+func (k *Keys) Refresh(ctx context.Context) error {
+	at := k.config.Now()
+	ring, err := k.config.DB.Ring(ctx)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if at.Before(k.seen) { // somebody else's look was later
+		return nil
+	}
+	k.ring, k.seen, k.missing = ring, at, nil
+	needed := map[string]*signkey.Key{}
+	for _, record := range ring.Records() {
+		if record.State != rotation.Next && record.State != rotation.Active {
+			continue
+		}
+		kid := record.Key.ID()
+		if needed[kid], err = k.load(kid); err != nil {
+			k.missing = errors.Join(k.missing, err)
+			delete(needed, kid)
+		}
+	}
+	k.private = needed
+	return nil
+}
+
+func (k *Keys) load(kid string) (*signkey.Key, error) {
+	if key := k.private[kid]; key != nil {
+		return key, nil
+	}
+	if first := k.config.First; first != nil && first.Key().ID() == kid {
+		return first, nil
+	}
+	if k.config.Folder == "" {
+		return nil, fmt.Errorf("the database's signing key is %s, another than the one given", kid)
+	}
+	return k.config.Folder.load(kid)
+}
+
+// Confirm says that the ring was still the same at a time.
+func (k *Keys) Confirm(at time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if at.After(k.seen) {
+		k.seen = at
+	}
+}
+
+// Ready returns nil if every key that signs or soon will is here.
+func (k *Keys) Ready(context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.missing
+}
+
+// Step takes the step that is due by the clock, if keys change by it.
+func (k *Keys) Step(ctx context.Context) error {
+	if k.config.Every == 0 {
+		return nil
+	}
+	k.mu.Lock()
+	ring, early := k.ring, k.config.Now().Before(k.retry)
+	k.mu.Unlock()
+	if early {
+		return nil
+	}
+	taken, err := k.steps.takeDue(ctx, ring, k.config.Every, k.config.Terms)
+	if err != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.retry = k.config.Now().Add(time.Second)
+		var wait *rotation.EarlyError
+		if errors.As(err, &wait) { // another process's terms are longer
+			return nil
+		}
+		return fmt.Errorf("rotating the signing keys: %w", err)
+	}
+	if taken.Verb != "" {
+		k.config.Log.InfoContext(ctx, "signing keys", "step", string(taken.Verb), "key", taken.Kid)
+	}
+	return nil
+}
+
+// sweep removes private keys whose step was taken by a process that died before
+// it could.
+func (k *Keys) sweep() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, record := range k.ring.Records() {
+		if record.State == rotation.Retired || record.State == rotation.Tainted {
+			if err := k.config.Folder.forget(record.Key.ID()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+// run lists the signing keys.
+func (c *listKeysCommand) run(ctx context.Context, std console) (err error) {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	ring, err := db.Ring(ctx)
+	if err != nil {
+		return err
+	}
+	signing, _ := ring.Signing()
+	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL")
+	for _, k := range ring.Records() {
+		state := string(k.State)
+		if k.Key.ID() == signing {
+			state += ", signs"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), state,
+			shown(k.Prepared), shown(k.Activated), shown(k.Ended), shown(k.Until))
+	}
+	return table.Flush()
+}
+
+func shown(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format(time.RFC3339)
+}
+
+// run makes a key and has it listed.
+func (c *prepareCommand) run(ctx context.Context, std console) error {
+	return c.take(ctx, c.KeyDir, func(steps signing.Steps, db *database.DB) error {
+		key, _, err := steps.Prepare(ctx)
+		if err != nil {
+			return err
+		}
+		terms, err := db.Terms(ctx, time.Now())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "prepared %s: it can be activated in %s\n", key.ID(), terms.Before())
+		return nil
+	})
+}
+
+// run has a prepared key sign.
+func (c *activateCommand) run(ctx context.Context, std console) error {
+	return c.take(ctx, "", func(steps signing.Steps, _ *database.DB) error {
+		_, err := steps.Activate(ctx, c.Kid)
+		if err == nil {
+			fmt.Fprintf(std.stdout, "activated %s: it signs\n", c.Kid)
+		}
+		return err
+	})
+}
+
+// run ends a key that signed before.
+func (c *retireCommand) run(ctx context.Context, std console) error {
+	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
+		ring, err := steps.Retire(ctx, c.Kid)
+		for _, k := range ring.Records() {
+			if err == nil && k.Key.ID() == c.Kid {
+				fmt.Fprintf(std.stdout, "retired %s: it stays listed until %s\n", c.Kid, shown(k.Until))
+			}
+		}
+		return err
+	})
+}
+
+// run takes a key out of the list.
+func (c *taintCommand) run(ctx context.Context, std console) error {
+	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
+		ring, err := steps.Taint(ctx, c.Kid)
+		if err != nil {
+			return err
+		}
+		kid, _ := ring.Signing()
+		fmt.Fprintf(std.stdout, "tainted %s: it is no longer listed; %s signs\n", c.Kid, kid)
+		return nil
+	})
+}
+
+// take opens what a step needs.
+func (e existing) take(ctx context.Context, keyDir string, step func(signing.Steps, *database.DB) error) (err error) {
+	db, err := e.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	steps := signing.Steps{DB: db, Now: time.Now}
+	if keyDir != "" {
+		if steps.Folder, err = signing.OpenFolder(keyDir); err != nil {
+			return wrong("key-dir", err)
+		}
+	}
+	err = step(steps, db)
+	if errors.Is(err, rotation.ErrUnknown) {
+		return errors.New("there is no signing key of this id: see \"keys list\"")
+	}
+	return err
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
+)
+
+// terms are the times that this process keeps to.
+func (c *serveCommand) terms() trust.Terms {
+	return trust.Terms{Issuer: c.Issuer, TokenLifetime: c.MaxLifetime, ListLifetime: c.TrustLifetime, Skew: c.Skew}
+}
+
+// keyring is what signs: one key, or those that the trust list names.
+type keyring struct {
+	one  *signkey.Key  // the one key
+	keys *signing.Keys // nil: there is no trust list
+}
+
+// Signer is a handoff.SignerSource's.
+func (r *keyring) Signer(ctx context.Context) (handoff.Signer, error) {
+	if r.keys != nil {
+		return r.keys.Signer(ctx)
+	}
+	return r.one.Signer(ctx)
+}
+
+// load loads what signs.
+func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, log *slog.Logger) (err error) {
+	if c.Key != "" {
+		if r.one, err = signkey.Load(c.Key); err != nil {
+			return wrong("key", err)
+		}
+	}
+	if c.TrustKey == "" {
+		return nil
+	}
+	config := signing.Config{DB: db, First: r.one, Terms: c.terms(), Every: c.RotateEvery, Log: log, Now: time.Now}
+	setting := "key"
+	if c.KeyDir != "" {
+		setting = "key-dir"
+		if config.Folder, err = signing.OpenFolder(c.KeyDir); err != nil {
+			return wrong(setting, err)
+		}
+	}
+	if r.keys, err = signing.New(ctx, config); err != nil {
+		return wrong(setting, err)
+	}
+	return nil
+}
+
+// statement is the database as the publisher reads it.
+type statement struct{ *database.DB }
+
+// State is a trust.Source's.
+func (s statement) State(ctx context.Context) (trust.State, error) { return s.Trust(ctx, time.Now()) }
+
+// publisher returns what signs the trust list, with the first list signed, or nil
+// where there is no trust key.
+func (c *serveCommand) publisher(ctx context.Context, db *database.DB, log *slog.Logger) (*trust.Publisher, error) {
+	if c.TrustKey == "" {
+		return nil, nil
+	}
+	key, err := signkey.Load(c.TrustKey)
+	if err != nil {
+		return nil, wrong("trust-key", err)
+	}
+	ring, err := db.Ring(ctx)
+	if err != nil {
+		return nil, wrong("database", err)
+	}
+	for _, k := range ring.Records() {
+		if k.Key.ID() == key.Key().ID() {
+			return nil, wrong("trust-key", errors.New("is a key that signs handoffs: the trust key signs trust lists and nothing else"))
+		}
+	}
+	publisher, err := trust.NewPublisher(trust.PublisherConfig{
+		Terms: c.terms(), Key: key, Source: statement{db}, File: c.TrustFile,
+		Report: func(err error) {
+			if err != nil {
+				log.Error("the trust list cannot be published", "cause", err.Error())
+			} else {
+				log.Info("the trust list is published again")
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = publisher.Publish(ctx)
+	var unwritable *fs.PathError
+	if errors.As(err, &unwritable) {
+		return nil, wrong("trust-file", err)
+	}
+	return publisher, err
+}
+
+// web is the HTTPS listener. It belongs to the publisher alone.
+type web struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// web opens the HTTPS listener, with the certificate of the gRPC server.
+func (c *serveCommand) web(server *serving.Server, handler http.Handler, log *slog.Logger) (*web, error) {
+	listener, err := net.Listen("tcp", c.HTTP)
+	if err != nil {
+		return nil, wrong("http", err)
+	}
+	return &web{listener: listener, server: &http.Server{
+		Handler:           handler,
+		TLSConfig:         server.TLS("h2", "http/1.1"),
+		ReadHeaderTimeout: serving.HandshakeTimeout, // and of the TLS handshake
+		ReadTimeout:       serving.CallTimeout,
+		WriteTimeout:      time.Minute, // of the longest list, 16 MiB
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    serving.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}, nil
+}
+
+// run serves until ctx ends, and then lets answers under way finish.
+func (w *web) run(ctx context.Context) error {
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), serving.HandshakeTimeout)
+		defer cancel()
+		stopped <- errors.Join(w.server.Shutdown(grace), w.server.Close())
+	})
+	err := w.server.ServeTLS(w.listener, "", "")
+	if stop() { // it failed before
+		return err
+	}
+	return <-stopped
+}
