@@ -19,23 +19,34 @@ import (
 // SHA-256 thumbprint, so that one id is one key, whoever lists it. The zero Key
 // verifies nothing. A Key is immutable and safe for concurrent use.
 type Key struct {
-	id        string
-	algorithm Algorithm
-	public    crypto.PublicKey
+	id          string
+	algorithm   Algorithm
+	public      crypto.PublicKey
+	revocations Revocations // nil: nothing that it has signed can be taken back
 }
 
 // KeySource is where a verifier finds the keys of one issuer. Implementations
 // are safe for concurrent use, answer from memory, and never fetch on behalf of
-// a token.
-//
-// A source that also implements Revocations is asked about each token whose
-// signature has verified.
+// a token. A source that knows what its issuer has taken back returns keys that
+// carry it: see Key.WithRevocations.
 type KeySource interface {
 	// Key returns the key with this id if it may sign handoffs now, and
 	// ErrKeyUnknown if it may not. Any other error means that the source cannot
 	// tell, which refuses the token with TRUST_STALE.
 	Key(ctx context.Context, kid string) (Key, error)
 }
+
+// Revocations knows what an issuer has taken back. Implementations are safe for
+// concurrent use and answer from memory.
+type Revocations interface {
+	// Revoked returns nil if the token with these claims stands; ErrRevoked if it
+	// has been taken back. Any other error means that it cannot tell, which
+	// refuses with TRUST_STALE.
+	Revoked(ctx context.Context, claims *Claims) error
+}
+
+// ErrRevoked is what Revocations answers for a token that has been taken back.
+var ErrRevoked = errors.New("revoked")
 
 // ErrKeyUnknown is a KeySource's answer for a key that it does not list.
 var ErrKeyUnknown = errors.New("no such key")
@@ -61,6 +72,14 @@ func NewKey(algorithm Algorithm, public crypto.PublicKey) (Key, error) {
 
 // ID returns the key's RFC 7638 thumbprint in base64url: its `kid`.
 func (k Key) ID() string { return k.id }
+
+// WithRevocations returns the key as one whose tokens can be taken back: a
+// verifier asks r about each token that the key has signed. r travels with the
+// key, so that no decorator of a KeySource can lose it.
+func (k Key) WithRevocations(r Revocations) Key {
+	k.revocations = r
+	return k
+}
 
 // Algorithm returns the one algorithm that the key verifies.
 func (k Key) Algorithm() Algorithm { return k.algorithm }

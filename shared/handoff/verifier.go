@@ -40,17 +40,6 @@ type Verifier struct {
 	now         func() time.Time
 }
 
-// Revocations is implemented by a KeySource that knows what its issuer has taken
-// back. Implementations are safe for concurrent use and answer from memory.
-type Revocations interface {
-	// Revoked returns nil if the token with these claims stands; ErrRevoked if it has been taken back. Any other error
-	// means that the source cannot tell, which refuses with TRUST_STALE.
-	Revoked(ctx context.Context, claims *Claims) error
-}
-
-// ErrRevoked is a source's answer for a token that has been taken back.
-var ErrRevoked = errors.New("revoked")
-
 // The checks that depend on the verifier. SPEC.md defines each.
 const (
 	CheckIssuer   Check = "verify.iss"
@@ -129,6 +118,9 @@ func (v *Verified) Claims() Claims {
 	return c
 }
 
+// Method returns the full name of the method that the token is for.
+func (v *Verified) Method() string { return v.claims.Method }
+
 // Verify checks that raw is a handoff token for this audience, signed by a key
 // that its issuer lists, current, and not taken back. It has no side effect. The
 // error is a *Refusal. raw may come from anybody and be anything.
@@ -141,7 +133,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := v.source(ctx, claims, key); err != nil {
+	if _, err := v.listed(ctx, claims, key); err != nil {
 		return nil, err
 	}
 	if err := v.accept(ctx, claims, key); err != nil {
@@ -198,15 +190,14 @@ func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
 	case c.NotBefore.After(now.Add(v.skew)):
 		return early(CheckStart, "valid", c.NotBefore.Sub(now))
 	}
-	source, err := v.source(ctx, c, key)
+	listed, err := v.listed(ctx, c, key)
 	if err != nil {
 		return err
 	}
-	revocations, ok := source.(Revocations)
-	if !ok {
+	if listed.revocations == nil {
 		return nil
 	}
-	switch err := revocations.Revoked(ctx, c); {
+	switch err := listed.revocations.Revoked(ctx, c); {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrRevoked):
@@ -223,21 +214,21 @@ func early(check Check, what string, ahead time.Duration) error {
 	}
 }
 
-// source returns the key source of the token's issuer, if it lists the key with
-// the algorithm that verified: a key of one trusted issuer signs nothing for
-// another.
-func (v *Verifier) source(ctx context.Context, c *Claims, key Key) (KeySource, error) {
+// listed returns the key as the token's issuer lists it now, with the algorithm
+// that verified: a key of one trusted issuer signs nothing for another.
+func (v *Verifier) listed(ctx context.Context, c *Claims, key Key) (Key, error) {
 	source, ok := v.sources[c.Issuer]
 	if !ok {
-		return nil, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss is not a trusted issuer"}
+		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss is not a trusted issuer"}
 	}
 	switch listed, err := source.Key(ctx, key.id); {
 	case errors.Is(err, ErrKeyUnknown) || err == nil && (listed.id != key.id || listed.algorithm != key.algorithm):
-		return nil, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss does not list the key that signed"}
+		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss does not list the key that signed"}
 	case err != nil:
-		return nil, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+		return Key{}, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+	default:
+		return listed, nil
 	}
-	return source, nil
 }
 
 // anyOf finds a key at whichever issuer lists it. Until the signature has

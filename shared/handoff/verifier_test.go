@@ -478,10 +478,12 @@ func TestRedeemRuleLifetime(t *testing.T) {
 func TestRecheck(t *testing.T) {
 	key := forge.NewKey(handoff.EdDSA)
 	source := &fickle{keys: keys{key.Public}}
+	// A decorator of a source, as one that counts, hides nothing of it.
+	decorated := struct{ handoff.KeySource }{source}
 	clock := now
 	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
 		Audience: billing, Store: &recorder{}, Now: func() time.Time { return clock },
-		Issuers: map[string]handoff.KeySource{shop: source},
+		Issuers: map[string]handoff.KeySource{shop: decorated},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -536,7 +538,8 @@ func (f *fickle) Key(ctx context.Context, kid string) (handoff.Key, error) {
 	if f.err != nil {
 		return handoff.Key{}, f.err
 	}
-	return f.keys.Key(ctx, kid)
+	key, err := f.keys.Key(ctx, kid)
+	return key.WithRevocations(f), err
 }
 
 func (f *fickle) Revoked(context.Context, *handoff.Claims) error { return f.revoked }

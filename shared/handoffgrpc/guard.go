@@ -163,6 +163,10 @@ func (c call) redeem(ctx context.Context, req any) (*handoff.Grant, error) {
 	if !ok {
 		return nil, c.refuse(ctx, misused("the request is not a protobuf message"))
 	}
+	if c.verified.Method() != c.method.name {
+		// A token for another method buys nobody the work of naming a large request.
+		return nil, c.refuse(ctx, c.verified.Allows(handoff.Operation{Method: c.method.name}, c.method.rule))
+	}
 	op, err := c.method.binding.Operation(message)
 	if err != nil {
 		return nil, c.refuse(ctx, err)

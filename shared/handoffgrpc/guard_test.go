@@ -412,3 +412,15 @@ func TestNewGuardRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A token for another method is refused before the request is named: naming a
+// large request is work, and the token is not spent.
+func TestAnotherMethodIsRefusedBeforeTheRequestIsNamed(t *testing.T) {
+	k := newKit(t, handoffgrpc.Config{})
+	client := server2v1.NewInvoiceServiceClient(k.serve(t))
+	unbindable := with(func(r *server2v1.PayInvoiceRequest) { r.ProtoReflect().SetUnknown([]byte{0xf8, 0x01, 0x01}) })
+	_, err := client.PayInvoice(bearer(t, k.export(t)), unbindable)
+	if handoffgrpc.ReasonOf(err) != handoff.ReasonMethodMismatch {
+		t.Errorf("%v, want METHOD_MISMATCH", err)
+	}
+}

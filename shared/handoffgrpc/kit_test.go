@@ -60,7 +60,7 @@ func (k *keys) Key(_ context.Context, kid string) (handoff.Key, error) {
 	if kid != k.key.Public.ID() {
 		return handoff.Key{}, handoff.ErrKeyUnknown
 	}
-	return k.key.Public, nil
+	return k.key.Public.WithRevocations(k), nil
 }
 
 func (k *keys) Revoked(context.Context, *handoff.Claims) error {

@@ -106,7 +106,8 @@ func NewFollower(config FollowerConfig) (*Follower, error) {
 	}, nil
 }
 
-// Key returns the key with this id if the list names it, handoff.ErrKeyUnknown
+// Key returns the key with this id if the list names it, with what the list has
+// taken back, handoff.ErrKeyUnknown
 // if it does not, and another error while there is no list to rely on.
 func (f *Follower) Key(_ context.Context, kid string) (handoff.Key, error) {
 	s, err := f.relied()
@@ -117,7 +118,7 @@ func (f *Follower) Key(_ context.Context, kid string) (handoff.Key, error) {
 	if !ok {
 		return handoff.Key{}, handoff.ErrKeyUnknown
 	}
-	return key, nil
+	return key.WithRevocations(f), nil
 }
 
 // Revoked returns nil if the list lets the token stand, handoff.ErrRevoked if it
