@@ -46,6 +46,7 @@ func sections() []section {
 		{"issue", "from a typed request to a token, beside the signature alone", measureIssue},
 		{"refuse", "a hostile token", measureRefuse},
 		{"redeem", "the embedded stores", measureRedeem},
+		{"wire", "a call over TLS", measureWire},
 	}
 }
 
@@ -57,6 +58,13 @@ type section struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) == 2 && os.Args[1] == "serve" { // a child: see child
+		if err := serve(ctx, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench serve:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
