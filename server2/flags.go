@@ -22,6 +22,7 @@ type command interface {
 // HANDOFF_SERVER2_ and its name in capitals; a flag that is given wins.
 type commandLine struct {
 	Serve serveCommand `cmd:"" default:"withargs" help:"Serve InvoiceService until SIGINT or SIGTERM. The default command."`
+	Init  initCommand  `cmd:"" help:"Make the journal that serve --replay is to keep. Once, before the first start."`
 	Seed  seedCommand  `cmd:"" help:"Add the invoices of a JSON file to the database, all or none."`
 }
 
@@ -32,13 +33,20 @@ type serveCommand struct {
 	Issuer      string        `required:"" placeholder:"URL" help:"SERVER1's name: the only iss that is accepted, byte for byte."`
 	Database    string        `required:"" placeholder:"FILE" help:"SQLite database of invoices and payments. Made where there is none."`
 	MaxLifetime time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that is accepted, in whole seconds up to 300s."`
-	Skew        time.Duration `default:"5s" placeholder:"TIME" help:"How far ahead SERVER1's clock may be, up to 60s. Tokens are refused for as long after a start, too."`
+	Skew        time.Duration `default:"5s" placeholder:"TIME" help:"How far ahead SERVER1's clock may be, up to 60s."`
 
 	Keys         string         `group:"trust" placeholder:"FILE" help:"SERVER1's public keys, a JWK Set or PEM. Read again when it changes; a private key is refused. Nothing can be taken back but by changing the file."`
 	TrustKey     []string       `group:"trust" placeholder:"FILE" help:"The public key that signs SERVER1's trust list; two files while it changes. Instead of --keys."`
 	Trust        string         `group:"trust" placeholder:"URL" help:"Where the trust list is read: grpc://HOST:PORT or https://HOST/PATH, both over TLS 1.3, or a FILE that is replaced. Required with --trust-key."`
 	TrustCA      string         `group:"trust" placeholder:"FILE" help:"Certificates that vouch for the host of --trust, in PEM. Unless set: the system's."`
 	MaxStaleness *time.Duration `group:"trust" placeholder:"TIME" help:"Age at which the trust list is no longer relied on: every token is then refused, and health says so, until there is a fresh one. From 1s to 24h; 10s unless set."`
+
+	Replay string `group:"replay" default:"memory" placeholder:"PLACE" help:"memory, or the FOLDER of a journal, as \"init\" makes it. A journal forgets nothing when the process ends; with memory, a start refuses tokens for as long as --skew."`
+}
+
+type initCommand struct {
+	Replay string        `required:"" placeholder:"FOLDER" help:"The journal's folder, which must not exist yet."`
+	Skew   time.Duration `default:"5s" placeholder:"TIME" help:"As for serve."`
 }
 
 type seedCommand struct {
@@ -58,6 +66,8 @@ func parse(args []string, stdout io.Writer) (command, error) {
 		kong.Vars{"listen": "127.0.0.1:8442"},
 		kong.ExplicitGroups([]kong.Group{{
 			Key: "trust", Title: "Whose tokens count: --keys, or --trust-key with --trust.",
+		}, {
+			Key: "replay", Title: "Where redemptions are remembered.",
 		}}),
 		kong.ValueFormatter(describe),
 		kong.Help(help),
@@ -72,7 +82,11 @@ func parse(args []string, stdout io.Writer) (command, error) {
 		return nil, nil
 	case err != nil:
 		return nil, &serving.SettingError{Err: err}
-	case context.Selected().Name == "seed":
+	}
+	switch context.Selected().Name {
+	case "init":
+		return &line.Init, nil
+	case "seed":
 		return &line.Seed, nil
 	}
 	return &line.Serve, nil

@@ -175,6 +175,11 @@ func TestSettingsRefused(t *testing.T) {
 		"a folder for a database":   {set("database", t.TempDir()), "--database"},
 		"text for a database":       {set("database", file(strings.Repeat("no database ", 100))), "--database"},
 		"others' database":          {func(s settings) { s["database"] = file(""); mode("database", 0o644)(s) }, "--database"},
+		"no replay":                 {set("replay", ""), "--replay"},
+		"a journal not made":        {set("replay", filepath.Join(t.TempDir(), "journal")), program + " init --replay"},
+		"a folder, not a journal":   {set("replay", t.TempDir()), "--replay"},
+		"a file, not a journal":     {set("replay", file("text")), "--replay"},
+		"replay over HTTP":          {set("replay", "https://127.0.0.1/"), "--replay"},
 		"no address":                {set("listen", ""), "--listen"},
 		"an address without a port": {set("listen", "127.0.0.1"), "--listen"},
 		"a port out of range":       {set("listen", "127.0.0.1:99999"), "--listen"},
@@ -259,6 +264,12 @@ func TestOtherMistakes(t *testing.T) {
 	refused(t, nil, "--audience")
 	refused(t, []string{"sevre"}, "sevre")
 	refused(t, []string{"serve", "now"}, "now")
+	refused(t, []string{"init"}, "--replay")
+	refused(t, []string{"init", "--replay="}, "--replay")
+	refused(t, []string{"init", "--replay=memory"}, "--replay")
+	refused(t, []string{"init", "--replay=redis://127.0.0.1"}, "--replay")
+	refused(t, []string{"init", "--replay=" + t.TempDir()}, "--replay")
+	refused(t, []string{"init", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"seed"}, "--database")
 	db := "--database=" + filepath.Join(t.TempDir(), "server2.db")
 	refused(t, []string{"seed", db}, "invoices")
@@ -277,7 +288,7 @@ func TestHelp(t *testing.T) {
 		text := strings.Join(strings.Fields(stdout.String()), " ")
 		s, _ := goodSettings(t)
 		for _, flag := range []string{
-			"metrics", "reflection", "log-level", "max-lifetime", "shutdown-grace", "trust-key", "trust", "trust-ca", "max-staleness",
+			"metrics", "reflection", "log-level", "max-lifetime", "shutdown-grace", "trust-key", "trust", "trust-ca", "max-staleness", "replay",
 		} {
 			s[flag] = ""
 		}
