@@ -146,6 +146,7 @@ type running struct {
 	*site
 	log  *lockedBuffer
 	conn *grpc.ClientConn
+	http string // the address of the HTTPS listener, if there is one
 }
 
 // start runs the program until the test ends, and checks that it stops in order.
@@ -153,7 +154,9 @@ func (s *site) start(t testing.TB, more map[string]string) *running {
 	t.Helper()
 	settings := s.settings()
 	for flag, value := range more {
-		settings[flag] = value
+		if settings[flag] = value; value == "" {
+			delete(settings, flag)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	out, stdout := io.Pipe()
@@ -169,12 +172,19 @@ func (s *site) start(t testing.TB, more map[string]string) *running {
 			t.Errorf("exit status %d after an orderly stop; the log:\n%s", got, r.log)
 		}
 	})
-	line, err := bufio.NewReader(out).ReadString('\n')
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
 	address, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "listening on ")
 	if err != nil || !ok {
 		t.Fatalf("stdout is %q, %v; the log:\n%s", line, err, r.log)
 	}
-	go io.Copy(io.Discard, out)
+	if settings["http"] != "" {
+		line, err := lines.ReadString('\n')
+		if r.http, ok = strings.CutPrefix(strings.TrimSuffix(line, "\n"), "https on "); err != nil || !ok {
+			t.Fatalf("stdout is %q, %v", line, err)
+		}
+	}
+	go io.Copy(io.Discard, lines)
 	r.conn, err = grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		RootCAs: s.pool, MinVersion: tls.VersionTLS13,
 	})))

@@ -87,6 +87,7 @@ func (c *serveCommand) publisher(ctx context.Context, db *database.DB, log *slog
 	}
 	publisher, err := trust.NewPublisher(trust.PublisherConfig{
 		Terms: c.terms(), Key: key, Source: statement{db}, File: c.TrustFile,
+		Refresh: min(trust.DefaultRefresh, c.TrustLifetime/4), // one that is lost leaves three
 		Report: func(err error) {
 			if err != nil {
 				log.Error("the trust list cannot be published", "cause", err.Error())

@@ -3,17 +3,21 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/trust"
 )
 
 // Every mistake stops the start before a port is open, with exit status 2 and
 // one line that names the setting.
 func TestMistakesInSettings(t *testing.T) {
-	s := newSite(t)
+	s := newTrustedSite(t)
 	missing := s.path("missing")
 	text := s.write(t, "text", "not what it should be", 0o600)
 	policy := func(name, text string) map[string]string {
@@ -30,53 +34,95 @@ func TestMistakesInSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	trustKey, err := os.ReadFile(s.path("trust.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := s.path("open")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	other := s.path("other.db")
+	db, err := database.Open(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.KeepTerms(t.Context(), trust.Terms{
+		Issuer: "https://other.example", TokenLifetime: time.Minute, ListLifetime: time.Minute, Skew: time.Second,
+	}, time.Now())
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
 
 	type change = map[string]string
+	trusting := func(more ...string) change { return s.publishing(more...) }
 	for name, c := range map[string]struct {
 		change  change // to settings that start; an empty value drops the flag
 		setting string // the one that the line names
 	}{
-		"no issuer":                       {change{"issuer": ""}, "--issuer"},
-		"an issuer with a space":          {change{"issuer": "the shop"}, "--issuer"},
-		"an issuer too long":              {change{"issuer": strings.Repeat("x", 256)}, "--issuer"},
-		"no key":                          {change{"key": ""}, "--key"},
-		"a key that is missing":           {change{"key": missing}, "--key"},
-		"a key that is none":              {change{"key": text}, "--key"},
-		"a public key":                    {change{"key": s.write(t, "public", string(public), 0o600)}, "--key"},
-		"H11: a key others can read":      {change{"key": s.write(t, "open.key", string(key), 0o644)}, "--key"},
-		"no database":                     {change{"database": ""}, "--database"},
-		"a database in no folder":         {change{"database": missing + "/x.db"}, "--database"},
-		"a database that is none":         {change{"database": s.write(t, "x.db", strings.Repeat("no database. ", 100), 0o600)}, "--database"},
-		"H11: a database others can read": {change{"database": s.write(t, "open.db", "", 0o644)}, "--database"},
-		"no certificate":                  {change{"tls-cert": ""}, "--tls-cert"},
-		"a certificate that is none":      {change{"tls-cert": text}, "--tls-cert"},
-		"no certificate key":              {change{"tls-key": ""}, "--tls-key"},
-		"a certificate key missing":       {change{"tls-key": missing}, "--tls-key"},
-		"a listener without a port":       {change{"listen": "127.0.0.1"}, "--listen"},
-		"metrics off loopback":            {change{"metrics": "0.0.0.0:0"}, "--metrics"},
-		"a log level that is none":        {change{"log-level": "loud"}, "--log-level"},
-		"a lifetime that is none":         {change{"lifetime": "soon"}, "--lifetime"},
-		"a lifetime of nothing":           {change{"lifetime": "0s"}, "--lifetime"},
-		"a lifetime with a fraction":      {change{"lifetime": "1500ms"}, "--lifetime"},
-		"a lifetime above its maximum":    {change{"lifetime": "61s", "max-lifetime": "60s"}, "--lifetime"},
-		"a maximum above the cap":         {change{"max-lifetime": "301s"}, "--max-lifetime"},
-		"a negative maximum":              {change{"max-lifetime": "-1s"}, "--max-lifetime"},
-		"sessions that end at once":       {change{"session-lifetime": "0s"}, "--session-lifetime"},
-		"an idle time above the life":     {change{"session-idle": "2h", "session-lifetime": "1h"}, "--session-idle"},
-		"no attempts to sign in":          {change{"sign-in-attempts": "0"}, "--sign-in-attempts"},
-		"attempts that are no number":     {change{"sign-in-attempts": "many"}, "--sign-in-attempts"},
-		"descriptors that are missing":    {change{"descriptors": missing}, "--descriptors"},
-		"descriptors that are none":       {change{"descriptors": text}, "--descriptors"},
-		"no policy":                       {change{"policy": ""}, "--policy"},
-		"a policy that is missing":        {change{"policy": missing}, "--policy"},
-		"a policy that is not JSON":       {policy("text", "allow everything"), "--policy"},
-		"a policy with an unknown member": {policy("member", `{"audiences": {}, "default": "allow"}`), "--policy"},
-		"a policy without audiences":      {policy("empty", `{}`), "--policy"},
-		"a policy for an unknown method":  {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--policy"},
-		"a policy for a ruleless method":  {methods("ruleless", `"/handoff.server1.v1.SessionService/SignIn": {"roles": ["x"]}`), "--policy"},
-		"a policy for nobody":             {methods("nobody", `"`+payInvoice+`": {"roles": []}`), "--policy"},
-		"a policy above --max-lifetime":   {change{"max-lifetime": "29s", "lifetime": "1s"}, "--policy"},
-		"a flag that is none":             {change{"skip-tls": "true"}, "--skip-tls"},
+		"no issuer":                        {change{"issuer": ""}, "--issuer"},
+		"an issuer with a space":           {change{"issuer": "the shop"}, "--issuer"},
+		"an issuer too long":               {change{"issuer": strings.Repeat("x", 256)}, "--issuer"},
+		"no key":                           {change{"key": ""}, "--key"},
+		"a key that is missing":            {change{"key": missing}, "--key"},
+		"a key that is none":               {change{"key": text}, "--key"},
+		"a public key":                     {change{"key": s.write(t, "public", string(public), 0o600)}, "--key"},
+		"H11: a key others can read":       {change{"key": s.write(t, "open.key", string(key), 0o644)}, "--key"},
+		"no database":                      {change{"database": ""}, "--database"},
+		"a database in no folder":          {change{"database": missing + "/x.db"}, "--database"},
+		"a database that is none":          {change{"database": s.write(t, "x.db", strings.Repeat("no database. ", 100), 0o600)}, "--database"},
+		"H11: a database others can read":  {change{"database": s.write(t, "open.db", "", 0o644)}, "--database"},
+		"no certificate":                   {change{"tls-cert": ""}, "--tls-cert"},
+		"a certificate that is none":       {change{"tls-cert": text}, "--tls-cert"},
+		"no certificate key":               {change{"tls-key": ""}, "--tls-key"},
+		"a certificate key missing":        {change{"tls-key": missing}, "--tls-key"},
+		"a listener without a port":        {change{"listen": "127.0.0.1"}, "--listen"},
+		"metrics off loopback":             {change{"metrics": "0.0.0.0:0"}, "--metrics"},
+		"a log level that is none":         {change{"log-level": "loud"}, "--log-level"},
+		"a lifetime that is none":          {change{"lifetime": "soon"}, "--lifetime"},
+		"a lifetime of nothing":            {change{"lifetime": "0s"}, "--lifetime"},
+		"a lifetime with a fraction":       {change{"lifetime": "1500ms"}, "--lifetime"},
+		"a lifetime above its maximum":     {change{"lifetime": "61s", "max-lifetime": "60s"}, "--lifetime"},
+		"a maximum above the cap":          {change{"max-lifetime": "301s"}, "--max-lifetime"},
+		"a negative maximum":               {change{"max-lifetime": "-1s"}, "--max-lifetime"},
+		"sessions that end at once":        {change{"session-lifetime": "0s"}, "--session-lifetime"},
+		"an idle time above the life":      {change{"session-idle": "2h", "session-lifetime": "1h"}, "--session-idle"},
+		"no attempts to sign in":           {change{"sign-in-attempts": "0"}, "--sign-in-attempts"},
+		"attempts that are no number":      {change{"sign-in-attempts": "many"}, "--sign-in-attempts"},
+		"descriptors that are missing":     {change{"descriptors": missing}, "--descriptors"},
+		"descriptors that are none":        {change{"descriptors": text}, "--descriptors"},
+		"no policy":                        {change{"policy": ""}, "--policy"},
+		"a policy that is missing":         {change{"policy": missing}, "--policy"},
+		"a policy that is not JSON":        {policy("text", "allow everything"), "--policy"},
+		"a policy with an unknown member":  {policy("member", `{"audiences": {}, "default": "allow"}`), "--policy"},
+		"a policy without audiences":       {policy("empty", `{}`), "--policy"},
+		"a policy for an unknown method":   {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--policy"},
+		"a policy for a ruleless method":   {methods("ruleless", `"/handoff.server1.v1.SessionService/SignIn": {"roles": ["x"]}`), "--policy"},
+		"a policy for nobody":              {methods("nobody", `"`+payInvoice+`": {"roles": []}`), "--policy"},
+		"a policy above --max-lifetime":    {change{"max-lifetime": "29s", "lifetime": "1s"}, "--policy"},
+		"no key at all":                    {trusting("key", ""), "--key"},
+		"a folder without a trust key":     {change{"key-dir": s.path("keys")}, "--key-dir"},
+		"H11: a folder others can change":  {trusting("key-dir", open), "--key-dir"},
+		"a folder that is a file":          {trusting("key-dir", text), "--key-dir"},
+		"a folder in no folder":            {trusting("key-dir", missing+"/keys"), "--key-dir"},
+		"rotation of one key":              {trusting("rotate-every", "24h"), "--rotate-every"},
+		"rotation without rest":            {trusting("key-dir", s.path("keys"), "rotate-every", "999ms"), "--rotate-every"},
+		"rotation back in time":            {trusting("key-dir", s.path("keys"), "rotate-every", "-24h"), "--rotate-every"},
+		"a trust key that is missing":      {change{"trust-key": missing}, "--trust-key"},
+		"a trust key that is none":         {change{"trust-key": text}, "--trust-key"},
+		"H11: a trust key others can read": {change{"trust-key": s.write(t, "open-trust.key", string(trustKey), 0o640)}, "--trust-key"},
+		"a trust key that signs handoffs":  {change{"trust-key": s.path("shop.key")}, "--trust-key"},
+		"lists that live for nothing":      {trusting("trust-lifetime", "0s"), "--trust-lifetime"},
+		"lists that live too long":         {trusting("trust-lifetime", "25h"), "--trust-lifetime"},
+		"lists of a fraction":              {trusting("trust-lifetime", "1500ms"), "--trust-lifetime"},
+		"a trust file without a key":       {change{"trust-file": s.path("trust.jwt")}, "--trust-file"},
+		"a trust file in no folder":        {trusting("trust-file", missing+"/trust.jwt"), "--trust-file"},
+		"HTTPS without a trust key":        {change{"http": "127.0.0.1:0"}, "--http"},
+		"HTTPS without a port":             {trusting("http", "127.0.0.1"), "--http"},
+		"no skew":                          {change{"skew": "0s"}, "--skew"},
+		"too much skew":                    {change{"skew": "61s"}, "--skew"},
+		"another issuer's database":        {change{"database": other}, "--database"},
+		"a flag that is none":              {change{"skip-tls": "true"}, "--skip-tls"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			settings := s.settings()
@@ -152,9 +198,16 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 func TestHelp(t *testing.T) {
 	s := newSite(t)
 	for command, flags := range map[string]map[string]string{
-		"serve":     s.settings(),
-		"user add":  {"database": "", "name": "", "role": ""},
-		"user list": {"database": ""},
+		"serve":         s.publishing("key-dir", "", "rotate-every", "", "trust-file", "", "trust-lifetime", "", "http", "", "skew", "", "key", ""),
+		"user add":      {"database": "", "name": "", "role": ""},
+		"user list":     {"database": ""},
+		"user disable":  {"database": ""},
+		"revoke":        {"database": "", "handoff": "", "session": "", "subject": ""},
+		"keys list":     {"database": ""},
+		"keys prepare":  {"database": "", "key-dir": ""},
+		"keys activate": {"database": ""},
+		"keys retire":   {"database": "", "key-dir": ""},
+		"keys taint":    {"database": "", "key-dir": ""},
 	} {
 		var stdout, stderr bytes.Buffer
 		args := append(strings.Fields(command), "--help")

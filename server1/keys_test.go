@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/strictjson"
+)
+
+// quick are settings under which keys change within seconds.
+func (s *site) quick(more ...string) map[string]string {
+	settings := s.publishing(append([]string{
+		"key", "", "key-dir", s.path("keys"), "trust-lifetime", "2s", "lifetime", "2s", "max-lifetime", "2s", "skew", "100ms",
+		"policy", s.path("quick.json"), "sign-in-attempts", "1000",
+	}, more...)...)
+	return settings
+}
+
+func newQuickSite(t testing.TB) *site {
+	s := newTrustedSite(t)
+	s.write(t, "quick.json", strings.ReplaceAll(goodPolicy, `, "max_lifetime_seconds": 30`, ""), 0o644)
+	s.addUser(t, "alice", "payer")
+	return s
+}
+
+// kidOf returns the id of the key that signed a token, without verifying it.
+func kidOf(t testing.TB, raw string) (kid string) {
+	t.Helper()
+	segment, _, _ := strings.Cut(raw, ".")
+	header, err := base64.RawURLEncoding.DecodeString(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = strictjson.Read(string(header), func(r *strictjson.Reader) error {
+		return r.Object(func(name string) error {
+			value, err := r.String()
+			if name == "kid" {
+				kid = value
+			}
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kid
+}
+
+// Keys that change by the clock, under load: no token that SERVER1 hands out is
+// refused, and none that a retired key has signed is accepted after its window.
+func TestF06F07RotationUnderLoad(t *testing.T) {
+	s := newQuickSite(t)
+	r := s.start(t, s.quick("rotate-every", "1s"))
+	a := r.audience(t)
+	ctx, _ := r.signIn(t, "alice")
+
+	var mu sync.Mutex
+	private := map[string]*signkey.Key{} // as a thief of the folder would have them
+	last := map[string]time.Time{}       // when each signed
+	deadline, stop := context.WithTimeout(t.Context(), 12*time.Second)
+	defer stop()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for deadline.Err() == nil {
+				h, err := r.handoffs().IssueHandoff(ctx, pay(t))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				kid := kidOf(t, h.GetToken())
+				mu.Lock()
+				if last[kid] = time.Now(); private[kid] == nil {
+					if key, err := signkey.Load(s.path("keys/" + kid + ".key")); err == nil {
+						private[kid] = key
+					}
+				}
+				mu.Unlock()
+				for range 3 {
+					if left := time.Until(h.GetExpireTime().AsTime()); left > 100*time.Millisecond {
+						a.wantNow(t, "a token that lives for "+left.String(), h.GetToken(), 0)
+					}
+					time.Sleep(300 * time.Millisecond)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(last) < 4 {
+		t.Errorf("%d keys have signed", len(last))
+	}
+	if files, err := os.ReadDir(s.path("keys")); err != nil || len(files) > 3 {
+		t.Errorf("%d private keys are kept, %v", len(files), err)
+	}
+	current := kidOf(t, r.issue(t, ctx).GetToken())
+	tried := 0
+	for kid, key := range private {
+		if kid == current || time.Since(last[kid]) < 5*time.Second { // within After and a rotation
+			continue
+		}
+		tried++
+		a.wantNow(t, "a token of a key that was retired", forged(t, key), handoff.ReasonTokenInvalid)
+	}
+	if tried == 0 {
+		t.Error("no key was retired long enough ago")
+	}
+}
+
+// forged returns a token that a key signs now, whoever has it.
+func forged(t testing.TB, key *signkey.Key) string {
+	t.Helper()
+	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: issuerName, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _, err := issuer.Issue(context.Background(), handoff.IssueParams{
+		Audience: billing, Subject: "anybody", Operation: handoff.Operation{Method: payInvoice},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// An operator changes the keys of a running server by hand.
+func TestF06KeysByHand(t *testing.T) {
+	s := newQuickSite(t)
+	r := s.start(t, s.quick())
+	a := r.audience(t)
+	ctx, _ := r.signIn(t, "alice")
+	first := kidOf(t, r.issue(t, ctx).GetToken())
+	stolen, err := signkey.Load(s.path("keys/" + first + ".key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFailure := func(what, complaint string, args ...string) {
+		t.Helper()
+		status, stdout, stderr := s.try(args...)
+		if status != 1 || stdout != "" || !strings.Contains(stderr, complaint) {
+			t.Errorf("%s: exit status %d, %q, %q; want 1 and %q", what, status, stdout, stderr, complaint)
+		}
+	}
+	wantFailure("the only key", "prepare another", "keys", "taint", "--key-dir", s.path("keys"), first)
+	wantFailure("the signing key", "prepare another", "keys", "retire", first)
+	wantFailure("no such key", "no signing key", "keys", "activate", "AAAA")
+
+	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
+	wantFailure("before audiences have heard", "wait", "keys", "activate", nextKey(t, s))
+	if kid := kidOf(t, r.issue(t, ctx).GetToken()); kid != first {
+		t.Errorf("a next key signs")
+	}
+	time.Sleep(2300 * time.Millisecond) // the list's lifetime and twice the skew
+	next := nextKey(t, s)
+	s.command(t, "keys", "activate", next)
+	eventually(t, "the activated key signs", func() bool {
+		h := r.issue(t, ctx)
+		a.wantNow(t, "a token during the change", h.GetToken(), 0)
+		return kidOf(t, h.GetToken()) == next
+	})
+	s.command(t, "keys", "retire", "--key-dir", s.path("keys"), first)
+	if _, err := os.Stat(s.path("keys/" + first + ".key")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the private half of a retired key is still there: %v", err)
+	}
+	a.wantNow(t, "a token of the retired key, at once", forged(t, stolen), 0)
+
+	s.command(t, "keys", "taint", first)
+	a.wantWithin(t, "a token of the tainted key", forged(t, stolen), handoff.ReasonTokenInvalid)
+	a.wantNow(t, "a token of the signing key", r.issue(t, ctx).GetToken(), 0)
+	listed := s.command(t, "keys", "list")
+	if !strings.Contains(listed, "tainted") || !strings.Contains(listed, "active, signs") {
+		t.Errorf("listed:\n%s", listed)
+	}
+	wantFailure("a key that was tainted", "state", "keys", "taint", first)
+}
+
+// nextKey returns the id of the key that `keys list` says is prepared.
+func nextKey(t testing.TB, s *site) string {
+	t.Helper()
+	for line := range strings.Lines(s.command(t, "keys", "list")) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == "next" {
+			return fields[0]
+		}
+	}
+	t.Fatal("no key is prepared")
+	return ""
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > 5*time.Second {
+			t.Fatalf("%s: not within 5 s", what)
+		}
+	}
+}
+
+// A key that everybody may have is tainted: the next one signs in its place.
+func TestF07TaintTheSigningKey(t *testing.T) {
+	s := newQuickSite(t)
+	r := s.start(t, s.quick())
+	a := r.audience(t)
+	ctx, _ := r.signIn(t, "alice")
+	leaked := r.issue(t, ctx).GetToken()
+	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
+	next := nextKey(t, s)
+	s.command(t, "keys", "taint", "--key-dir", s.path("keys"), kidOf(t, leaked))
+	a.wantWithin(t, "what it signed", leaked, handoff.ReasonTokenInvalid)
+	eventually(t, "the next key signs", func() bool { return kidOf(t, r.issue(t, ctx).GetToken()) == next })
+	a.wantNow(t, "what the next key signs", r.issue(t, ctx).GetToken(), 0)
+}
+
+// Started with one key, a server later takes a folder of keys, and the key's
+// tokens stand.
+func TestF06FromOneKeyToAFolder(t *testing.T) {
+	s := newQuickSite(t)
+	var raw string
+	t.Run("one key", func(t *testing.T) {
+		r := s.start(t, s.quick("key", s.path("shop.key"), "key-dir", ""))
+		ctx, _ := r.signIn(t, "alice")
+		if raw = r.issue(t, ctx).GetToken(); kidOf(t, raw) != s.key.Key().ID() {
+			t.Error("another key signs")
+		}
+	})
+	t.Run("another key at once", func(t *testing.T) {
+		other, err := signkey.Generate(handoff.ES256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Save(s.path("other.key")); err != nil {
+			t.Fatal(err)
+		}
+		settings := s.settings()
+		for flag, value := range s.quick("key", s.path("other.key"), "key-dir", "") {
+			if settings[flag] = value; value == "" {
+				delete(settings, flag)
+			}
+		}
+		refused(t, arguments("serve", settings), nil, "--key")
+	})
+	t.Run("a folder", func(t *testing.T) {
+		r := s.start(t, s.quick("key", s.path("shop.key"), "rotate-every", "1s"))
+		a := r.audience(t)
+		a.wantNow(t, "the token of before", raw, 0)
+		ctx, _ := r.signIn(t, "alice")
+		eventually(t, "a key of the folder signs", func() bool {
+			h := r.issue(t, ctx)
+			a.wantNow(t, "a token during the change", h.GetToken(), 0)
+			return kidOf(t, h.GetToken()) != s.key.Key().ID()
+		})
+	})
+	if _, err := os.Stat(s.path("shop.key")); err != nil {
+		t.Errorf("the operator's own file: %v", err)
+	}
+}
+
+// A process whose folder lacks a key is not ready before the key is to sign, and
+// issues nothing once it is.
+func TestPrivateKeyElsewhere(t *testing.T) {
+	s := newQuickSite(t)
+	r := s.start(t, s.quick())
+	ctx, _ := r.signIn(t, "alice")
+	r.issue(t, ctx)
+	s.command(t, "keys", "prepare", "--key-dir", s.path("elsewhere"))
+	eventually(t, "it is not ready", func() bool { return !r.serving(t) })
+	r.issue(t, ctx)
+	time.Sleep(2300 * time.Millisecond)
+	s.command(t, "keys", "activate", nextKey(t, s))
+	eventually(t, "it issues nothing", func() bool {
+		_, err := r.handoffs().IssueHandoff(ctx, pay(t))
+		if err != nil {
+			wantReason(t, "without the private key", err, handoff.ReasonIssuerUnavailable)
+		}
+		return err != nil
+	})
+}
+
+// serving reports whether the server says that it is.
+func (r *running) serving(t testing.TB) bool {
+	t.Helper()
+	resp, err := healthpb.NewHealthClient(r.conn).Check(t.Context(), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetStatus() == healthpb.HealthCheckResponse_SERVING
+}

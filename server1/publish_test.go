@@ -1,0 +1,211 @@
+package main
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/trust"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+)
+
+// The list says the same over gRPC, over HTTPS and in the file.
+func TestPublished(t *testing.T) {
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, s.publishing("http", "127.0.0.1:0", "trust-file", s.path("trust.jwt")))
+	https, err := trust.NewHTTPSFeed("https://"+r.http+trust.ListPath, &tls.Config{RootCAs: s.pool}, 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := trust.NewFileFeed(s.path("trust.jwt"), 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*audience{"gRPC": r.audience(t), "HTTPS": r.follow(t, https), "a file": r.follow(t, file)}
+	ctx, _ := r.signIn(t, "alice")
+	raw := r.issue(t, ctx).GetToken()
+	for way, a := range all {
+		a.wantNow(t, way, raw, 0)
+	}
+	if _, err := r.sessions().SignOut(ctx, &server1v1.SignOutRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for way, a := range all {
+		a.wantWithin(t, way, raw, handoff.ReasonTokenRevoked)
+	}
+
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}, Timeout: 10 * time.Second}
+	get := func(path, tag string) (int, string, string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+r.http+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("If-None-Match", tag)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, response.Header.Get("ETag"), string(body)
+	}
+	code, tag, jwks := get(trust.KeysPath, "")
+	keys, err := keyset.Parse([]byte(jwks))
+	if code != http.StatusOK || err != nil || len(keys.Keys()) != 1 || keys.Keys()[0].ID() != s.key.Key().ID() {
+		t.Errorf("the JWK Set: %d, %v, %s", code, err, jwks)
+	}
+	if code, _, _ := get(trust.KeysPath, tag); code != http.StatusNotModified {
+		t.Errorf("the same JWK Set again: %d", code)
+	}
+	if code, _, _ := get("/", ""); code != http.StatusNotFound {
+		t.Errorf("another path: %d", code)
+	}
+	old, err := tls.Dial("tcp", r.http, &tls.Config{RootCAs: s.pool, MaxVersion: tls.VersionTLS12})
+	if err == nil {
+		old.Close()
+		t.Error("TLS 1.2 is spoken")
+	}
+}
+
+// Nobody needs a session to read the list, or a list where there is none.
+func TestTrustServiceIsOpen(t *testing.T) {
+	s := newTrustedSite(t)
+	get := func(r *running) error {
+		_, err := handoffv1.NewTrustServiceClient(r.conn).GetTrustList(t.Context(), &handoffv1.GetTrustListRequest{})
+		return err
+	}
+	if err := get(s.start(t, s.publishing())); err != nil {
+		t.Error(err)
+	}
+	if err := get(s.start(t, nil)); status.Code(err) != codes.Unimplemented {
+		t.Errorf("without a trust key: %v", err)
+	}
+}
+
+// Where nobody would learn of it, nothing is taken back, and users are told; what
+// ends sessions does so.
+func TestWithoutTrustKey(t *testing.T) {
+	s := newSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, nil)
+	ctx, _ := r.signIn(t, "alice")
+	h := r.issue(t, ctx)
+	_, err := r.handoffs().RevokeHandoff(ctx, &handoffv1.RevokeHandoffRequest{HandoffId: h.GetHandoffId()})
+	wantReason(t, "RevokeHandoff", err, handoff.ReasonIssuerUnavailable)
+	for _, args := range [][]string{{"--handoff", h.GetHandoffId()}, {"--subject", s.verify(t, h.GetToken()).Claims().Subject}} {
+		if status, stdout, stderr := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" || stderr == "" {
+			t.Errorf("revoke %s: exit status %d, %q, %q", args[0], status, stdout, stderr)
+		}
+	}
+	if _, err := r.sessions().SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}); err != nil {
+		t.Error(err)
+	}
+	_, err = r.sessions().GetSession(ctx, &server1v1.GetSessionRequest{})
+	wantReason(t, "the session", err, handoff.ReasonSessionInvalid)
+}
+
+// Only a user's own handoffs can be taken back, and nobody learns of others'.
+func TestRevokeHandoffRefuses(t *testing.T) {
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	s.addUser(t, "bob", "payer")
+	r := s.start(t, s.publishing())
+	alice, _ := r.signIn(t, "alice")
+	bob, _ := r.signIn(t, "bob")
+	h := r.issue(t, alice)
+	revoke := func(id string) error {
+		_, err := r.handoffs().RevokeHandoff(bob, &handoffv1.RevokeHandoffRequest{HandoffId: id})
+		return err
+	}
+	first := revoke(h.GetHandoffId())
+	for name, err := range map[string]error{
+		"another user's": first, "unknown": revoke(handoff.NewID()), "empty": revoke(""), "none": revoke("' OR 1=1 --"),
+		"its token": revoke(h.GetToken()),
+	} {
+		wantField(t, name, err, handoff.ReasonArgumentInvalid, "handoff_id")
+		if err.Error() != first.Error() {
+			t.Errorf("%s: %v, not %v", name, err, first)
+		}
+	}
+	for range 2 { // it is idempotent
+		if _, err := r.handoffs().RevokeHandoff(alice, &handoffv1.RevokeHandoffRequest{HandoffId: h.GetHandoffId()}); err != nil {
+			t.Error(err)
+		}
+	}
+	rows := column(t, s.open(t), `SELECT event || ' ' || user_id FROM audit WHERE handoff_id = $1 ORDER BY rowid`, h.GetHandoffId())
+	subject := s.verify(t, h.GetToken()).Claims().Subject
+	if want := []string{"handoff_issued " + subject, "handoff_revoked " + subject}; !slices.Equal(rows, want) {
+		t.Errorf("audit %q, want %q", rows, want)
+	}
+	for _, args := range [][]string{
+		{"--handoff", handoff.NewID()}, {"--session", handoff.NewID()}, {"--subject", handoff.NewID()},
+	} {
+		if status, stdout, _ := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" {
+			t.Errorf("revoke of an unknown %s: exit status %d, %q", args[0], status, stdout)
+		}
+	}
+	if status, _, _ := s.try("revoke"); status != 2 {
+		t.Errorf("revoke of nothing: exit status %d", status)
+	}
+	if status, _, _ := s.try("revoke", "--subject", subject, "--handoff", h.GetHandoffId()); status != 2 {
+		t.Errorf("revoke of two things: exit status %d", status)
+	}
+}
+
+func TestChangePassword(t *testing.T) {
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, s.publishing("sign-in-attempts", "4"))
+	ctx, _ := r.signIn(t, "alice") // the first attempt
+	change := func(old, next string) error {
+		_, err := r.sessions().ChangePassword(ctx, &server1v1.ChangePasswordRequest{OldPassword: old, NewPassword: next})
+		return err
+	}
+	wantField(t, "no old", change("", "another one"), handoff.ReasonArgumentInvalid, "old_password")
+	wantField(t, "short", change(password, "1234567"), handoff.ReasonArgumentInvalid, "new_password")
+	wantField(t, "the same", change(password, password), handoff.ReasonArgumentInvalid, "new_password")
+	wantField(t, "wrong", change(password+"!", "another one"), handoff.ReasonArgumentInvalid, "old_password") // the second
+	if err := change(password, "another one"); err != nil {                                                   // the third
+		t.Fatal(err)
+	}
+	_, err := r.sessions().SignIn(t.Context(), &server1v1.SignInRequest{UserName: "alice", Password: password}) // the fourth
+	wantReason(t, "the old password", err, handoff.ReasonSessionInvalid)
+	wantReason(t, "one too many", change("another one", password), handoff.ReasonLimitExceeded)
+	if _, err := r.sessions().GetSession(ctx, &server1v1.GetSessionRequest{}); err != nil {
+		t.Errorf("the session in which the password was changed: %v", err)
+	}
+}
+
+// A list that cannot be written is no list: the server says that it is not well.
+func TestTrustFileFails(t *testing.T) {
+	s := newTrustedSite(t)
+	if err := os.Mkdir(s.path("out"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := s.start(t, s.publishing("trust-file", s.path("out/trust.jwt"), "trust-lifetime", "2s"))
+	eventually(t, "it serves", func() bool { return r.serving(t) })
+	if err := os.Rename(s.path("out"), s.path("away")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is not well", func() bool { return !r.serving(t) })
+	if err := os.Rename(s.path("away"), s.path("out")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it serves again", func() bool { return r.serving(t) })
+}
