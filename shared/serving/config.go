@@ -18,14 +18,15 @@ import (
 // are kong's; the program that embeds them sets the variable "listen" to its
 // default address.
 type Flags struct {
-	Listen        string        `default:"${listen}" placeholder:"HOST:PORT" help:"Address to serve gRPC on, over TLS 1.3 alone. Port 0 takes a free one; the line \"listening on ADDRESS\" on stdout tells which."`
-	TLSCert       string        `required:"" placeholder:"FILE" help:"Certificate chain of this server, in PEM. Read again when it changes."`
-	TLSKey        string        `required:"" placeholder:"FILE" help:"Private key of the certificate, in PEM, readable by its owner alone."`
-	Metrics       string        `placeholder:"HOST:PORT" help:"Loopback address to serve Prometheus metrics on, at /metrics over plain HTTP. Off unless set."`
-	Reflection    bool          `help:"Offer gRPC server reflection. Off unless set."`
-	LogLevel      slog.Level    `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
-	ShutdownDelay time.Duration `default:"250ms" placeholder:"TIME" help:"How long to go on serving after health has turned to NOT_SERVING."`
-	ShutdownGrace time.Duration `default:"10s" placeholder:"TIME" help:"How long calls under way may then take to finish before they are cut off."`
+	Listen         string        `default:"${listen}" placeholder:"HOST:PORT" help:"Address to serve gRPC on, over TLS 1.3 alone. Port 0 takes a free one; the line \"listening on ADDRESS\" on stdout tells which."`
+	TLSCert        string        `required:"" placeholder:"FILE" help:"Certificate chain of this server, in PEM. Read again when it changes."`
+	TLSKey         string        `required:"" placeholder:"FILE" help:"Private key of the certificate, in PEM, readable by its owner alone."`
+	Metrics        string        `placeholder:"HOST:PORT" help:"Loopback address to serve Prometheus metrics on, at /metrics over plain HTTP. Off unless set."`
+	Reflection     bool          `help:"Offer gRPC server reflection. Off unless set."`
+	MaxConnections int           `default:"4096" placeholder:"N" help:"How many connections can be open at once, a quarter of them from one network (IPv4 address, IPv6 /48); more are closed at once. A proxy in front is one network."`
+	LogLevel       slog.Level    `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
+	ShutdownDelay  time.Duration `default:"250ms" placeholder:"TIME" help:"How long to go on serving after health has turned to NOT_SERVING."`
+	ShutdownGrace  time.Duration `default:"10s" placeholder:"TIME" help:"How long calls under way may then take to finish before they are cut off."`
 }
 
 // Logger returns the log of the program: a JSON object a line, from the level
@@ -36,7 +37,8 @@ func (f Flags) Logger(w io.Writer) *slog.Logger {
 
 // Config says what New needs.
 type Config struct {
-	// Flags are the operator's settings. Listen, TLSCert and TLSKey are required.
+	// Flags are the operator's settings. Listen, TLSCert, TLSKey and MaxConnections
+	// are required.
 	Flags
 	// Log is where the server logs. Required.
 	Log *slog.Logger
@@ -48,8 +50,10 @@ type Config struct {
 	// otherwise. They are checked twice a second.
 	Ready []Readiness
 	// Watches are the full names of streaming methods that are meant to stay open:
-	// no deadline is set for them, and they are ended when the server stops. The
-	// health service's Watch is always one.
+	// they end after WatchTimeout, for their clients to ask again, and when the
+	// server stops. Of each, a quarter of Flags.MaxConnections can be open at once,
+	// and a quarter of those from one network. The health service's Watch is
+	// always one.
 	Watches []string
 	// Collectors are the program's own metrics.
 	Collectors []prometheus.Collector
@@ -76,6 +80,9 @@ func (c *Config) check() error {
 		if err := checkLoopback(c.Metrics); err != nil {
 			return &SettingError{"metrics", err}
 		}
+	}
+	if c.MaxConnections < 1 {
+		return &SettingError{"max-connections", errors.New("must be at least 1")}
 	}
 	if c.ShutdownDelay < 0 {
 		return &SettingError{"shutdown-delay", errors.New("must not be negative")}

@@ -27,6 +27,15 @@
 // that it was; then the program's own. The deadline is set before all of them,
 // when the call's header arrives, so that it covers a body that never comes.
 //
+// # What strangers can hold
+//
+// The constants bound what one connection holds, and for how long;
+// Flags.MaxConnections bounds the connections, and by it the calls that stay open
+// (Config.Watches). Of both, one network (an IPv4 address, an IPv6 /48) has at
+// most a quarter, so that it cannot keep the others out. Behind a proxy that hides
+// its clients' addresses all clients are one network, and the proxy has to bound
+// them.
+//
 // # Invariants
 //
 // No port speaks plain TCP but that of the metrics, which is on loopback. The

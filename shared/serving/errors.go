@@ -18,7 +18,7 @@ import (
 
 // ErrorDomain is the domain of google.rpc.ErrorInfo in the errors that this
 // package makes. Their reason is the name of the code: INTERNAL,
-// DEADLINE_EXCEEDED, CANCELLED, UNIMPLEMENTED.
+// DEADLINE_EXCEEDED, CANCELLED, UNIMPLEMENTED, RESOURCE_EXHAUSTED.
 const ErrorDomain = "handoff.serving"
 
 // maxCause is how much of a cause is logged, in bytes.
@@ -27,10 +27,11 @@ const maxCause = 1 << 10
 // fixedTexts are all that a caller learns of an error that no handler has put
 // into words for them.
 var fixedTexts = map[codes.Code]struct{ reason, text string }{
-	codes.Internal:         {"INTERNAL", "the server failed; its log has the cause"},
-	codes.DeadlineExceeded: {"DEADLINE_EXCEEDED", "the call took longer than it may"},
-	codes.Canceled:         {"CANCELLED", "the call was cancelled"},
-	codes.Unimplemented:    {"UNIMPLEMENTED", "this server does not implement the method"},
+	codes.Internal:          {"INTERNAL", "the server failed; its log has the cause"},
+	codes.DeadlineExceeded:  {"DEADLINE_EXCEEDED", "the call took longer than it may"},
+	codes.Canceled:          {"CANCELLED", "the call was cancelled"},
+	codes.Unimplemented:     {"UNIMPLEMENTED", "this server does not implement the method"},
+	codes.ResourceExhausted: {"RESOURCE_EXHAUSTED", "as many of these calls stay open as may"},
 }
 
 func fixed(code codes.Code) error {

@@ -25,7 +25,9 @@ func Example() {
 		// Here the program registers its services on server.GRPC().
 		return server.Run(ctx)
 	}
-	err := run(context.Background(), serving.Flags{Listen: "127.0.0.1:0", TLSCert: "billing.crt", TLSKey: "billing.key"})
+	err := run(context.Background(), serving.Flags{
+		Listen: "127.0.0.1:0", TLSCert: "billing.crt", TLSKey: "billing.key", MaxConnections: 4096,
+	})
 	fmt.Println("exit status", serving.Exit(os.Stdout, "billing", err))
 	// Output:
 	// billing: --tls-cert: open billing.crt: no such file or directory

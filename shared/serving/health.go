@@ -4,8 +4,30 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/grpc"
+	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
+
+// health answers for the services that are registered. It keeps no name that a
+// caller has made up: a watch of another service ends with NOT_FOUND, as Check
+// does, where the protocol would have it answer SERVICE_UNKNOWN and stay open
+// until the service appears. None appears later here.
+type health struct{ *grpchealth.Server }
+
+// Watch sends the status of a service whenever it changes, for WatchTimeout.
+func (h health) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	ctx := stream.Context()
+	if _, err := h.Check(ctx, req); err != nil {
+		return err
+	}
+	err := h.Server.Watch(req, stream)
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return err
+}
 
 const (
 	readinessInterval = 500 * time.Millisecond

@@ -151,21 +151,37 @@ func TestG09Idle(t *testing.T) {
 	})
 }
 
-// A watch has no deadline. It is told that the server stops, and does not hold
-// the stop up.
-func TestWatchOutlastsDeadlines(t *testing.T) {
+// A watch outlasts other streams. It is told that the server stops, and does not
+// hold the stop up.
+func TestWatchOutlastsStreams(t *testing.T) {
 	bubble(t, &service{}, nil, func(t *testing.T, conn *grpc.ClientConn, stop context.CancelFunc) {
 		watch, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		wantHealth(t, watch, healthpb.HealthCheckResponse_SERVING)
-		time.Sleep(2 * StreamTimeout)
+		time.Sleep(StreamTimeout + time.Minute)
 		stop()
 		wantHealth(t, watch, healthpb.HealthCheckResponse_NOT_SERVING)
 		start := time.Now()
 		if _, err := watch.Recv(); err == nil || time.Since(start) > time.Second {
 			t.Errorf("the watch ended with %v after %s", err, time.Since(start))
+		}
+	})
+}
+
+// No watch is for ever.
+func TestWatchAges(t *testing.T) {
+	bubble(t, &service{}, nil, func(t *testing.T, conn *grpc.ClientConn, _ context.CancelFunc) {
+		start := time.Now()
+		watch, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantHealth(t, watch, healthpb.HealthCheckResponse_SERVING)
+		_, err = watch.Recv()
+		if waited := time.Since(start); status.Code(err) != codes.DeadlineExceeded || waited != WatchTimeout {
+			t.Errorf("the watch ended with %v after %s", err, waited)
 		}
 	})
 }
@@ -397,6 +413,7 @@ func TestSettings(t *testing.T) {
 		"metrics off loopback":  {func(f *Flags) { f.Metrics = "192.0.2.1:9100" }, "metrics"},
 		"metrics everywhere":    {func(f *Flags) { f.Metrics = ":9100" }, "metrics"},
 		"metrics by name":       {func(f *Flags) { f.Metrics = "localhost:9100" }, "metrics"},
+		"no connections":        {func(f *Flags) { f.MaxConnections = 0 }, "max-connections"},
 		"negative delay":        {func(f *Flags) { f.ShutdownDelay = -1 }, "shutdown-delay"},
 		"negative grace":        {func(f *Flags) { f.ShutdownGrace = -1 }, "shutdown-grace"},
 		"address that is taken": {taken(t), "listen"},

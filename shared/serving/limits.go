@@ -18,7 +18,8 @@ const (
 
 	HandshakeTimeout = 5 * time.Second // from the connection to the end of the handshake
 	CallTimeout      = 10 * time.Second
-	StreamTimeout    = 5 * time.Minute // the longest life of a handoff token
+	StreamTimeout    = 5 * time.Minute  // the longest life of a handoff token
+	WatchTimeout     = 10 * time.Minute // of a stream that is meant to stay open: then its client asks again
 
 	idleTimeout  = 2 * time.Minute  // of a connection without a call
 	maxAge       = 30 * time.Minute // of a connection; plus StreamTimeout for calls under way
@@ -49,23 +50,27 @@ func limits() []grpc.ServerOption {
 	}
 }
 
-// A span is how long the calls of one method may take. Zero: until the server
-// stops, or the connection reaches its age.
-type span time.Duration
+// long is a method whose calls may take longer than CallTimeout.
+type long struct {
+	most    time.Duration
+	watches *quota // nil: it is not meant to stay open
+}
 
-// spans lists the methods of s that may take longer than CallTimeout.
-func spans(s *grpc.Server, watches []string) map[string]span {
-	all := map[string]span{}
+// longMethods lists the streaming methods of s. Of each watch there are at most
+// so many at once; each method has a quota of its own, so that who uses up one
+// keeps nobody from another.
+func longMethods(s *grpc.Server, watches []string, most int) map[string]long {
+	all := map[string]long{}
 	for service, info := range s.GetServiceInfo() {
 		for _, method := range info.Methods {
 			if method.IsServerStream || method.IsClientStream {
-				all["/"+service+"/"+method.Name] = span(StreamTimeout)
+				all["/"+service+"/"+method.Name] = long{most: StreamTimeout}
 			}
 		}
 	}
 	for _, watch := range watches {
 		if _, ok := all[watch]; ok {
-			all[watch] = 0
+			all[watch] = long{most: WatchTimeout, watches: newQuota(most)}
 		}
 	}
 	return all
@@ -75,22 +80,14 @@ func spans(s *grpc.Server, watches []string) map[string]span {
 // It runs when the header has arrived, before a byte of the body has, so it ends
 // a call whose body never comes; an interceptor would wait for the request.
 func (s *Server) begin(ctx context.Context, call *tap.Info) (context.Context, error) {
-	limit, long := s.spans[call.FullMethodName]
-	switch {
-	case !long:
-		limit = span(CallTimeout)
-	case limit == 0:
-		return s.untilStop(ctx), nil
+	most := CallTimeout
+	if method, ok := s.long[call.FullMethodName]; ok {
+		most = method.most
+		if method.watches != nil {
+			ctx = s.untilStop(ctx)
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(limit))
+	ctx, cancel := context.WithTimeout(ctx, most)
 	_ = cancel // the call's end cancels the parent, which stops this timer
 	return ctx, nil
-}
-
-// untilStop returns a context that also ends when the server begins to drain.
-func (s *Server) untilStop(ctx context.Context) context.Context {
-	ctx, cancel := context.WithCancel(ctx)
-	forget := context.AfterFunc(s.watching, cancel)
-	context.AfterFunc(ctx, func() { forget() })
-	return ctx
 }

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/health"
+	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 )
@@ -29,12 +29,12 @@ type Server struct {
 	config Config
 	pair   *certificate
 	grpc   *grpc.Server
-	health *health.Server
+	health *grpchealth.Server
 	panics prometheus.Counter
 	admin  *http.Server            // nil: no metrics
 	calls  *grpcprom.ServerMetrics // nil: no metrics
 
-	spans map[string]span // set by Run, before the first call
+	long  map[string]long // by method; set by Run, before the first call
 	ready map[string]bool // by condition: what it was when last asked
 
 	// watching ends when the server begins to drain.
@@ -58,7 +58,7 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config: config,
 		pair:   pair,
-		health: health.NewServer(),
+		health: grpchealth.NewServer(),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "grpc_server_panics_total", Help: "Panics of handlers and interceptors that were recovered.",
 		}),
@@ -81,7 +81,7 @@ func New(config Config) (*Server, error) {
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
 	)...)
-	healthpb.RegisterHealthServer(s.grpc, s.health)
+	healthpb.RegisterHealthServer(s.grpc, health{s.health})
 	if config.Reflection {
 		reflection.RegisterV1(s.grpc)
 	}
@@ -126,7 +126,8 @@ func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 	stream = append(stream,
 		selector.StreamServerInterceptor(logging.StreamServerInterceptor(logger, options...), notLibrarys),
 		publicStream,
-		recovery.StreamServerInterceptor(recoverer))
+		recovery.StreamServerInterceptor(recoverer),
+		s.boundWatches)
 	return append(unary, s.config.Unary...), append(stream, s.config.Stream...)
 }
 
@@ -140,6 +141,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	listener = &gate{Listener: listener, open: newQuota(s.config.MaxConnections), log: s.config.Log}
 	if s.admin == nil {
 		return s.serve(ctx, listener, nil)
 	}
@@ -155,7 +157,8 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.spans = spans(s.grpc, append([]string{healthpb.Health_Watch_FullMethodName}, s.config.Watches...))
+	watches := append([]string{healthpb.Health_Watch_FullMethodName}, s.config.Watches...)
+	s.long = longMethods(s.grpc, watches, max(1, s.config.MaxConnections/4))
 	s.checkReadiness(ctx)
 	if s.calls != nil {
 		s.calls.InitializeMetrics(s.grpc)

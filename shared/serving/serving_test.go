@@ -109,11 +109,12 @@ func testFlags(t *testing.T) (Flags, *x509.CertPool) {
 	t.Helper()
 	dir := t.TempDir()
 	flags := Flags{
-		Listen:        "127.0.0.1:0",
-		TLSCert:       filepath.Join(dir, "tls.crt"),
-		TLSKey:        filepath.Join(dir, "tls.key"),
-		LogLevel:      slog.LevelDebug,
-		ShutdownGrace: 5 * time.Second,
+		Listen:         "127.0.0.1:0",
+		TLSCert:        filepath.Join(dir, "tls.crt"),
+		TLSKey:         filepath.Join(dir, "tls.key"),
+		MaxConnections: 1024,
+		LogLevel:       slog.LevelDebug,
+		ShutdownGrace:  5 * time.Second,
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(writePair(t, flags, 1, time.Now().Add(time.Hour)))

@@ -25,8 +25,8 @@ import (
 
 const unaryCall = "/grpc.testing.TestService/UnaryCall"
 
-// peer is a client that keeps to no rule but HTTP/2's framing.
-type peer struct {
+// rawClient is a client that keeps to no rule but HTTP/2's framing.
+type rawClient struct {
 	*http2.Framer
 	t    *testing.T
 	conn *tls.Conn
@@ -34,7 +34,7 @@ type peer struct {
 	buf  bytes.Buffer
 }
 
-func (r *running) peer(t *testing.T) *peer {
+func (r *running) peer(t *testing.T) *rawClient {
 	t.Helper()
 	conn, err := tls.Dial("tcp", r.address, &tls.Config{RootCAs: r.pool, NextProtos: []string{"h2"}})
 	if err != nil {
@@ -42,7 +42,7 @@ func (r *running) peer(t *testing.T) *peer {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	p := &peer{t: t, conn: conn}
+	p := &rawClient{t: t, conn: conn}
 	p.enc = hpack.NewEncoder(&p.buf)
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func (r *running) peer(t *testing.T) *peer {
 }
 
 // headers is the header block of a call, with more fields after it.
-func (p *peer) headers(method string, more ...string) []byte {
+func (p *rawClient) headers(method string, more ...string) []byte {
 	p.buf.Reset()
 	fields := []string{
 		":method", "POST", ":scheme", "https", ":path", method, ":authority", "test",
@@ -70,7 +70,7 @@ func (p *peer) headers(method string, more ...string) []byte {
 }
 
 // open begins a call and sends no body.
-func (p *peer) open(stream uint32, method string, more ...string) error {
+func (p *rawClient) open(stream uint32, method string, more ...string) error {
 	block := p.headers(method, more...)
 	const most = 16 << 10 // of one frame
 	first := block[:min(most, len(block))]
@@ -90,7 +90,7 @@ func (p *peer) open(stream uint32, method string, more ...string) error {
 }
 
 // body sends a request, compressed or not as flag says.
-func (p *peer) body(stream uint32, flag byte, message []byte) {
+func (p *rawClient) body(stream uint32, flag byte, message []byte) {
 	p.t.Helper()
 	frame := append([]byte{flag}, binary.BigEndian.AppendUint32(nil, uint32(len(message)))...)
 	if err := p.WriteData(stream, true, append(frame, message...)); err != nil {
@@ -106,7 +106,7 @@ type outcome struct {
 }
 
 // await reads until the stream ends.
-func (p *peer) await(stream uint32) outcome {
+func (p *rawClient) await(stream uint32) outcome {
 	for {
 		frame, err := p.ReadFrame()
 		if err != nil {

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package servingtest
+
+import "syscall"
+
+// owner is whom PostgreSQL runs as: as the test does.
+type owner struct{}
+
+func findOwner() (*owner, error) { return &owner{}, nil }
+
+func (*owner) own(string) error { return nil }
+
+func (*owner) attributes() *syscall.SysProcAttr { return nil }
