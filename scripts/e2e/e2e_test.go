@@ -35,6 +35,15 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
+// inShort is the measure of a test that `make chaos` runs in full, with
+// HANDOFF_LONG set.
+func inShort(short, full int) int {
+	if os.Getenv("HANDOFF_LONG") != "" {
+		return full
+	}
+	return short
+}
+
 func build() error {
 	for name, from := range map[string]string{
 		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo",

@@ -127,14 +127,13 @@ func (p *Pair) program(name string) string { return filepath.Join(p.config.Bin, 
 // makeKeys makes SERVER1's keys, gives each SERVER2 its public key file, and makes
 // certificates for all.
 func (p *Pair) makeKeys(ctx context.Context) error {
-	commands := [][]string{
-		{"keygen", "--out", p.path("server1", "signing.key")},
-		{"devcert", "--out", p.path("tls"), "--host", "localhost", "--host", "127.0.0.1"},
-	}
 	public := "signing.key"
 	if p.config.Trust {
-		public = "trust.key"
-		commands = append(commands, []string{"keygen", "--out", p.path("server1", public)})
+		public = "trust.key" // SERVER1 makes its signing keys itself, and they change
+	}
+	commands := [][]string{
+		{"keygen", "--out", p.path("server1", public)},
+		{"devcert", "--out", p.path("tls"), "--host", "localhost", "--host", "127.0.0.1"},
 	}
 	for i := range p.Audiences {
 		commands = append(commands, []string{"public", "--key", p.path("server1", public), "--out", p.server2(i, "issuer.jwks")})
@@ -236,11 +235,12 @@ func (p *Pair) StartServer1(ctx context.Context) (err error) {
 	args := []string{
 		"serve", "--listen", p.listen1,
 		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-		"--issuer", Issuer, "--key", p.path("server1", "signing.key"),
-		"--policy", p.path("server1", "policy.json"), "--database", p.path("server1", "server1.db"),
+		"--issuer", Issuer, "--policy", p.path("server1", "policy.json"), "--database", p.path("server1", "server1.db"),
 	}
 	if p.config.Trust {
-		args = append(args, "--trust-key", p.path("server1", "trust.key"))
+		args = append(args, "--key-dir", p.path("server1", "keys"), "--trust-key", p.path("server1", "trust.key"))
+	} else {
+		args = append(args, "--key", p.path("server1", "signing.key"))
 	}
 	p.Server1, err = startProcess(ctx, "SERVER1", p.path("server1", "server1.log"), p.program("handoff-server1"), append(args, p.config.Server1...)...)
 	return err
@@ -289,6 +289,15 @@ func freeAddress() (string, error) {
 	}
 	return listener.Addr().String(), listener.Close()
 }
+
+// Operate runs a command of SERVER1's operator, such as "keys", "list", on the
+// database of the running server, and returns what it prints.
+func (p *Pair) Operate(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, "", p.program("handoff-server1"), append(args, "--database", p.path("server1", "server1.db"))...)
+}
+
+// KeyDir is the folder of SERVER1's signing keys, with Config.Trust.
+func (p *Pair) KeyDir() string { return p.path("server1", "keys") }
 
 // Ready waits until all servers say that they are serving.
 func (p *Pair) Ready(ctx context.Context) error {

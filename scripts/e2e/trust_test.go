@@ -1,0 +1,271 @@
+package e2e
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+)
+
+// trusting starts a SERVER1 that publishes a trust list, and audiences that have
+// nothing of it but the public trust key.
+func trusting(t *testing.T, config pair.Config) *pair.Pair {
+	t.Helper()
+	config.Bin, config.Dir, config.Trust = bin, filepath.Join(t.TempDir(), "pair"), true
+	config.Server1 = append(config.Server1, "--skew", "1s", "--sign-in-attempts", "100000")
+	config.Server2 = append(config.Server2, "--skew", "1s")
+	p, err := pair.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// user is a signed-in user with a connection to each audience.
+type user struct {
+	*pair.Client
+	session   string
+	audiences []server2v1.InvoiceServiceClient
+}
+
+func signIn(t *testing.T, p *pair.Pair, name string) *user {
+	t.Helper()
+	u := &user{}
+	for _, audience := range p.Audiences {
+		client, err := pair.Dial(p.Server1.Address, audience.Address, p.CA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		u.Client = client
+		u.audiences = append(u.audiences, client.Invoices)
+	}
+	response, err := u.SignIn(t.Context(), name, pair.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.session = response.GetSession()
+	return u
+}
+
+var look = &server2v1.GetInvoiceRequest{InvoiceId: "INV-45"} // bob's
+
+// handOff returns a reusable handoff that lives as long as one can.
+func (u *user) handOff(ctx context.Context) (*handoffv1.IssueHandoffResponse, error) {
+	return u.Issue(ctx, u.session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, look, 300*time.Second)
+}
+
+// use presents a token to one audience.
+func (u *user) use(ctx context.Context, audience int, token string) handoff.Reason {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := u.audiences[audience].GetInvoice(ctx, look, handoffgrpc.Token(token))
+	return handoffgrpc.ReasonOf(err)
+}
+
+// Each revocation is refused by every audience a second after it was acknowledged.
+func TestRevocationsArriveWithinASecond(t *testing.T) {
+	p := trusting(t, pair.Config{Audiences: 3})
+	bob := signIn(t, p, "bob")
+	const revocations = 1000
+	var group sync.WaitGroup
+	defer group.Wait()
+	for i := range revocations {
+		issued, err := bob.handOff(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reason := bob.use(t.Context(), i%3, issued.GetToken()); reason != 0 {
+			t.Fatalf("before it is revoked, a handoff is refused with %s", reason)
+		}
+		_, err = bob.Handoffs.RevokeHandoff(t.Context(), &handoffv1.RevokeHandoffRequest{HandoffId: issued.GetHandoffId()}, pair.Session(bob.session))
+		if err != nil {
+			t.Fatal(err)
+		}
+		acknowledged := time.Now()
+		group.Go(func() {
+			time.Sleep(time.Until(acknowledged.Add(time.Second)))
+			for audience := range bob.audiences {
+				if reason := bob.use(t.Context(), audience, issued.GetToken()); reason != handoff.ReasonTokenRevoked {
+					t.Errorf("revocation %d, audience %d, %s after the acknowledgement: %s", i, audience, time.Since(acknowledged), reason)
+				}
+			}
+		})
+	}
+}
+
+// Signing out takes the session's handoffs back, signing out everywhere and
+// disabling a user take back all of the user's; and a user who signs in again has
+// working handoffs, without a refusal in between.
+func TestWhatEndsAUserEndsItsHandoffs(t *testing.T) {
+	p := trusting(t, pair.Config{Audiences: 2})
+	for _, test := range []struct {
+		name  string
+		end   func(ctx context.Context, of *user) error
+		other handoff.Reason // what becomes of the user's other session's handoff
+	}{
+		{"sign out", func(ctx context.Context, of *user) error {
+			_, err := of.Sessions.SignOut(ctx, &server1v1.SignOutRequest{}, pair.Session(of.session))
+			return err
+		}, 0},
+		{"sign out everywhere", func(ctx context.Context, of *user) error {
+			_, err := of.Sessions.SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}, pair.Session(of.session))
+			return err
+		}, handoff.ReasonTokenRevoked},
+		{"revoke --subject", func(ctx context.Context, _ *user) error {
+			_, err := p.Operate(ctx, "revoke", "--subject", p.Users["bob"].ID)
+			return err
+		}, handoff.ReasonTokenRevoked},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			here, there := signIn(t, p, "bob"), signIn(t, p, "bob")
+			mine, err := here.handOff(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			others, err := there.handOff(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := test.end(t.Context(), here); err != nil {
+				t.Fatal(err)
+			}
+			acknowledged := time.Now()
+			again := signIn(t, p, "bob")
+			for range 5 {
+				renewed, err := again.handOff(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for audience := range again.audiences {
+					if reason := again.use(t.Context(), audience, renewed.GetToken()); reason != 0 {
+						t.Errorf("after signing in again, a handoff is refused with %s", reason)
+					}
+				}
+			}
+			time.Sleep(time.Until(acknowledged.Add(time.Second)))
+			for audience := range here.audiences {
+				if reason := here.use(t.Context(), audience, mine.GetToken()); reason != handoff.ReasonTokenRevoked {
+					t.Errorf("audience %d: the handoff is refused with %s, want TOKEN_REVOKED", audience, reason)
+				}
+				if reason := there.use(t.Context(), audience, others.GetToken()); reason != test.other {
+					t.Errorf("audience %d: the other session's handoff: %s, want %s", audience, reason, test.other)
+				}
+			}
+		})
+	}
+	t.Run("user disable", func(t *testing.T) {
+		bob := signIn(t, p, "bob")
+		issued, err := bob.handOff(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Operate(t.Context(), "user", "disable", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		for audience := range bob.audiences {
+			if reason := bob.use(t.Context(), audience, issued.GetToken()); reason != handoff.ReasonTokenRevoked {
+				t.Errorf("audience %d: %s", audience, reason)
+			}
+		}
+		if _, err := bob.handOff(t.Context()); handoffgrpc.ReasonOf(err) != handoff.ReasonSessionInvalid {
+			t.Errorf("the disabled user's session: %v", err)
+		}
+	})
+}
+
+// Without SERVER1 an audience goes on until its list is too old, then refuses all,
+// and goes on again within a second of SERVER1's return.
+func TestServer1Gone(t *testing.T) {
+	p := trusting(t, pair.Config{Server2: []string{"--max-staleness", "4s"}})
+	bob := signIn(t, p, "bob")
+	issued, err := bob.handOff(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Server1.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	gone := time.Now()
+	if reason := bob.use(t.Context(), 0, issued.GetToken()); reason != 0 {
+		t.Errorf("just after SERVER1 was killed: %s", reason)
+	}
+	refused := time.Duration(0)
+	for time.Since(gone) < 10*time.Second && refused == 0 {
+		switch reason := bob.use(t.Context(), 0, issued.GetToken()); reason {
+		case 0:
+			time.Sleep(20 * time.Millisecond)
+		case handoff.ReasonTrustStale:
+			refused = time.Since(gone)
+		default:
+			t.Fatalf("%s after SERVER1 was killed: %s", time.Since(gone), reason)
+		}
+	}
+	// The list was up to a refresh interval old when SERVER1 ended.
+	if refused < time.Second || refused > 4500*time.Millisecond {
+		t.Errorf("refused after %s, want 4 s less the age of the list", refused)
+	}
+	if err := p.StartServer1(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	for {
+		reason := bob.use(t.Context(), 0, issued.GetToken())
+		if reason == 0 {
+			break
+		}
+		if time.Since(back) > time.Second {
+			t.Fatalf("a second after SERVER1's return: %s", reason)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Keys change under traffic: no valid token is refused, and a key that was tainted
+// or retired long enough ago signs nothing that is accepted.
+func TestRotationUnderTraffic(t *testing.T) {
+	p := trusting(t, pair.Config{
+		Audiences: 3,
+		Server1:   []string{"--rotate-every", "2s", "--trust-lifetime", "2s"},
+		Server2:   []string{"--max-staleness", "2s"},
+	})
+	bob := signIn(t, p, "bob")
+	keys := map[string]bool{}
+	used := 0
+	rotations := inShort(3, 20)
+	for began := time.Now(); len(keys) <= rotations; {
+		if time.Since(began) > time.Duration(rotations+2)*6*time.Second {
+			t.Fatalf("%d keys in %s", len(keys), time.Since(began))
+		}
+		issued, err := bob.Issue(t.Context(), bob.session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, look, 2*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[kid(t, issued.GetToken())] = true
+		for audience := range bob.audiences {
+			if reason := bob.use(t.Context(), audience, issued.GetToken()); reason != 0 {
+				t.Errorf("audience %d refuses a valid token with %s", audience, reason)
+			}
+			used++
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Logf("%d keys, %d calls", len(keys), used)
+}
