@@ -13,6 +13,7 @@ const (
 	jsontext   = "github.com/go-json-experiment/json"
 	kong       = "github.com/alecthomas/kong"
 	middleware = "github.com/grpc-ecosystem/go-grpc-middleware/v2"
+	pgx        = "github.com/jackc/pgx/v5"
 	protobuf   = "google.golang.org/protobuf"
 	rueidis    = "github.com/redis/rueidis"
 )
@@ -73,6 +74,7 @@ var rooms = []room{
 			"github.com/prometheus/client_golang", "golang.org/x/net", "golang.org/x/time",
 		},
 	},
+	{path: "shared/serving/servingtest", modules: []string{pgx}}, // for the demo servers' tests
 	{
 		path: "shared/cmd/handoff",
 		ours: []string{
