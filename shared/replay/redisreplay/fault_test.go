@@ -1,0 +1,262 @@
+package redisreplay_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+)
+
+// E06: a Redis that hangs, with callers all the while: each is refused in time,
+// nothing piles up, and it is used again soon after it answers again.
+func TestE06RedisStopped(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 100 * time.Millisecond})
+	redeem(t, s, token(), nil)
+	r.stall()
+	const callers = 32
+	var took [callers][]time.Duration
+	var wait sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range callers {
+		wait.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				began := time.Now()
+				if s.Redeem(context.Background(), token()) == nil {
+					t.Error("redeemed by a Redis that hangs")
+				}
+				took[i] = append(took[i], time.Since(began))
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	before := runtime.NumGoroutine()
+	most := before
+	for range 20 {
+		time.Sleep(100 * time.Millisecond)
+		most = max(most, runtime.NumGoroutine())
+	}
+	close(stop)
+	wait.Wait()
+	all := slices.Concat(took[:]...)
+	slices.Sort(all)
+	// All but the slowest, which a busy machine delays.
+	if late := all[len(all)*95/100]; late > 250*time.Millisecond {
+		t.Errorf("one in 20 is refused after %s or more, want 250ms", late)
+	}
+	if most > before+callers {
+		t.Errorf("%d goroutines after a second, then %d: they pile up", before, most)
+	}
+	if s.Healthy() == nil {
+		t.Error("healthy, with a Redis that hangs")
+	}
+	r.cont()
+	eventually(t, 2*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
+	if err := s.Healthy(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestE06RedisGone(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	r.kill()
+	for range 20 {
+		refused(t, s, token())
+	}
+	eventually(t, 3*time.Second, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	r.run()
+	eventually(t, 2*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
+}
+
+// E06, E12: no memory left refuses, and drops nothing.
+func TestE06E12RedisFull(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	spent := token()
+	redeem(t, s, spent, nil)
+	r.do("CONFIG", "SET", "maxmemory", "1")
+	for range 10 {
+		refused(t, s, token())
+	}
+	r.do("CONFIG", "SET", "maxmemory", "0")
+	eventually(t, 2*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
+	redeem(t, s, spent, handoff.ErrReplayed)
+}
+
+// E06: a primary that becomes a replica refuses to write.
+func TestE06RedisReadOnly(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	redeem(t, s, token(), nil)
+	r.do("REPLICAOF", "127.0.0.1", "1")
+	for range 10 {
+		refused(t, s, token())
+	}
+	eventually(t, 3*time.Second, "it is unhealthy", func() bool { return s.Healthy() != nil })
+}
+
+// E07: a redemption that was applied and not answered is refused, and stays
+// spent.
+func TestE07AppliedAndNotAnswered(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	p := newProxy(t, r)
+	var silent sync.Map
+	p.pass(r, func(from io.Reader, to io.Writer) {
+		buf := make([]byte, 1<<16)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			if _, ok := silent.Load("on"); !ok {
+				to.Write(buf[:n])
+			}
+		}
+	})
+	s := open(t, redisreplay.Config{URL: p.url()})
+	together(t, s)
+	silent.Store("on", true)
+	var unanswered handoff.Redemption
+	before := r.do("DBSIZE")
+	for applied := false; !applied; applied = r.do("DBSIZE") != before { // not each is sent: connections are made too
+		unanswered = token()
+		refused(t, s, unanswered)
+	}
+	silent.Delete("on")
+	eventually(t, 3*time.Second, "an answer", func() bool {
+		err := s.Redeem(context.Background(), unanswered)
+		if err == nil {
+			t.Fatal("redeemed twice")
+		}
+		return errors.Is(err, handoff.ErrReplayed)
+	})
+}
+
+// E08: a reply that was meant for another command, of this caller's or another's,
+// does not make a success.
+func TestE08RepliesOfOtherCommands(t *testing.T) {
+	t.Parallel()
+	for name, meddle := range map[string]func(earlier, reply []byte) []byte{
+		"one too many":       func(_, reply []byte) []byte { return append([]byte("+OK\r\n"), reply...) },
+		"one too few":        func(_, reply []byte) []byte { return reply[bytes.IndexByte(reply, '\n')+1:] },
+		"an earlier batch's": func(earlier, _ []byte) []byte { return earlier },
+		"an earlier batch's before it": func(earlier, reply []byte) []byte {
+			return append(bytes.Clone(earlier), reply...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, safe()...).age()
+			p := newProxy(t, r)
+			var mu sync.Mutex
+			var on bool
+			var earlier []byte
+			p.pass(r, func(from io.Reader, to io.Writer) {
+				buf := make([]byte, 1<<16)
+				for {
+					n, err := from.Read(buf)
+					if err != nil {
+						return
+					}
+					reply := bytes.Clone(buf[:n])
+					mu.Lock()
+					if on {
+						reply = meddle(earlier, reply)
+					} else {
+						earlier = reply
+					}
+					mu.Unlock()
+					to.Write(reply)
+				}
+			})
+			s := open(t, redisreplay.Config{URL: p.url()})
+			spent := token()
+			redeem(t, s, spent, nil) // its replies are the earlier batch's: OK, and more
+			mu.Lock()
+			if !bytes.HasPrefix(earlier, []byte("+OK\r\n")) {
+				t.Errorf("the earlier batch's replies are %q", earlier)
+			}
+			on = true
+			mu.Unlock()
+			for range 5 {
+				refused(t, s, spent)
+			}
+		})
+	}
+}
+
+// E13: the mark outlives the token by twice the skew, by Redis's own clock.
+func TestE13TheMarkOutlivesTheToken(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url(), Prefix: "handoff:"})
+	for _, lifetime := range []time.Duration{time.Second, time.Minute, 5 * time.Minute} {
+		one := token()
+		one.Expires = one.IssuedAt.Add(lifetime)
+		redeem(t, s, one, nil)
+	}
+	keys := r.lines("KEYS", "handoff:*")
+	var longest, shortest time.Duration = 0, time.Hour
+	for _, key := range keys {
+		if key == "handoff:epoch" {
+			continue
+		}
+		ms := r.number("PTTL", key)
+		longest, shortest = max(longest, ms), min(shortest, ms)
+	}
+	// The longest was made last, of a token that began within this second.
+	if longest < 5*time.Minute+10*time.Second-time.Second || longest > 5*time.Minute+11*time.Second {
+		t.Errorf("a token that lives 5 minutes is remembered for %s", longest)
+	}
+	if shortest < 10*time.Second-time.Second {
+		t.Errorf("a token that lives a second is remembered for %s", shortest)
+	}
+}
+
+// F01: a clock that is not Redis's, beyond the skew, is refused at the start: the
+// marks would end too early, or too late.
+func TestF01ClocksApart(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	for _, apart := range []time.Duration{-10 * time.Second, 10 * time.Second, 24 * time.Hour} {
+		now := func() time.Time { return time.Now().Add(apart) }
+		if s, err := redisreplay.Open(t.Context(), redisreplay.Config{URL: r.url(), Now: now}); err == nil {
+			s.Close()
+			t.Errorf("opened, with clocks %s apart", apart)
+		}
+	}
+}
+
+// together has every connection of a store made and used.
+func together(t *testing.T, s handoff.Store) {
+	t.Helper()
+	var wait sync.WaitGroup
+	for range 32 {
+		wait.Go(func() {
+			for range 10 {
+				redeem(t, s, token(), nil)
+			}
+		})
+	}
+	wait.Wait()
+}

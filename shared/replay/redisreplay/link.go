@@ -1,0 +1,177 @@
+package redisreplay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/replay"
+)
+
+const (
+	connectTimeout = time.Second            // to make a connection and check its server
+	checkEvery     = 2 * time.Second        // while all is well
+	retryEvery     = 100 * time.Millisecond // while it is not
+)
+
+// link is a connection whose server was checked after it was made. One goroutine
+// uses it.
+type link struct {
+	*connection
+	marker string
+	epoch  epoch
+	round  int // the status's when it was made
+}
+
+// status is what the last check found. Each change begins a round, for which
+// every link is made anew.
+type status struct {
+	round int
+	epoch epoch
+	err   error // nil if the Redis takes redemptions
+}
+
+// connect makes a connection and checks the server at its other end.
+func (s *Store) connect(ctx context.Context) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	c, err := s.server.dial()
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.check(ctx, c)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return &link{connection: c, marker: s.marker(), epoch: e}, nil
+}
+
+func (s *Store) marker() string { return s.config.Prefix + "epoch" }
+
+// check returns the epoch of the server at the other end of c, if it keeps marks.
+// Where it may have lost some, that begins a new one.
+func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
+	s.checking.Lock()
+	defer s.checking.Unlock()
+	r, err := inspect(ctx, c.client)
+	if err != nil {
+		return epoch{}, err
+	}
+	loses, unfit := r.loses(&s.config, s.config.Now()), r.unfit(&s.config)
+	if loses != nil || r.run == s.seen.run && r.evicted > s.seen.evicted {
+		s.lossy = true
+	}
+	if err := errors.Join(loses, unfit); err != nil {
+		return epoch{}, err
+	}
+	e, begun, err := beginEpoch(ctx, c.client, s.marker(), r, s.lossy, s.advance())
+	if err != nil {
+		return epoch{}, err
+	}
+	s.lossy, s.seen = false, r
+	if begun {
+		s.config.Observe(replay.Event{Kind: replay.BegunAnew, Err: errBegun})
+	}
+	return e, nil
+}
+
+// watch checks the server every so often, on a connection of its own, and when a
+// redemption meets with doubt.
+func (s *Store) watch(l *link) {
+	tick := time.NewTimer(checkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.closed:
+			if l != nil {
+				l.close()
+			}
+			return
+		case <-tick.C:
+		case <-s.doubts:
+		}
+		var err error
+		if l, err = s.checkAgain(l); err != nil {
+			tick.Reset(retryEvery)
+		} else {
+			tick.Reset(checkEvery)
+		}
+	}
+}
+
+// checkAgain publishes what a check finds. It returns no link after an error.
+func (s *Store) checkAgain(l *link) (*link, error) {
+	var err error
+	if l == nil {
+		l, err = s.connect(context.Background())
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		if l.epoch, err = s.check(ctx, l.connection); err != nil {
+			l.close()
+			l = nil
+		}
+	}
+	was := s.status.Load()
+	if err == nil && was.err == nil && l.epoch == was.epoch {
+		return l, nil
+	}
+	now := &status{round: was.round + 1, epoch: was.epoch, err: err}
+	if err == nil {
+		now.epoch = l.epoch
+	}
+	s.status.Store(now)
+	switch {
+	case err != nil && was.err == nil:
+		s.config.Observe(replay.Event{Kind: replay.Failed, Err: err})
+	case err == nil && was.err != nil:
+		s.config.Observe(replay.Event{Kind: replay.Resumed})
+	}
+	return l, err
+}
+
+// worker sends redemptions over a link of its own.
+type worker struct {
+	*Store
+	link *link // nil while there is none
+}
+
+// linked returns a link of this round.
+func (w *worker) linked() (*link, error) {
+	now := w.status.Load()
+	if now.err != nil {
+		return nil, fmt.Errorf("the Redis cannot be used: %w", now.err)
+	}
+	if w.link != nil && w.link.round != now.round {
+		w.drop()
+	}
+	if w.link != nil {
+		return w.link, nil
+	}
+	l, err := w.connect(context.Background())
+	if err != nil {
+		w.doubt()
+		return nil, err
+	}
+	l.round = now.round
+	w.link = l
+	return l, nil
+}
+
+// drop gives the link up: the next redemption makes another.
+func (w *worker) drop() {
+	if w.link != nil {
+		w.link.close()
+		w.link = nil
+	}
+}
+
+// doubt has the server checked now.
+func (s *Store) doubt() {
+	select {
+	case s.doubts <- struct{}{}:
+	default:
+	}
+}

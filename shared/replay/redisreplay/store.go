@@ -1,0 +1,163 @@
+package redisreplay
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/replay"
+)
+
+// Config says which Redis, and what is accepted of it.
+type Config struct {
+	// URL names the server: redis://[user]:password@host:port/db, or rediss:// for
+	// TLS, which every host but a loopback address needs. Required.
+	URL string
+	// RootCAs are the authorities that vouch for the server. Nil: the system's.
+	RootCAs *x509.CertPool
+	// Certificates are shown to a server that asks for one.
+	Certificates []tls.Certificate
+	// Prefix begins every key: the same for all replicas. Empty: "handoff:".
+	Prefix string
+	// Skew is the largest skew of a verifier that uses the store, and of the clocks
+	// of replicas and Redis; at most 60 s. Zero: 5 s.
+	Skew time.Duration
+	// Timeout is how long a redemption may take, 10 ms to 1 s; then it is refused.
+	// It should be well under the deadline of the call. Zero: 150 ms.
+	Timeout time.Duration
+	// WaitReplicas is how many of the server's replicas must have a redemption
+	// before it succeeds (WAIT). It must make a majority with the server itself.
+	// Zero, for a server that has no replicas.
+	WaitReplicas int
+	// AppendFsync states the server's appendfsync and with it that
+	// no-appendfsync-on-rewrite is no, where the server does not show them because
+	// CONFIG is forbidden. Empty, where it does.
+	AppendFsync string
+	// AcceptLastSecondLoss accepts a server whose appendfsync is everysec: when its
+	// machine crashes, redemptions of the last second can be accepted again.
+	AcceptLastSecondLoss bool
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+	// Observe is told when the store begins anew (replay.BegunAnew), starts to
+	// refuse (replay.Failed) and goes on (replay.Resumed). It must return soon.
+	// Nil: nobody.
+	Observe func(replay.Event)
+}
+
+const (
+	defaultTimeout = 150 * time.Millisecond
+	defaultPrefix  = "handoff:"
+)
+
+// complete fills in what is not set, and names what cannot be.
+func (c Config) complete() (Config, error) {
+	if c.Prefix == "" {
+		c.Prefix = defaultPrefix
+	}
+	if c.Skew == 0 {
+		c.Skew = handoff.DefaultSkew
+	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Observe == nil {
+		c.Observe = func(replay.Event) {}
+	}
+	switch {
+	case c.Skew < 0 || c.Skew > handoff.MaxSkew:
+		return c, fmt.Errorf("Config.Skew is %s: it must be at most %s, and not negative", c.Skew, handoff.MaxSkew)
+	case c.Timeout < 10*time.Millisecond || c.Timeout > time.Second:
+		return c, fmt.Errorf("Config.Timeout is %s: it must be 10ms to 1s", c.Timeout)
+	case c.WaitReplicas < 0:
+		return c, errors.New("Config.WaitReplicas is negative")
+	}
+	switch c.AppendFsync {
+	case "", "always", "everysec":
+		return c, nil
+	}
+	return c, errors.New(`Config.AppendFsync must be "always" or "everysec", as the server has it, or empty`)
+}
+
+// Store is a handoff.Store for several replicas, in one Redis. It is safe for
+// concurrent use.
+type Store struct {
+	config Config
+	server server
+	clock  atomic.Int64 // the latest time seen, in Unix milliseconds
+	calls  chan *call
+
+	status atomic.Pointer[status]
+	doubts chan struct{}
+
+	checking sync.Mutex // of what follows
+	lossy    bool       // the server may have lost marks since the epoch began
+	seen     report     // the last
+
+	closed  chan struct{}
+	close   func() // once
+	stopped sync.WaitGroup
+}
+
+// Open connects to the Redis, checks how it is set up, and returns an error that
+// names what must be changed. ctx bounds the opening alone.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	c, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
+	server, err := newServer(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		config: c, server: server,
+		calls: make(chan *call, maxWaiting), doubts: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
+	s.close = sync.OnceFunc(func() { close(s.closed) })
+	l, err := s.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening the Redis: %w", err)
+	}
+	s.status.Store(&status{epoch: l.epoch})
+	s.stopped.Go(func() { s.watch(l) })
+	for range workers {
+		s.stopped.Go((&worker{Store: s}).work)
+	}
+	return s, nil
+}
+
+// Close ends the store: redemptions that wait are refused. The marks stay.
+func (s *Store) Close() error {
+	s.close()
+	s.stopped.Wait()
+	return nil
+}
+
+// Skew returns the skew that the store covers. NewVerifier refuses a larger one.
+func (s *Store) Skew() time.Duration { return s.config.Skew }
+
+// Ready returns from when on tokens are issued that the store accepts. It lies in
+// the past, but for a Redis that has begun anew.
+func (s *Store) Ready() time.Time {
+	return s.status.Load().epoch.after(s.config.Skew).Truncate(time.Second).Add(time.Second)
+}
+
+// Healthy returns nil if the store can accept redemptions now, or why not.
+func (s *Store) Healthy() error {
+	if err := s.status.Load().err; err != nil {
+		return err
+	}
+	if wait := s.Ready().Sub(s.config.Now()); wait > 0 {
+		return fmt.Errorf("%w: ready in %s", handoff.ErrIssuedBeforeStart, wait.Round(time.Millisecond))
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package redisreplay_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handofftest"
+	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+)
+
+func TestStoreConforms(t *testing.T) {
+	r := start(t, safe()...)
+	s := open(t, redisreplay.Config{URL: r.url()})
+	t.Run("store", func(t *testing.T) {
+		handofftest.Store(t, func(*testing.T) handoff.Store { return s })
+	})
+}
+
+// E01: of many callers at several replicas, one redeems a token.
+func TestE01OneOfManyReplicas(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	var replicas []*opened
+	for range 3 {
+		replicas = append(replicas, open(t, redisreplay.Config{URL: r.url()}))
+	}
+	for range 50 {
+		r := token()
+		var succeeded, replayed atomic.Int32
+		var wait sync.WaitGroup
+		for i := range 64 {
+			wait.Go(func() {
+				switch err := replicas[i%3].Redeem(context.Background(), r); {
+				case err == nil:
+					succeeded.Add(1)
+				case errors.Is(err, handoff.ErrReplayed):
+					replayed.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		if succeeded.Load() != 1 || replayed.Load() != 63 {
+			t.Fatalf("%d redeemed, %d replayed, want 1 and 63", succeeded.Load(), replayed.Load())
+		}
+	}
+}
+
+// E02: a Redis that has no marks yet, or none any more, refuses what was issued
+// before.
+func TestE02ANewRedisBegins(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...)
+	s := open(t, redisreplay.Config{URL: r.url()})
+	redeem(t, s, token(), handoff.ErrIssuedBeforeStart)
+	if s.Healthy() == nil {
+		t.Error("healthy, and refuses")
+	}
+	late := token()
+	late.IssuedAt = s.Ready()
+	redeem(t, s, late, nil)
+	if s.told() != "[begun anew]" {
+		t.Errorf("told %s", s.told())
+	}
+	again := open(t, redisreplay.Config{URL: r.url()})
+	if again.told() != "[]" || !again.Ready().Equal(s.Ready()) {
+		t.Errorf("another replica: told %s, ready at %v, want %v", again.told(), again.Ready(), s.Ready())
+	}
+}
+
+func TestE02AnEmptiedRedisBeginsAnew(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	replicas := []*opened{open(t, redisreplay.Config{URL: r.url()}), open(t, redisreplay.Config{URL: r.url()})}
+	spent := token()
+	redeem(t, replicas[0], spent, nil)
+	r.do("FLUSHALL")
+	for range 50 {
+		for _, s := range replicas {
+			refused(t, s, spent)
+			refused(t, s, token())
+		}
+	}
+	redeem(t, replicas[1], spent, handoff.ErrIssuedBeforeStart)
+	late := token()
+	late.IssuedAt = later(replicas[0].Ready(), replicas[1].Ready())
+	redeem(t, replicas[0], late, nil)
+	redeem(t, replicas[1], late, handoff.ErrReplayed)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// E03: what was acknowledged survives kill -9 of a Redis that writes each mark
+// down, and the store goes on with it.
+func TestE03RedisKilled(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url(), Timeout: time.Second})
+	var mu sync.Mutex
+	var acknowledged []handoff.Redemption
+	for round := range 3 {
+		var wait sync.WaitGroup
+		until := time.Now().Add(300 * time.Millisecond)
+		for range 16 {
+			wait.Go(func() {
+				for time.Now().Before(until) {
+					r := token()
+					if s.Redeem(context.Background(), r) == nil {
+						mu.Lock()
+						acknowledged = append(acknowledged, r)
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		r.kill()
+		wait.Wait()
+		if s.Redeem(context.Background(), token()) == nil {
+			t.Error("redeemed without a Redis")
+		}
+		r.run()
+		eventually(t, 2*time.Second, "a redemption after the restart", func() bool {
+			return s.Redeem(context.Background(), token()) == nil
+		})
+		if len(acknowledged) == 0 {
+			t.Fatal("nothing was acknowledged")
+		}
+		for _, a := range acknowledged {
+			redeem(t, s, a, handoff.ErrReplayed)
+		}
+		t.Logf("kill %d: %d acknowledged redemptions", round, len(acknowledged))
+	}
+}
+
+// E04: what replicas do not have is not acknowledged; and after a failover the
+// store begins anew, so that a mark that was lost with the old primary does not
+// matter.
+func TestE04Failover(t *testing.T) {
+	t.Parallel()
+	primary := start(t, safe()...).age()
+	replica := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+	other := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+	for _, r := range []*redis{replica, other} {
+		eventually(t, 20*time.Second, "the replica is in step", func() bool { return r.info("master_link_status") == "up" })
+	}
+	p := newProxy(t, primary)
+	s := open(t, redisreplay.Config{URL: p.url(), WaitReplicas: 1})
+	var acknowledged []handoff.Redemption
+	for range 100 {
+		acknowledged = append(acknowledged, token())
+		redeem(t, s, acknowledged[len(acknowledged)-1], nil)
+	}
+	replica.stall()
+	other.stall()
+	half := token()
+	refused(t, s, half)
+	primary.kill()
+	refused(t, s, token())
+	replica.cont()
+	other.cont()
+	replica.do("REPLICAOF", "NO", "ONE")
+	other.do("REPLICAOF", "127.0.0.1", replica.port)
+	eventually(t, 20*time.Second, "the other follows", func() bool { return other.info("master_link_status") == "up" })
+	p.pass(replica, nil)
+	p.cut()
+	eventually(t, 5*time.Second, "the store finds the new primary", func() bool {
+		return errors.Is(s.Redeem(context.Background(), token()), handoff.ErrIssuedBeforeStart)
+	})
+	for _, r := range append(acknowledged, half) {
+		redeem(t, s, r, handoff.ErrIssuedBeforeStart)
+	}
+	late := token()
+	late.IssuedAt = s.Ready()
+	redeem(t, s, late, nil)
+	redeem(t, s, late, handoff.ErrReplayed)
+}
+
+// E04: the loss that was measured without WAIT, at a primary whose replica the
+// store has not seen yet: every mark that the new primary lacks is refused.
+func TestE04FailoverThatLosesMarks(t *testing.T) {
+	t.Parallel()
+	primary := start(t, safe()...).age()
+	p := newProxy(t, primary)
+	s := open(t, redisreplay.Config{URL: p.url()})
+	replica := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+	eventually(t, 20*time.Second, "the replica is in step", func() bool { return replica.info("master_link_status") == "up" })
+	replica.stall()
+	var lost []handoff.Redemption
+	for range 100 {
+		r := token()
+		if s.Redeem(context.Background(), r) == nil {
+			lost = append(lost, r)
+		}
+	}
+	primary.kill()
+	replica.cont()
+	replica.do("REPLICAOF", "NO", "ONE")
+	p.pass(replica, nil)
+	p.cut()
+	eventually(t, 5*time.Second, "the store finds the new primary", func() bool { return s.Healthy() != nil && s.Ready().After(time.Now()) })
+	for _, r := range lost {
+		redeem(t, s, r, handoff.ErrIssuedBeforeStart)
+	}
+}
+
+// E05: a Redis that may evict is refused at the start; one that begins to, while
+// the store runs, within seconds; and what it may have evicted stays refused.
+func TestE05Eviction(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	spent := token()
+	redeem(t, s, spent, nil)
+	r.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	r.do("CONFIG", "SET", "maxmemory", "1") // evicts every key that is not in use
+	r.do("CONFIG", "SET", "maxmemory", "0")
+	for range 20 {
+		refused(t, s, spent)
+		time.Sleep(100 * time.Millisecond)
+	}
+	eventually(t, 3*time.Second, "it is found unsafe", func() bool { return s.Healthy() != nil })
+	refused(t, s, token())
+	r.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	eventually(t, 2*time.Second, "it is found safe again", func() bool {
+		return errors.Is(s.Redeem(context.Background(), token()), handoff.ErrIssuedBeforeStart)
+	})
+	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
+	late := token()
+	late.IssuedAt = s.Ready()
+	redeem(t, s, late, nil)
+}
+
+// E05: marks that were evicted while nobody looked are noticed by their number.
+func TestE05EvictedBetweenChecks(t *testing.T) {
+	t.Parallel()
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	spent := token()
+	redeem(t, s, spent, nil)
+	r.do("SET", "bystander", "1", "PX", "100000")
+	r.do("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+	r.do("CONFIG", "SET", "maxmemory", "1")
+	r.try("SET", "x", "1")
+	r.do("CONFIG", "SET", "maxmemory", "0")
+	r.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	if r.info("evicted_keys") == "0" {
+		t.Fatal("the Redis evicted nothing: the test shows nothing")
+	}
+	eventually(t, 5*time.Second, "the store begins anew", func() bool { return s.Healthy() != nil })
+	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
+}
