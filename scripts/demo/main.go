@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,10 +43,27 @@ type stage struct {
 	out io.Writer
 }
 
+// near is a path as it is shortest to type from here.
+func near(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if relative, err := filepath.Rel(here, path); err == nil && len(relative) < len(path) {
+		return relative
+	}
+	return path
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := perform(ctx, os.Args[1:], os.Stdout); err != nil {
+	err := perform(ctx, os.Args[1:], os.Stdout)
+	if ctx.Err() != nil {
+		fmt.Println("\nstopped")
+		os.Exit(130) // as a shell reports what Ctrl-C has ended
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", strings.Join(strings.Fields(err.Error()), " "))
 		os.Exit(1)
 	}
@@ -112,18 +130,29 @@ func tellOf(ctx context.Context, p *pair.Pair, n *narrator) error {
 	return (&story{narrator: n, pair: p, client: client}).tell(ctx)
 }
 
+// The clocks are one machine's own, and nobody wants to wait: both are less than a
+// real pair would have.
+const (
+	skew         = 500 * time.Millisecond
+	maxStaleness = 2 * time.Second
+)
+
 // start starts the pair, and says where it is.
-func (s *stage) start(ctx context.Context, dir string) (*pair.Pair, error) {
+func (s *stage) start(ctx context.Context, dir string, flags ...string) (*pair.Pair, error) {
 	var p *pair.Pair
 	err := slowly(s.out, "making keys and starting both servers", func() (err error) {
-		p, err = pair.Start(ctx, pair.Config{Bin: s.bin, Dir: dir})
+		p, err = pair.Start(ctx, pair.Config{
+			Bin: s.bin, Dir: dir, Trust: true,
+			Server1: slices.Concat(flags, []string{"--skew", skew.String(), "--trust-lifetime", maxStaleness.String(), "--sign-in-attempts", "100"}),
+			Server2: slices.Concat(flags, []string{"--skew", skew.String(), "--max-staleness", maxStaleness.String()}),
+		})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(s.out, "SERVER1  %-26s %s  process %d: users, sessions, a signing key\n", pair.Issuer, p.Server1.Address, p.Server1.Pid())
-	fmt.Fprintf(s.out, "SERVER2  %-26s %s  process %d: invoices, and SERVER1's public key\n", pair.Audience, p.Server2.Address, p.Server2.Pid())
+	fmt.Fprintf(s.out, "SERVER1  %-26s %s  process %d: users, sessions, signing keys\n", pair.Issuer, p.Server1.Address, p.Server1.Pid())
+	fmt.Fprintf(s.out, "SERVER2  %-26s %s  process %d: invoices, and SERVER1's public trust key\n", pair.Audience, p.Server2.Address, p.Server2.Pid())
 	err = slowly(s.out, "SERVER2 does not know what was spent before it began: it waits until such tokens have no effect", func() error {
 		return p.Ready(ctx)
 	})

@@ -61,17 +61,23 @@ func (s *stage) save(kept *state) error {
 	return os.Rename(temporary, s.stateFile())
 }
 
-type runCommand struct{}
+type runCommand struct {
+	Reflection bool `help:"Let both servers offer gRPC reflection, for grpcurl."`
+}
 
 // Run leaves the pair running until it is interrupted.
-func (runCommand) Run(ctx context.Context, stage *stage) (err error) {
+func (c runCommand) Run(ctx context.Context, stage *stage) (err error) {
 	if err := os.Mkdir(stage.folder(), 0o700); errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("a pair is running already, or was ended abruptly: if none is, remove %s", stage.folder())
+		return fmt.Errorf("a pair is running already, or was ended abruptly: if none is, remove %s", near(stage.folder()))
 	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(stage.folder())) }()
-	p, err := stage.start(ctx, stage.folder())
+	var flags []string
+	if c.Reflection {
+		flags = append(flags, "--reflection")
+	}
+	p, err := stage.start(ctx, stage.folder(), flags...)
 	if err != nil {
 		return err
 	}
@@ -79,7 +85,7 @@ func (runCommand) Run(ctx context.Context, stage *stage) (err error) {
 	if err := stage.save(&state{Server1: p.Server1.Address, Server2: p.Server2.Address, CA: p.CA}); err != nil {
 		return err
 	}
-	demo := filepath.Join(filepath.Base(stage.bin), "demo")
+	demo := near(filepath.Join(stage.bin, "demo"))
 	fmt.Fprintf(stage.out, `
 Users: alice (may pay) and bob (may pay and export); the password of both is %q.
 In another terminal:
@@ -90,10 +96,9 @@ In another terminal:
     %[2]s export
 
 Logs: %[3]s and %[4]s. Ctrl-C stops both.
-`, pair.Password, demo, p.Server1.Log, p.Server2.Log)
+`, pair.Password, demo, near(p.Server1.Log), near(p.Server2.Log))
 	select {
 	case <-ctx.Done():
-		fmt.Fprintln(stage.out, "\nstopping")
 		return nil
 	case <-p.Server1.Exited():
 		return errors.New("SERVER1 has ended by itself: see " + p.Server1.Log)
@@ -121,7 +126,7 @@ func (c signInCommand) Run(ctx context.Context, stage *stage) error {
 		return err
 	}
 	fmt.Fprintf(stage.out, "%s (%s) is signed in at SERVER1 until %s. The session is an opaque id, kept in %s.\n",
-		c.User, response.GetDetails().GetUserId(), response.GetDetails().GetExpireTime().AsTime().Local().Format(time.TimeOnly), stage.stateFile())
+		c.User, response.GetDetails().GetUserId(), response.GetDetails().GetExpireTime().AsTime().Local().Format(time.TimeOnly), near(stage.stateFile()))
 	return nil
 }
 
@@ -165,7 +170,7 @@ func (c issueCommand) Run(ctx context.Context, stage *stage) error {
 	}
 	fmt.Fprintf(stage.out, "Handoff %s: pay %s, %s EUR, at %s, until %s. The token is kept for `pay`; look at it with\n\n    %s\n",
 		issued.GetHandoffId(), c.Invoice, c.Amount, issued.GetTarget(), issued.GetExpireTime().AsTime().Local().Format(time.TimeOnly),
-		fmt.Sprintf(`grep -o 'eyJ[^"]*' %s | %s inspect`, stage.stateFile(), filepath.Join(stage.bin, "handoff")))
+		fmt.Sprintf(`grep -o 'eyJ[^"]*' %s | %s inspect`, near(stage.stateFile()), near(filepath.Join(stage.bin, "handoff"))))
 	return nil
 }
 

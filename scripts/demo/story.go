@@ -34,10 +34,17 @@ func (s *story) tell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.payOnce(ctx, alice); err != nil {
-		return err
+	for _, part := range []func(context.Context, string) error{s.payOnce, s.refusals} {
+		if err := part(ctx, alice); err != nil {
+			return err
+		}
 	}
-	return s.refusals(ctx, alice)
+	for _, part := range []func(context.Context) error{s.takeBack, s.rotate, s.serverGone} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *story) signIn(ctx context.Context) (session string, err error) {

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+)
+
+// invoice is what the rest of the story looks at: a reusable handoff can be tried
+// again and again.
+var invoice = &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+
+// takeBack tells how handoffs end before they expire. SERVER2 learns of it by
+// SERVER1's signed trust list alone.
+func (s *story) takeBack(ctx context.Context) error {
+	s.chapter("Taking it back: SERVER2 follows SERVER1's signed trust list")
+
+	for _, act := range []struct {
+		did string
+		end func(session, handoff string) error
+	}{
+		{"alice revokes a handoff that is still good", func(session, handoff string) error {
+			_, err := s.client.Handoffs.RevokeHandoff(ctx, &handoffv1.RevokeHandoffRequest{HandoffId: handoff}, pair.Session(session))
+			return err
+		}},
+		{"alice signs out, with a handoff in the air", func(session, _ string) error {
+			_, err := s.client.Sessions.SignOut(ctx, &server1v1.SignOutRequest{}, pair.Session(session))
+			return err
+		}},
+		{"alice signs out everywhere, from another session", func(string, string) error {
+			other, err := s.client.SignIn(ctx, "alice", pair.Password)
+			if err != nil {
+				return err
+			}
+			_, err = s.client.Sessions.SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}, pair.Session(other.GetSession()))
+			return err
+		}},
+	} {
+		session, handoff, err := s.look(ctx)
+		if err != nil {
+			return err
+		}
+		if err := act.end(session, handoff.GetHandoffId()); err != nil {
+			return fmt.Errorf("%s: %w", act.did, err)
+		}
+		s.step(act.did, "TOKEN_REVOKED within a second", s.within(ctx, time.Second, "TOKEN_REVOKED", handoff.GetToken()))
+	}
+	_, handoff, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	s.step("she signs in again, and hands off at once", "seen", s.see(ctx, handoff.GetToken()))
+	return nil
+}
+
+// look signs alice in and hands off a look at her invoice.
+func (s *story) look(ctx context.Context) (session string, handoff *handoffv1.IssueHandoffResponse, err error) {
+	signedIn, err := s.client.SignIn(ctx, "alice", pair.Password)
+	if err != nil {
+		return "", nil, fmt.Errorf("alice cannot sign in: %w", err)
+	}
+	handoff, err = s.client.Issue(ctx, signedIn.GetSession(), pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, time.Minute)
+	return signedIn.GetSession(), handoff, err
+}
+
+// see presents a token, and says what came of it.
+func (s *story) see(ctx context.Context, token string) string {
+	_, err := s.client.Invoices.GetInvoice(ctx, invoice, handoffgrpc.Token(token))
+	if err == nil {
+		return "seen"
+	}
+	return outcome(err)
+}
+
+// within presents a token until it has the outcome that is expected.
+func (s *story) within(ctx context.Context, patience time.Duration, expected, token string) string {
+	began := time.Now()
+	for {
+		got := s.see(ctx, token)
+		if got == expected && time.Since(began) <= patience {
+			return got + " within " + words(patience)
+		}
+		if time.Since(began) > patience || ctx.Err() != nil {
+			return fmt.Sprintf("%s after %s", got, time.Since(began).Round(time.Millisecond))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func words(d time.Duration) string {
+	if d == time.Second {
+		return "a second"
+	}
+	return d.String()
+}
+
+// rotate changes SERVER1's signing key while calls go on, and then throws a key
+// away.
+func (s *story) rotate(ctx context.Context) error {
+	s.chapter("Another signing key, while calls go on")
+
+	session, handoff, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	calls := s.traffic(ctx, session)
+	before, err := s.signing(ctx)
+	if err != nil {
+		return err
+	}
+	prepared, err := s.pair.Operate(ctx, "keys", "prepare", "--key-dir", s.pair.KeyDir())
+	if err != nil {
+		return err
+	}
+	_, err = s.pair.Operate(ctx, "keys", "activate", newKey(prepared))
+	s.step("SERVER1 would sign with a key that SERVER2 may not know yet", "wait", refusedStep(err))
+	for err != nil {
+		time.Sleep(100 * time.Millisecond)
+		if _, err = s.pair.Operate(ctx, "keys", "activate", newKey(prepared)); err != nil && refusedStep(err) != "wait" {
+			return err
+		}
+	}
+	after, err := s.awaitKey(ctx, session, newKey(prepared))
+	if err != nil {
+		return err
+	}
+	s.step("once it has been published long enough, the new key signs", "another key", difference(before, after))
+	s.step("calls with a new handoff each, all the while", "none refused", calls())
+
+	if _, err := s.pair.Operate(ctx, "keys", "taint", before); err != nil {
+		return err
+	}
+	s.step("the old key is tainted: what it has signed is refused", "TOKEN_INVALID within a second",
+		s.within(ctx, time.Second, "TOKEN_INVALID", handoff.GetToken()))
+	return nil
+}
+
+// traffic makes calls until the function that it returns is called, which says
+// how they went.
+func (s *story) traffic(ctx context.Context, session string) func() string {
+	ctx, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	made, refusals := 0, ""
+	group.Go(func() {
+		for ctx.Err() == nil {
+			handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, 0)
+			if err == nil {
+				_, err = s.client.Invoices.GetInvoice(ctx, invoice, handoffgrpc.Token(handoff.GetToken()))
+			}
+			if err != nil && ctx.Err() == nil {
+				refusals += outcome(err) + " "
+			}
+			made++
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	return func() string {
+		stop()
+		group.Wait()
+		if made < 20 {
+			return fmt.Sprintf("only %d calls", made)
+		}
+		if refusals != "" {
+			return strings.TrimSpace(refusals)
+		}
+		return "none refused"
+	}
+}
+
+// serverGone tells how long SERVER2 relies on a list that nobody renews.
+func (s *story) serverGone(ctx context.Context) error {
+	s.chapter("SERVER1 is gone")
+
+	_, handoff, err := s.look(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.pair.Server1.Stop(); err != nil {
+		return err
+	}
+	s.step("SERVER1 has stopped; SERVER2 goes on by itself", "seen", s.see(ctx, handoff.GetToken()))
+	s.step("until it can no longer know what was taken back", "TRUST_STALE within "+words(maxStaleness+time.Second),
+		s.within(ctx, maxStaleness+time.Second, "TRUST_STALE", handoff.GetToken()))
+	if err := s.pair.StartServer1(ctx); err != nil {
+		return err
+	}
+	s.step("SERVER1 is back", "seen within a second", s.within(ctx, time.Second, "seen", handoff.GetToken()))
+	return nil
+}
+
+// signing returns the id of the key that signs now: a token says it.
+func (s *story) signing(ctx context.Context) (string, error) {
+	_, handoff, err := s.look(ctx)
+	if err != nil {
+		return "", err
+	}
+	return keyOf(handoff.GetToken())
+}
+
+// awaitKey hands off until the key signs, and returns the one that did last.
+func (s *story) awaitKey(ctx context.Context, session, key string) (string, error) {
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, 0)
+		if err != nil {
+			return "", err
+		}
+		signed, err := keyOf(handoff.GetToken())
+		if err != nil || signed == key || time.Since(began) > 3*time.Second {
+			return signed, err
+		}
+	}
+}
+
+// keyOf reads a token's header: whoever holds a token can.
+func keyOf(token string) (string, error) {
+	encoded, _, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(encoded)
+	if err != nil {
+		return "", err
+	}
+	var header struct {
+		Kid string `json:"kid"`
+	}
+	err = json.Unmarshal(text, &header)
+	return header.Kid, err
+}
+
+var preparedKey = regexp.MustCompile(`^prepared ([A-Za-z0-9_-]{43}):`)
+
+// newKey is the id of the key that an operator has prepared.
+func newKey(printed string) string {
+	if found := preparedKey.FindStringSubmatch(printed); found != nil {
+		return found[1]
+	}
+	return printed
+}
+
+// refusedStep is what became of an operator's step.
+func refusedStep(err error) string {
+	switch {
+	case err == nil:
+		return "done"
+	case strings.Contains(err.Error(), "too early"):
+		return "wait"
+	}
+	return err.Error()
+}
+
+func difference(before, after string) string {
+	if before == after {
+		return "the same key"
+	}
+	return "another key"
+}
