@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -53,40 +54,131 @@ func TestLimiterOfOneNetwork(t *testing.T) {
 	}
 }
 
-// What is forgotten is only what would be full again.
-func TestBucketsForgetNothingThatCounts(t *testing.T) {
-	b := newBuckets(6)
-	now := start
-	for range 6 {
-		b.allow("alice", now)
+// An attempt that is refused takes nothing from anybody.
+func TestRefusedAttemptsDoNotCount(t *testing.T) {
+	l := newLimiter(6)
+	for range 1000 {
+		l.allow("alice", "net1", start)
 	}
-	for step := range 600 { // a new key every second turns the maps again and again
-		now = now.Add(time.Second)
-		b.allow(fmt.Sprint(step), now)
-		if want := step%10 == 9; b.allow("alice", now) != want {
-			t.Fatalf("after %d s: want %v", step+1, want)
+	allowed := 0
+	for i := range 1000 {
+		if l.allow(fmt.Sprint("user", i), "net1", start) {
+			allowed++
 		}
 	}
-	if n := len(b.current) + len(b.last); n > 125 {
-		t.Errorf("%d buckets are kept of two minutes with one new each second", n)
+	if allowed != 60-6 {
+		t.Errorf("%d attempts at other accounts, want 54", allowed)
 	}
 }
 
-func TestBucketsAreBounded(t *testing.T) {
-	b := newBuckets(6)
-	for i := range maxBuckets {
-		if !b.allow(fmt.Sprint(i), start) {
-			t.Fatalf("bucket %d is refused", i)
+// One who has all networks of an IPv6 /48 gets 4 times as many attempts as one
+// network does.
+func TestLimiterOfOneSite(t *testing.T) {
+	for name, c := range map[string]struct {
+		account func(i int) string
+		want    int
+	}{
+		"one account":  {func(int) string { return "alice" }, 4 * 6},
+		"all accounts": {func(i int) string { return fmt.Sprint("user", i) }, 40 * 6},
+	} {
+		l := newLimiter(6)
+		allowed := 0
+		for i := range 1 << 16 {
+			if l.allow(c.account(i), fmt.Sprintf("2001:db8:1:%x::/64", i), start) {
+				allowed++
+			}
+		}
+		if allowed != c.want {
+			t.Errorf("%s: %d attempts, want %d", name, allowed, c.want)
+		}
+		if !l.allow("alice", "2001:db8:2::/64", start) || !l.allow("alice", "192.0.2.0/24", start) {
+			t.Errorf("%s: elsewhere alice is refused", name)
 		}
 	}
-	if b.allow("one more", start) || !b.allow("1", start) {
-		t.Error("full: want the new refused and the known allowed")
+}
+
+// One who has networks everywhere gets 20 times as many, and when they stop, the
+// owner waits for no more than a token.
+func TestLimiterOfOneAccount(t *testing.T) {
+	l := newLimiter(6)
+	allowed := 0
+	for i := range 1 << 16 {
+		if l.allow("alice", ipv4(i), start) {
+			allowed++
+		}
 	}
-	if n := len(b.current); n != maxBuckets {
-		t.Errorf("%d buckets", n)
+	if allowed != 20*6 {
+		t.Errorf("%d attempts from everywhere, want 120", allowed)
 	}
-	if !b.allow("one more", start.Add(time.Minute+1)) {
-		t.Error("a minute later there is no room")
+	if l.allow("alice", "home", start) {
+		t.Error("at once: want no attempt")
+	}
+	if !l.allow("alice", "home", start.Add(time.Minute/(20*6))) {
+		t.Error("half a second later: want an attempt")
+	}
+	if !l.allow("bob", "home", start) {
+		t.Error("another account is refused")
+	}
+}
+
+func ipv4(i int) string { return fmt.Sprintf("%d.%d.%d.0/24", i>>16+1, i>>8&255, i&255) }
+
+// However many accounts and networks a stranger tries, there is room for others.
+func TestLimiterIsNeverFull(t *testing.T) {
+	l := newLimiter(10)
+	for i := range 1 << 17 {
+		l.allow(fmt.Sprint("user", i), ipv4(i), start)
+	}
+	for i := range 1000 {
+		if account, network := fmt.Sprint("other", i), fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255); !l.allow(account, network, start) {
+			t.Errorf("%s@%s is refused", account, network)
+		}
+	}
+}
+
+// Sharing places never gives a key more than its due: here keys crowd.
+func TestBucketsNeverGiveMore(t *testing.T) {
+	b := newBuckets(6)
+	random := rand.New(rand.NewPCG(1, 2))
+	taken := map[string][]time.Duration{}
+	for now := time.Duration(0); now < 5*time.Minute; now += time.Millisecond {
+		key := fmt.Sprint(random.IntN(1000) * random.IntN(1000))
+		if !b.has(key, now) {
+			continue
+		}
+		b.take(key, now)
+		taken[key] = append(taken[key], now)
+	}
+	for key, times := range taken {
+		for i := 6; i < len(times); i++ { // 6 at first, and one in 10 s
+			if within := times[i] - times[i-6]; within < 10*time.Second {
+				t.Fatalf("%s got 7 tokens within %s", key, within)
+			}
+		}
+	}
+}
+
+// Who knows where a key stands in one process does not know it in another.
+func TestBucketsAreSeeded(t *testing.T) {
+	a, b := newBuckets(1), newBuckets(1)
+	for i := range 1 << 16 {
+		a.take(fmt.Sprint(i), 0)
+		b.take(fmt.Sprint(i), 0)
+	}
+	if a.full == b.full {
+		t.Error("two processes put keys in the same places")
+	}
+}
+
+func TestSiteOf(t *testing.T) {
+	for network, want := range map[string]string{
+		"2001:db8:1:2::/64": "2001:db8:1::/48",
+		"192.0.2.0/24":      "192.0.2.0/24",
+		"unknown":           "unknown",
+	} {
+		if got := siteOf(network); got != want {
+			t.Errorf("%s: got %s, want %s", network, got, want)
+		}
 	}
 }
 
