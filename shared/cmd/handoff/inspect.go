@@ -18,6 +18,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
 )
 
 type inspectCommand struct {
@@ -26,7 +27,7 @@ type inspectCommand struct {
 
 func (inspectCommand) Help() string {
 	return "Reads one JWT of any kind from standard input. What it prints is what somebody wrote there: nobody has checked who. " +
-		"Then it says what is wrong with it as a handoff token, signature and addressee aside. " +
+		"Then it says what is wrong with it as a handoff token, signature and addressee aside; of a trust list, as a trust list. " +
 		"Exit status 0: it is shown. 1: it does not look like a JWT.\n\n" +
 		"Example:\n\n    handoff inspect <token\n"
 }
@@ -58,6 +59,10 @@ func (c *inspectCommand) Run(p *program) error {
 	header.print(p.out, "header")
 	payload.print(p.out, "payload")
 
+	if header.text("typ") == trust.Profile().Typ {
+		fmt.Fprintf(p.out, "As a handoff token it is refused:\n  %s: it is of another kind\n", handoff.CheckHeaderTyp)
+		return explainList(p.out, raw, now)
+	}
 	problems := diagnose(raw, header, payload, now)
 	if len(problems) == 0 {
 		_, err = fmt.Fprintf(p.out, "As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in %s.\n",

@@ -1,5 +1,5 @@
-// Command handoff makes keys, issues and verifies handoff tokens, and explains
-// them, all offline.
+// Command handoff makes and changes keys, issues and verifies handoff tokens and
+// trust lists, and explains them, all offline.
 //
 //	handoff keygen --out shop.key
 //	handoff public --key shop.key --out shop.jwks
@@ -7,10 +7,20 @@
 //		--subject user-7 --method /billing.v1.Billing/Pay --field invoice=INV-42 |
 //	handoff verify --keys shop.jwks --issuer https://shop.example --audience https://billing.example
 //
+// A signing key that changes is one of a folder:
+//
+//	handoff keys prepare --dir keys && handoff keys activate --dir keys
+//	handoff keys list --dir keys
+//
 // Each command's --help documents its flags. Exit status 0 means done, or
 // accepted; 1 refused; 2 a mistake in the usage or the configuration, said in one
 // line that names the flag. Tokens and keys are read from files and standard
 // input, never from arguments, which other users of the machine can see.
+//
+// keys keeps a folder for an issuer of your own, as package rotation says: a
+// process reads ring.json with rotation.Parse, signs with the private half of
+// Ring.Signing, KID.key, and publishes Ring.Listed. Look at it again at least as
+// often as trust.Terms.Lag says.
 package main
 
 import (
@@ -52,6 +62,8 @@ type commands struct {
 	Issue   issueCommand   `cmd:"" help:"Sign a handoff token with a key file."`
 	Inspect inspectCommand `cmd:"" help:"Show what a JWT says, unverified, and what is wrong with it."`
 	Verify  verifyCommand  `cmd:"" help:"Verify handoff tokens; everything but redeeming them."`
+	Keys    keysCommands   `cmd:"" help:"Change the signing key, without breaking a living token."`
+	Trust   trustCommands  `cmd:"" help:"Look into a trust list."`
 	Devcert devcertCommand `cmd:"" help:"Make a certificate authority and a server certificate for development."`
 }
 
@@ -60,7 +72,7 @@ func run(args []string, p *program) (status int) {
 	var c commands
 	parser, err := kong.New(&c,
 		kong.Name("handoff"),
-		kong.Description("Makes keys, issues, verifies and explains handoff tokens, offline."),
+		kong.Description("Makes and changes keys, issues, verifies and explains handoff tokens and trust lists, offline."),
 		kong.Writers(p.out, p.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Exit(func(code int) { panic(helped(code)) }), // it has printed the help and must not go on

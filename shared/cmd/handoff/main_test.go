@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 			"status":      status,
 			"descriptors": writeDescriptors,
 			"mode":        mode,
+			"kid":         kid,
 		},
 	})
 }
@@ -103,23 +104,25 @@ func TestHelp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(parser.Model.Children) != 6 {
-		t.Errorf("%d commands", len(parser.Model.Children))
+	commands := parser.Model.Leaves(false)
+	if len(commands) != 13 {
+		t.Errorf("%d commands", len(commands))
 	}
-	for _, command := range parser.Model.Children {
-		status, out, errOut := invoke(t, "", command.Name, "--help")
+	for _, command := range commands {
+		name := command.Path()
+		status, out, errOut := invoke(t, "", append(strings.Fields(name), "--help")...)
 		if status != exitDone || errOut != "" {
-			t.Errorf("%s --help: status %d, %s", command.Name, status, errOut)
+			t.Errorf("%s --help: status %d, %s", name, status, errOut)
 		}
-		if !strings.Contains(out, "    handoff "+command.Name+" ") {
-			t.Errorf("%s --help shows no example", command.Name)
+		if !strings.Contains(out, "    handoff "+name+" ") {
+			t.Errorf("%s --help shows no example", name)
 		}
 		for _, flag := range command.Flags {
 			if len(flag.Help) < 20 || !strings.HasSuffix(flag.Help, ".") || !strings.Contains(out, "--"+flag.Name) {
-				t.Errorf("%s --help does not say what --%s is", command.Name, flag.Name)
+				t.Errorf("%s --help does not say what --%s is", name, flag.Name)
 			}
 			if !flag.Required && !flag.IsBool() && !strings.Contains(flag.Help, "efault") && !strings.Contains(flag.Help, "Repeat") {
-				t.Errorf("%s --help does not say what --%s is by default", command.Name, flag.Name)
+				t.Errorf("%s --help does not say what --%s is by default", name, flag.Name)
 			}
 		}
 	}
@@ -237,6 +240,32 @@ func TestMistakes(t *testing.T) {
 		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1","token":"` + strings.Repeat("x", maxLine) + `"}`},
 		{names: "standard input", args: []string{"inspect"}},
 		{names: "--at", args: []string{"inspect", "--at", "noon"}, stdin: token},
+		{names: "prepare", args: []string{"keys"}},
+		{names: "--dir", args: []string{"keys", "list"}},
+		{names: "--dir", args: []string{"keys", "list", "--dir", in("missing")}},
+		{names: "--dir", args: []string{"keys", "list", "--dir", in("key")}},
+		{names: "--dir", args: []string{"keys", "list", "--dir", dir, "--jwks"}},
+		{names: "--dir", args: []string{"keys", "prepare", "--dir", in("missing/keys")}},
+		{names: "--alg", args: []string{"keys", "prepare", "--dir", in("keys"), "--alg", "HS256"}},
+		{names: "--skew", args: []string{"keys", "prepare", "--dir", in("keys"), "--skew", "5"}},
+		{names: "--dir", args: []string{"keys", "activate", "--dir", in("missing")}},
+		{names: "--kid", args: []string{"keys", "activate", "--dir", dir}},
+		{names: "--kid", args: []string{"keys", "activate", "--dir", dir, "--kid=-"}},
+		{names: "--kid", args: []string{"keys", "retire", "--dir", dir}},
+		{names: "--kid", args: []string{"keys", "taint", "--dir", dir}},
+		{names: "--kid", args: []string{"keys", "taint", "--dir", dir, "--kid=../key"}},
+		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i"}, stdin: token},
+		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("key")}, stdin: token},
+		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--trust-key", in("jwks")}, stdin: token},
+		{names: "--issuer", args: []string{"trust", "verify", "--issuer", "two words", "--trust-key", in("jwks")}, stdin: token},
+		{names: "--max-staleness", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--max-staleness", "0s"}, stdin: token},
+		{names: "--max-staleness", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--max-staleness", "25h"}, stdin: token},
+		{names: "--skew", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--skew", "0s"}, stdin: token},
+		{names: "--skew", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--skew", "61s"}, stdin: token},
+		{names: "--at", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--at", "soon"}, stdin: token},
+		{names: "FILE", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), in("missing")}},
+		{names: "FILE", args: []string{"trust", "inspect", dir}},
+		{names: "standard input", args: []string{"trust", "inspect"}},
 		{names: "--out", args: []string{"devcert"}},
 		{names: "--out", args: []string{"devcert", "--out", in("key")}},
 		{names: "--days", args: []string{"devcert", "--out", in("certs"), "--days", "0"}},

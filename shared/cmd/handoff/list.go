@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
+)
+
+// oneList is a feed of one list, for a follower that is asked about it alone.
+type oneList struct{ raw string }
+
+// Follow delivers the list.
+func (o oneList) Follow(ctx context.Context, deliver func(raw string) error) error {
+	if err := deliver(o.raw); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// follow has a follower judge one list: its own checks, in its own order.
+func follow(config trust.FollowerConfig, raw string) (verdict trust.Event, err error) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	config.Feed = oneList{raw}
+	config.Report = func(event trust.Event) {
+		if ctx.Err() == nil {
+			verdict = event
+			stop()
+		}
+	}
+	f, err := trust.NewFollower(config)
+	if err != nil {
+		return verdict, err
+	}
+	f.Run(ctx) // until it has reported
+	return verdict, nil
+}
+
+// fault is what is wrong with a list.
+type fault struct {
+	Fault  trust.Fault   `json:"fault"`
+	Check  handoff.Check `json:"check,omitempty"`
+	Detail string        `json:"detail"`
+}
+
+func faultOf(event trust.Event) fault {
+	return fault{event.Fault, event.Check, strings.TrimPrefix(event.Err.Error(), "the trust list is refused: ")}
+}
+
+// diagnoseList finds what is wrong with a list, as far as one can tell without the
+// trust key: its form is judged as it is, and what it says under a signature of
+// our own, with a key that is forgotten at once.
+func diagnoseList(raw string, now time.Time) []fault {
+	faults := []fault{}
+	_, _, err := trust.Profile().Open(context.Background(), raw, noKeys{})
+	if refusal, ok := errors.AsType[*handoff.Refusal](err); ok && !errors.Is(err, errNoKeys) {
+		faults = append(faults, fault{trust.FaultSignature, refusal.Check, refusal.Detail})
+	}
+	var payload part
+	if parts := strings.Split(raw, "."); len(parts) == 3 {
+		payload = decodePart(parts[1])
+	}
+	key, err := signkey.Generate(handoff.EdDSA)
+	if err != nil {
+		return faults
+	}
+	resigned, err := trust.Profile().Seal(context.Background(), []byte(payload.decoded), key)
+	if err != nil { // too long, which is known by now
+		return faults
+	}
+	config := trust.FollowerConfig{
+		Issuer: payload.text("iss"), TrustKeys: []handoff.Key{key.Key()}, MaxStaleness: trust.MaxListLifetime,
+		Now: func() time.Time { return now },
+	}
+	event, err := follow(config, resigned)
+	if err != nil { // iss cannot be a name, which the list is refused for
+		config.Issuer = "nobody"
+		event, err = follow(config, resigned)
+	}
+	if err == nil && event.Fault != "" && (event.Fault != trust.FaultSignature || len(faults) == 0) {
+		faults = append(faults, faultOf(event))
+	}
+	return faults
+}
+
+// summary is a list without the length of it.
+type summary struct {
+	Valid     *bool           `json:"valid,omitempty"`
+	Verified  *bool           `json:"verified,omitempty"`
+	Header    json.RawMessage `json:"header"`
+	Claims    *listClaims     `json:"claims"`
+	Keys      []listedKey     `json:"keys"`
+	Revoked   *revokedCounts  `json:"revoked"`
+	Age       *int64          `json:"age_seconds,omitempty"`
+	ExpiresIn *int64          `json:"expires_in_seconds,omitempty"`
+	Faults    []fault         `json:"faults,omitempty"`
+}
+
+type listClaims struct {
+	Issuer   string `json:"iss"`
+	IssuedAt int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	Seq      int64  `json:"seq"`
+}
+
+type listedKey struct {
+	Kid string            `json:"kid"`
+	Alg handoff.Algorithm `json:"alg"`
+}
+
+type revokedCounts struct {
+	Tokens   int `json:"tokens"`
+	Sessions int `json:"sessions"`
+	Subjects int `json:"subjects"`
+}
+
+// summarize reads a list as far as it can be read. It checks nothing.
+func summarize(raw string, now time.Time) (s summary) {
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 {
+		return s
+	}
+	s.Header = decodePart(parts[0]).line()
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return s
+	}
+	if claims := new(listClaims); json.Unmarshal(payload, claims) == nil {
+		s.Claims = claims
+		if isTime(claims.IssuedAt) && isTime(claims.Expires) {
+			age, left := now.Unix()-claims.IssuedAt, claims.Expires-now.Unix()
+			s.Age, s.ExpiresIn = &age, &left
+		}
+	}
+	var members struct {
+		Keys    jsontext.Value
+		Revoked struct {
+			Tokens, Sessions []string
+			Subjects         map[string]int64
+		}
+	}
+	if json.Unmarshal(payload, &members) != nil {
+		return s
+	}
+	r := members.Revoked
+	s.Revoked = &revokedCounts{len(r.Tokens), len(r.Sessions), len(r.Subjects)}
+	if set, err := keyset.Parse([]byte(`{"keys":` + string(members.Keys) + `}`)); err == nil {
+		for _, k := range set.Keys() {
+			s.Keys = append(s.Keys, listedKey{k.ID(), k.Algorithm()})
+		}
+	}
+	return s
+}
+
+func isTime(seconds int64) bool { return seconds >= 0 && seconds < 1<<33 } // the year 2242
+
+// line returns the part as it stands, on one line.
+func (p part) line() json.RawMessage {
+	if p.value == nil {
+		return nil
+	}
+	var b bytes.Buffer
+	if json.Compact(&b, []byte(strings.ToValidUTF8(string(p.value), "\ufffd"))) != nil {
+		return nil
+	}
+	return b.Bytes()
+}
+
+// explainList says of a JWT that calls itself a trust list what it is worth as
+// one.
+func explainList(out io.Writer, raw string, now time.Time) error {
+	fmt.Fprintln(out, "It calls itself a trust list: an issuer's statement of the keys that may sign now, and of what it has taken back.")
+	if s := summarize(raw, now); s.Age != nil && s.Revoked != nil {
+		fmt.Fprintf(out, "It names %d keys, and takes back %d tokens, %d sessions and %d subjects. It was signed %s ago, and expires in %s.\n",
+			len(s.Keys), s.Revoked.Tokens, s.Revoked.Sessions, s.Revoked.Subjects, seconds(*s.Age), seconds(*s.ExpiresIn))
+	}
+	faults := diagnoseList(raw, now)
+	if len(faults) == 0 {
+		_, err := fmt.Fprintln(out, "As a trust list nothing is wrong with it, as far as one can tell without the trust key. It may be too old for a follower.")
+		return err
+	}
+	fmt.Fprintln(out, "As a trust list it is refused:")
+	for _, f := range faults {
+		if f.Check != "" {
+			f.Fault += trust.Fault(" (" + f.Check + ")")
+		}
+		if _, err := fmt.Fprintf(out, "  %s: %s\n", f.Fault, f.Detail); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+type keysCommands struct {
+	List     keysListCommand     `cmd:"" help:"Show the keys of a folder, and what to do next and when."`
+	Prepare  keysPrepareCommand  `cmd:"" help:"Make a signing key that is listed from now on and does not sign yet."`
+	Activate keysActivateCommand `cmd:"" help:"Let a prepared key sign, once every audience has heard of it."`
+	Retire   keysRetireCommand   `cmd:"" help:"End a key that signed formerly; it stays listed until its last token is dead."`
+	Taint    keysTaintCommand    `cmd:"" help:"Unlist a key that somebody else may have, at once and for good."`
+}
+
+func (keysCommands) Help() string {
+	return "The life of a key: prepared, it is listed and does not sign, until every audience has heard of it; active, it signs; " +
+		"retired, it is listed until its last token is dead. Tainted, it is gone at once. Each command says what comes next, and when.\n\n" +
+		"Example, a first key and then its successor:\n\n" +
+		"    handoff keys prepare --dir keys && handoff keys activate --dir keys\n" +
+		"    handoff keys prepare --dir keys && sleep 70 && handoff keys activate --dir keys && sleep 5 && handoff keys retire --dir keys\n"
+}
+
+// keysHelp is what all of them share.
+const keysHelp = "The folder has ring.json (which key is in which state), terms.json (the times by which steps are taken) and " +
+	"KID.key, the private half of each key that signs or soon will. Steps exclude each other, and a step that would break living " +
+	"tokens is refused, saying how long to wait. Exit status 0: done. 1: refused. 2: a mistake in the flags or the folder.\n\n"
+
+type keysListCommand struct {
+	Dir  string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
+	JWKS bool   `name:"jwks" help:"Print the JWK Set that is to be listed now, as handoff verify --keys reads it."`
+}
+
+func (keysListCommand) Help() string {
+	return keysHelp + "Examples:\n\n    handoff keys list --dir keys\n\n    handoff keys list --dir keys --jwks >shop.jwks\n"
+}
+
+func (c *keysListCommand) Run(p *program) error {
+	s, err := keyFolder(c.Dir).read()
+	if err != nil {
+		return dirError(err)
+	}
+	if !c.JWKS {
+		return p.showKeys(keyFolder(c.Dir), s)
+	}
+	set, err := keyset.New(s.ring.Listed(p.now())...)
+	if err != nil {
+		return dirError(fmt.Errorf("%s lists no key: %w", c.Dir, err))
+	}
+	text, err := encodeJWKS(set)
+	if err != nil {
+		return err
+	}
+	_, err = p.out.Write(text)
+	return err
+}
+
+type keysPrepareCommand struct {
+	Dir       string `required:"" placeholder:"DIR" help:"Folder of the signing keys. It is made if it does not exist."`
+	Alg       string `enum:",EdDSA,ES256,ES384,PS256,RS256" default:"" placeholder:"ALG" help:"Signature algorithm, as for keygen. Default: that of the key that signs now; at first EdDSA."`
+	termFlags `embed:""`
+}
+
+func (keysPrepareCommand) Help() string {
+	return keysHelp + "The first key can sign at once; each other waits until no audience can rely on a list without it. " +
+		"Publish what is listed after every step.\n\n" +
+		"Example:\n\n    handoff keys prepare --dir keys --max-staleness 10s --max-lifetime 2m\n"
+}
+
+func (c *keysPrepareCommand) Run(p *program) error {
+	f := keyFolder(c.Dir)
+	if err := os.Mkdir(c.Dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return dirError(err)
+	}
+	s, err := f.read()
+	if err != nil {
+		return dirError(err)
+	}
+	algorithm := handoff.Algorithm(c.Alg)
+	if algorithm == "" {
+		algorithm = algorithmOf(s.ring)
+	}
+	s, key, err := f.prepare(p.now, algorithm, c.termFlags)
+	if err != nil {
+		return dirError(err)
+	}
+	return p.taken("prepared", key.Key().ID(), f, s)
+}
+
+// algorithmOf returns the kind of the key that signs.
+func algorithmOf(ring rotation.Ring) handoff.Algorithm {
+	kid, _ := ring.Signing()
+	for _, k := range ring.Records() {
+		if k.Key.ID() == kid {
+			return k.Key.Algorithm()
+		}
+	}
+	return handoff.EdDSA
+}
+
+type keysActivateCommand struct {
+	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
+	Kid string `placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash. Default: the only key that can be activated."`
+}
+
+func (keysActivateCommand) Help() string {
+	return keysHelp + "The former key goes on being listed; retire it when every process of the issuer has taken up the new one.\n\n" +
+		"Example:\n\n    handoff keys activate --dir keys\n"
+}
+
+func (c *keysActivateCommand) Run(p *program) error {
+	f := keyFolder(c.Dir)
+	kid := c.Kid
+	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
+		if kid, err = choose(kid, s.ring, rotation.Next, "activated"); err != nil {
+			return s, err
+		}
+		former := s.ring
+		if s.ring, err = former.Activate(kid, now, s.terms); err != nil {
+			return s, because(err, "audiences may still rely on a list without the key", now)
+		}
+		_, err = f.load(kid) // else nothing could sign
+		return s, err
+	})
+	if err != nil {
+		return p.refused(err)
+	}
+	return p.taken("activated", kid, f, s)
+}
+
+type keysRetireCommand struct {
+	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
+	Kid string `placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash. Default: the only key that can be retired."`
+}
+
+func (keysRetireCommand) Help() string {
+	return keysHelp + "The private half is deleted. The key that signs cannot be retired: activate another first.\n\n" +
+		"Example:\n\n    handoff keys retire --dir keys\n"
+}
+
+func (c *keysRetireCommand) Run(p *program) error {
+	f := keyFolder(c.Dir)
+	kid := c.Kid
+	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
+		if kid, err = choose(kid, s.ring, rotation.Active, "retired"); err != nil {
+			return s, err
+		}
+		former := s.ring
+		if s.ring, err = former.Retire(kid, now, s.terms); err != nil {
+			return s, err
+		}
+		if wait := retirable(former, s.terms).Sub(now); wait > 0 {
+			return s, because(&rotation.EarlyError{Wait: wait}, "a process of the issuer may still sign with the key", now)
+		}
+		return s, nil
+	})
+	if err != nil {
+		return p.refused(err)
+	}
+	return p.taken("retired", kid, f, s)
+}
+
+// retirable returns when every process has taken up the key that signs.
+func retirable(ring rotation.Ring, terms trust.Terms) time.Time {
+	kid, _ := ring.Signing()
+	for _, k := range ring.Records() {
+		if k.Key.ID() == kid {
+			return k.Activated.Add(terms.Lag())
+		}
+	}
+	return time.Time{}
+}
+
+type keysTaintCommand struct {
+	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
+	Kid string `required:"" placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash."`
+}
+
+func (keysTaintCommand) Help() string {
+	return keysHelp + "What the key has signed is refused as soon as audiences hear of it, and the private half is deleted. Where it was the " +
+		"one that signs, the key that was prepared first signs in its place, at once; without one, prepare one first.\n\n" +
+		"Example:\n\n    handoff keys taint --dir keys --kid=mUgzPMSCUIl032h7VzIH1UI883RdYSKOolzbkUHAuUU\n"
+}
+
+func (c *keysTaintCommand) Run(p *program) error {
+	f := keyFolder(c.Dir)
+	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
+		s.ring, err = s.ring.Taint(c.Kid, now)
+		return s, err
+	})
+	if err != nil {
+		return p.refused(err)
+	}
+	return p.taken("tainted", c.Kid, f, s)
+}
+
+// choose returns the key that is meant: where none is named, the only one to
+// which the step can apply.
+func choose(kid string, ring rotation.Ring, state rotation.State, verb string) (string, error) {
+	if kid != "" {
+		return kid, nil
+	}
+	var found []string
+	signing, _ := ring.Signing()
+	for _, k := range ring.Records() {
+		if k.State == state && k.Key.ID() != signing {
+			found = append(found, k.Key.ID())
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("--kid: no key can be %s", verb)
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("--kid: %d keys can be %s: say which", len(found), verb)
+}
+
+// earlyError says why a step must wait, and until when.
+type earlyError struct {
+	*rotation.EarlyError
+	why   string
+	until time.Time
+}
+
+func (e *earlyError) Error() string {
+	return fmt.Sprintf("too early: %s; wait %s, until %s", e.why, roundUp(e.Wait), showEnd(e.until))
+}
+
+func because(err error, why string, now time.Time) error {
+	if early, ok := errors.AsType[*rotation.EarlyError](err); ok {
+		return &earlyError{early, why, now.Add(early.Wait)}
+	}
+	return err
+}
+
+// refused prints why a step is not taken.
+func (p *program) refused(err error) error {
+	switch {
+	case errors.Is(err, rotation.ErrUnknown):
+		return fmt.Errorf("--kid: %w", err)
+	case strings.HasPrefix(err.Error(), "--"):
+		return err
+	case errors.As(err, new(*earlyError)), errors.Is(err, rotation.ErrState), errors.Is(err, rotation.ErrLast):
+		if _, err := fmt.Fprintf(p.out, "refused: %s\n", err); err != nil {
+			return err
+		}
+		return errRefused
+	}
+	return dirError(err)
+}
+
+func dirError(err error) error {
+	if strings.HasPrefix(err.Error(), "--") { // it names another flag
+		return err
+	}
+	return fmt.Errorf("--dir: %w", err)
+}
+
+func (p *program) taken(verb, kid string, f keyFolder, s keyState) error {
+	if _, err := fmt.Fprintf(p.out, "%s %s\n\n", verb, kid); err != nil {
+		return err
+	}
+	return p.showKeys(f, s)
+}
+
+// showKeys prints the state of the keys, what is wrong with them, and what to do.
+func (p *program) showKeys(f keyFolder, s keyState) error {
+	now := p.now()
+	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL") // as SERVER1's command
+	signing, _ := s.ring.Signing()
+	for _, k := range s.ring.Records() {
+		state := string(k.State)
+		if k.Key.ID() == signing {
+			state += ", signs"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), state,
+			showTime(k.Prepared), showTime(k.Activated), showTime(k.Ended), showTime(k.Until))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(p.out)
+	for _, k := range s.ring.Records() {
+		if !signs(s.ring, k.Key.ID()) {
+			continue
+		}
+		if _, err := f.load(k.Key.ID()); err != nil {
+			fmt.Fprintf(p.out, "PROBLEM: this key cannot sign: %s\n", err)
+		}
+	}
+	for _, next := range nextSteps(s) {
+		if _, err := fmt.Fprintf(p.out, "%s: %s\n", when(next.At, now), f.command(next)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nextSteps returns all the steps that can be taken, each with the time from which
+// on it is allowed. A zero time means at any time: nothing waits for it.
+func nextSteps(s keyState) (steps []rotation.Step) {
+	signing, signs := s.ring.Signing()
+	prepared := false
+	for _, k := range s.ring.Records() {
+		kid := k.Key.ID()
+		switch {
+		case k.State == rotation.Next && !signs:
+			steps, prepared = append(steps, rotation.Step{Verb: rotation.DueActivate, Kid: kid, At: k.Prepared}), true
+		case k.State == rotation.Next:
+			steps, prepared = append(steps, rotation.Step{Verb: rotation.DueActivate, Kid: kid, At: k.Prepared.Add(s.terms.Before())}), true
+		case k.State == rotation.Active && kid != signing:
+			steps = append(steps, rotation.Step{Verb: rotation.DueRetire, Kid: kid, At: retirable(s.ring, s.terms)})
+		}
+	}
+	if !prepared {
+		steps = append(steps, rotation.Step{Verb: rotation.DuePrepare})
+	}
+	return steps
+}
+
+func when(at, now time.Time) string {
+	switch wait := at.Sub(now); {
+	case at.IsZero():
+		return "next, at any time"
+	case wait > 0:
+		return fmt.Sprintf("next, in %s, from %s on", roundUp(wait), showEnd(at))
+	}
+	return "next, now"
+}
+
+// command returns the command line that takes a step.
+func (f keyFolder) command(step rotation.Step) string {
+	dir := string(f)
+	if !plain.MatchString(dir) {
+		dir = "'" + strings.ReplaceAll(visible(dir), "'", `'\''`) + "'"
+	}
+	command := fmt.Sprintf("handoff keys %s --dir=%s", step.Verb, dir)
+	if step.Kid != "" {
+		return command + " --kid=" + step.Kid
+	}
+	return command + "  # so that a key is ready when this one must go"
+}
+
+// plain is what a shell takes as it is.
+var plain = regexp.MustCompile(`^[A-Za-z0-9/._-]+$`)
+
+func roundUp(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
+
+func showTime(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// showEnd prints the whole second by which a time has come.
+func showEnd(t time.Time) string { return showTime(t.Add(time.Second - 1)) }
