@@ -1,0 +1,317 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/trust"
+
+	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+)
+
+const (
+	// asProgram has this test's binary be the program.
+	asProgram = "HANDOFF_TEST_AS_SERVER1"
+	// kills is how often TestF04Killed kills it, 10 times unless told.
+	kills = "HANDOFF_REVOKE_KILLS"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) == "" {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	go func() { // it ends with the test, however that ends
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(3)
+	}()
+	os.Exit(run(ctx, os.Args[1:], nil, strings.NewReader(""), os.Stdout, os.Stderr))
+}
+
+// process is the program in a process of its own.
+type process struct {
+	cmd     *exec.Cmd
+	address string
+	took    time.Duration // to listen
+	exited  chan struct{}
+}
+
+// spawn starts a process and, unless it is to be killed before, waits until it
+// listens; its address is empty if it ends instead.
+func spawn(t testing.TB, settings map[string]string, wait bool) *process {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(program, arguments("serve", settings)...), exited: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), asProgram+"=1")
+	p.cmd.Stderr = t.Output()
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan string, 1)
+	go func() {
+		defer close(p.exited)
+		lines := bufio.NewReader(out)
+		line, _ := lines.ReadString('\n')
+		listening <- strings.TrimSuffix(strings.TrimPrefix(line, "listening on "), "\n")
+		_, _ = io.Copy(io.Discard, lines)
+		_ = p.cmd.Wait()
+	}()
+	t.Cleanup(p.kill)
+	if wait {
+		p.address = <-listening
+		p.took = time.Since(began)
+	}
+	return p
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+}
+
+// recorder is a feed that also keeps every list it brings, by number.
+type recorder struct {
+	trust.Feed
+	t    testing.TB
+	mu   sync.Mutex
+	seen map[int64]string
+}
+
+func (r *recorder) Follow(ctx context.Context, deliver func(string) error) error {
+	return r.Feed.Follow(ctx, func(raw string) error {
+		seq := seqOf(r.t, raw)
+		r.mu.Lock()
+		if before, ok := r.seen[seq]; ok && before != raw {
+			r.t.Errorf("two lists have the number %d", seq)
+		}
+		r.seen[seq] = raw
+		r.mu.Unlock()
+		return deliver(raw)
+	})
+}
+
+func seqOf(t testing.TB, raw string) int64 {
+	_, rest, _ := strings.Cut(raw, ".")
+	segment, _, _ := strings.Cut(rest, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(segment)
+	var claims struct{ Seq int64 }
+	if err == nil {
+		err = json.Unmarshal(payload, &claims)
+	}
+	if err != nil {
+		t.Errorf("a list: %v", err)
+	}
+	return claims.Seq
+}
+
+// dialFast returns a connection that comes back as soon as its server does.
+func (s *site) dialFast(t testing.TB, address string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(address, s.secure(), grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond},
+		MinConnectTimeout: time.Second,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func (s *site) secure() grpc.DialOption {
+	return grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: s.pool, MinVersion: tls.VersionTLS13}))
+}
+
+// acknowledged is what the server has said yes to.
+type acknowledged struct {
+	mu      sync.Mutex
+	revoked []string       // tokens
+	ended   []string       // session ids
+	counts  map[string]int // of revocations, by kind
+}
+
+func (a *acknowledged) note(kind, revoked, ended string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.counts[kind]++
+	a.revoked = append(a.revoked, revoked)
+	if ended != "" {
+		a.ended = append(a.ended, ended)
+	}
+}
+
+// use signs a user in, and out, and takes handoffs back, until the context ends.
+// What fails is not noted: it may have been done or not.
+func (a *acknowledged) use(ctx context.Context, t testing.TB, conn *grpc.ClientConn, user string) {
+	sessions, handoffs := server1v1.NewSessionServiceClient(conn), handoffv1.NewHandoffServiceClient(conn)
+	session := ""
+	for ctx.Err() == nil {
+		if session == "" {
+			in, err := sessions.SignIn(ctx, &server1v1.SignInRequest{UserName: user, Password: password}, grpc.WaitForReady(true))
+			if err != nil {
+				continue
+			}
+			session = in.GetSession()
+		}
+		bearer := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+session)
+		h, err := handoffs.IssueHandoff(bearer, pay(t), grpc.WaitForReady(true))
+		if err != nil {
+			if handoffgrpc.ReasonOf(err) == handoff.ReasonSessionInvalid {
+				session = ""
+			}
+			continue
+		}
+		kind, ends := "RevokeHandoff", ""
+		switch rand.IntN(40) {
+		case 0:
+			kind, ends = "SignOutEverywhere", session
+			_, err = sessions.SignOutEverywhere(bearer, &server1v1.SignOutEverywhereRequest{})
+		case 1, 2, 3, 4:
+			kind, ends = "SignOut", session
+			_, err = sessions.SignOut(bearer, &server1v1.SignOutRequest{})
+		default:
+			_, err = handoffs.RevokeHandoff(bearer, &handoffv1.RevokeHandoffRequest{HandoffId: h.GetHandoffId()})
+		}
+		if err == nil {
+			a.note(kind, h.GetToken(), ends)
+		}
+	}
+}
+
+// F04: whenever the process is killed under load, no acknowledged revocation or
+// sign-out is lost, no two lists have the same number, and the next process is
+// there within a second.
+func TestF04Killed(t *testing.T) {
+	s := newQuickSite(t)
+	s.underKills(t, s.quick("lifetime", "300s", "max-lifetime", "300s", "trust-lifetime", "60s", "skew", "5s"))
+}
+
+func (s *site) underKills(t *testing.T, more map[string]string) {
+	rounds := 10
+	if text := os.Getenv(kills); text != "" {
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	users := []string{"u0", "u1", "u2", "u3", "u4", "u5"}
+	for _, user := range users {
+		s.addUser(t, user, "payer")
+	}
+	settings := s.settings()
+	for flag, value := range more {
+		if settings[flag] = value; value == "" {
+			delete(settings, flag)
+		}
+	}
+	settings["log-level"] = "error"
+	p := spawn(t, settings, true)
+	if p.address == "" {
+		t.Fatal("it does not start")
+	}
+	settings["listen"] = p.address // as its clients know it
+	stream, err := trust.NewStreamFeed(p.address, s.secure())
+	if err != nil {
+		t.Fatal(err)
+	}
+	feed := &recorder{Feed: stream, t: t, seen: map[int64]string{}}
+	audience := s.follow(t, feed)
+	conn := s.dialFast(t, p.address)
+	said := &acknowledged{counts: map[string]int{}}
+	var starts []time.Duration
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	for _, user := range users {
+		wg.Go(func() { said.use(ctx, t, conn, user) })
+	}
+	for range rounds {
+		time.Sleep(time.Duration(100+rand.IntN(500)) * time.Millisecond)
+		p.kill()
+		revoked, ended := said.soFar()
+		if rand.IntN(3) == 0 { // and one that has hardly begun
+			early := spawn(t, settings, false)
+			time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+			early.kill()
+		}
+		if p = spawn(t, settings, true); p.address == "" {
+			t.Fatal("it does not start again")
+		}
+		starts = append(starts, p.took)
+		audience.newer(t)
+		wantStands(t, audience, conn, revoked, ended)
+	}
+	stop()
+	wg.Wait()
+	slices.Sort(starts)
+	t.Logf("%d kills; acknowledged %v; %d lists; starts: median %s, slowest %s", rounds, said.counts, len(feed.seen), starts[len(starts)/2], starts[len(starts)-1])
+	if starts[len(starts)/2] > time.Second {
+		t.Errorf("half of the starts took more than %s", starts[len(starts)/2])
+	}
+	if len(said.counts) < 3 || len(feed.seen) < rounds {
+		t.Errorf("too little has happened: %v, %d lists", said.counts, len(feed.seen))
+	}
+}
+
+// soFar returns what has been acknowledged by now; sessions once.
+func (a *acknowledged) soFar() (revoked, ended []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	revoked, ended, a.ended = a.revoked, a.ended, nil
+	return revoked[:len(revoked):len(revoked)], ended
+}
+
+// wantStands holds the server to what it has acknowledged.
+func wantStands(t *testing.T, audience *audience, conn *grpc.ClientConn, revoked, ended []string) {
+	t.Helper()
+	lost := 0
+	for _, raw := range revoked {
+		if _, err := audience.verifier.Verify(t.Context(), raw); handoff.ReasonOf(err) != handoff.ReasonTokenRevoked {
+			lost++
+			t.Logf("an acknowledged revocation: %v", err)
+		}
+	}
+	if lost > 0 {
+		t.Fatalf("%d of %d acknowledged revocations are lost", lost, len(revoked))
+	}
+	for _, id := range ended {
+		_, err := server1v1.NewSessionServiceClient(conn).GetSession(with(t, "Bearer "+id), &server1v1.GetSessionRequest{}, grpc.WaitForReady(true))
+		wantReason(t, "a session that was ended", err, handoff.ReasonSessionInvalid)
+	}
+}
