@@ -148,3 +148,27 @@ func TestB09LongHeader(t *testing.T) {
 		}
 	}
 }
+
+// B09: of a token, 4096 bytes are read and not one more.
+func TestB09LongestToken(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	good := b.good()
+	lengths := map[int]bool{}
+	for header := range 3 {
+		for payload := range 3000 {
+			input := forge.Encode(good.Header.String()+strings.Repeat(" ", header)) + "." + forge.Encode(good.Payload.String()+strings.Repeat(" ", payload))
+			if with := len(input) + 87; with < 4095 || with > 4098 { // a dot and a signature of 64 bytes
+				continue
+			}
+			raw := good.Signed(input)
+			lengths[len(raw)] = true
+			_, err := b.verifier.Verify(t.Context(), raw)
+			if len(raw) <= 4096 && err != nil || len(raw) > 4096 && refusal(t, err).Check != handoff.CheckTokenLength {
+				t.Errorf("a token of %d bytes: %v", len(raw), err)
+			}
+		}
+	}
+	if !lengths[4096] || !lengths[4097] {
+		t.Errorf("tried %v", lengths)
+	}
+}

@@ -163,6 +163,9 @@ func claimAttacks() []Hostile {
 		`[{"type":"grpc_call","actions":["//C"],"fields":{}}]`,
 		`[{"type":"grpc_call","actions":["/a..B/C"],"fields":{}}]`,
 		`[{"type":"grpc_call","actions":["/*/*"],"fields":{}}]`,
+		`[{"type":"grpc_call","actions":["/a.1v.B/C"],"fields":{}}]`,
+		`[{"type":"grpc_call","actions":["/a.v1.B/1C"],"fields":{}}]`,
+		`[{"type":"grpc_call","actions":["/a.v1.B/C.D"],"fields":{}}]`,
 		`[{"type":"grpc_call","actions":["/a.v1.B/C\u0000"],"fields":{}}]`,
 	} {
 		bad("D14", "authorization_details", details, handoff.CheckClaimDetails)
