@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -42,7 +40,9 @@ type keysListCommand struct {
 }
 
 func (keysListCommand) Help() string {
-	return keysHelp + "Examples:\n\n    handoff keys list --dir keys\n\n    handoff keys list --dir keys --jwks >shop.jwks\n"
+	return keysHelp + "A private key that ring.json does not name is what a step that was cut short has left: nobody accepts what it signs, and " +
+		"while no step is being taken it can be deleted.\n\n" +
+		"Examples:\n\n    handoff keys list --dir keys\n\n    handoff keys list --dir keys --jwks >shop.jwks\n"
 }
 
 func (c *keysListCommand) Run(p *program) error {
@@ -266,104 +266,3 @@ func dirError(err error) error {
 	}
 	return fmt.Errorf("--dir: %w", err)
 }
-
-func (p *program) taken(verb, kid string, f keyFolder, s keyState) error {
-	if _, err := fmt.Fprintf(p.out, "%s %s\n\n", verb, kid); err != nil {
-		return err
-	}
-	return p.showKeys(f, s)
-}
-
-// showKeys prints the state of the keys, what is wrong with them, and what to do.
-func (p *program) showKeys(f keyFolder, s keyState) error {
-	now := p.now()
-	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL") // as SERVER1's command
-	signing, _ := s.ring.Signing()
-	for _, k := range s.ring.Records() {
-		state := string(k.State)
-		if k.Key.ID() == signing {
-			state += ", signs"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), state,
-			showTime(k.Prepared), showTime(k.Activated), showTime(k.Ended), showTime(k.Until))
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintln(p.out)
-	for _, k := range s.ring.Records() {
-		if !signs(s.ring, k.Key.ID()) {
-			continue
-		}
-		if _, err := f.load(k.Key.ID()); err != nil {
-			fmt.Fprintf(p.out, "PROBLEM: this key cannot sign: %s\n", err)
-		}
-	}
-	for _, next := range nextSteps(s) {
-		if _, err := fmt.Fprintf(p.out, "%s: %s\n", when(next.At, now), f.command(next)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// nextSteps returns all the steps that can be taken, each with the time from which
-// on it is allowed. A zero time means at any time: nothing waits for it.
-func nextSteps(s keyState) (steps []rotation.Step) {
-	signing, signs := s.ring.Signing()
-	prepared := false
-	for _, k := range s.ring.Records() {
-		kid := k.Key.ID()
-		switch {
-		case k.State == rotation.Next && !signs:
-			steps, prepared = append(steps, rotation.Step{Verb: rotation.DueActivate, Kid: kid, At: k.Prepared}), true
-		case k.State == rotation.Next:
-			steps, prepared = append(steps, rotation.Step{Verb: rotation.DueActivate, Kid: kid, At: k.Prepared.Add(s.terms.Before())}), true
-		case k.State == rotation.Active && kid != signing:
-			steps = append(steps, rotation.Step{Verb: rotation.DueRetire, Kid: kid, At: retirable(s.ring, s.terms)})
-		}
-	}
-	if !prepared {
-		steps = append(steps, rotation.Step{Verb: rotation.DuePrepare})
-	}
-	return steps
-}
-
-func when(at, now time.Time) string {
-	switch wait := at.Sub(now); {
-	case at.IsZero():
-		return "next, at any time"
-	case wait > 0:
-		return fmt.Sprintf("next, in %s, from %s on", roundUp(wait), showEnd(at))
-	}
-	return "next, now"
-}
-
-// command returns the command line that takes a step.
-func (f keyFolder) command(step rotation.Step) string {
-	dir := string(f)
-	if !plain.MatchString(dir) {
-		dir = "'" + strings.ReplaceAll(visible(dir), "'", `'\''`) + "'"
-	}
-	command := fmt.Sprintf("handoff keys %s --dir=%s", step.Verb, dir)
-	if step.Kid != "" {
-		return command + " --kid=" + step.Kid
-	}
-	return command + "  # so that a key is ready when this one must go"
-}
-
-// plain is what a shell takes as it is.
-var plain = regexp.MustCompile(`^[A-Za-z0-9/._-]+$`)
-
-func roundUp(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
-
-func showTime(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format(time.RFC3339)
-}
-
-// showEnd prints the whole second by which a time has come.
-func showEnd(t time.Time) string { return showTime(t.Add(time.Second - 1)) }
