@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,41 +44,56 @@ func TestReadmeSteps(t *testing.T) {
 	}
 }
 
-// TestReadmePromises holds each promise to the tests that README names.
+// TestReadmePromises holds each promise to the tests that README names, in the
+// package that it says: "`TestA`, `TestB…` in [dir](dir); `TestC` in [dir](dir)".
 func TestReadmePromises(t *testing.T) {
-	declared := map[string]bool{}
-	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, entry os.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		for _, match := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(text, -1) {
-			declared[string(match[1])] = true
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	rows := tableRows(t, "What it promises")
 	if len(rows) < 7 {
 		t.Fatalf("the table has %d rows", len(rows))
 	}
 	for _, row := range rows {
-		tests := regexp.MustCompile("`((?:Test|Fuzz)\\w+)(…?)`").FindAllStringSubmatch(row[1], -1)
-		if len(tests) == 0 {
-			t.Errorf("%s: no test holds it", row[0])
-		}
-		for _, test := range tests {
-			found := declared[test[1]]
-			for name := range declared {
-				found = found || test[2] != "" && strings.HasPrefix(name, test[1])
+		for part := range strings.SplitSeq(row[1], "; ") {
+			places := regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(part, -1)
+			tests := regexp.MustCompile("`((?:Test|Fuzz)\\w+)(…?)`").FindAllStringSubmatch(part, -1)
+			if len(places) == 0 || len(tests) == 0 {
+				t.Errorf("%s: %q names no test or no place", row[0], part)
 			}
-			if !found {
-				t.Errorf("%s: there is no %s%s", row[0], test[1], test[2])
+			for _, place := range places {
+				if strings.Contains(place[1], "internal") {
+					continue // what the tests work on
+				}
+				declared := testsIn(t, place[1])
+				for _, test := range tests {
+					found := slices.ContainsFunc(declared, func(name string) bool {
+						return name == test[1] || test[2] != "" && strings.HasPrefix(name, test[1])
+					})
+					if !found {
+						t.Errorf("%s: there is no %s%s in %s", row[0], test[1], test[2], place[1])
+					}
+				}
 			}
 		}
 	}
+}
+
+// testsIn returns the names of the tests in a folder.
+func testsIn(t *testing.T, folder string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("..", "..", folder, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(text, -1) {
+			names = append(names, string(match[1]))
+		}
+	}
+	return names
 }
 
 // tableRows returns the cells of the table in a section of README.

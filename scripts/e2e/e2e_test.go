@@ -78,7 +78,7 @@ func TestStory(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	lines := regexp.MustCompile(`(?m)^ *\d+ (\S+) `).FindAllSubmatch(output, -1)
+	lines := storyLine.FindAllSubmatch(output, -1)
 	if len(lines) < 27 {
 		t.Errorf("the story has %d lines:\n%s", len(lines), output)
 	}
@@ -92,6 +92,15 @@ func TestStory(t *testing.T) {
 			t.Errorf("the story tells a secret: %q", secret)
 		}
 	}
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(output)) {
+		if storyLine.MatchString(line) && !strings.Contains(string(readme), line) {
+			t.Errorf("README's transcript does not have the line %q", line)
+		}
+	}
 	left, err := os.ReadDir(temporary)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
@@ -102,6 +111,8 @@ func TestStory(t *testing.T) {
 		}
 	}
 }
+
+var storyLine = regexp.MustCompile(`(?m)^ *\d+ (\S+) `)
 
 // pids are the processes that the demo says it has started.
 func pids(output []byte) []int {

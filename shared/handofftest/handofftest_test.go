@@ -2,6 +2,7 @@ package handofftest_test
 
 import (
 	"context"
+	"runtime"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -66,14 +67,33 @@ func TestAttack(t *testing.T) {
 // Attack itself must find a server without protection.
 func TestAttackFindsAnOpenServer(t *testing.T) {
 	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, &invoices{}) })
-	found := &counter{TB: t}
-	handofftest.Attack(found, everyone{server.Conn}, handofftest.Target{
-		Issuer: server.Issuer, Audience: server.Audience,
-		Method: server2v1.InvoiceService_GetInvoice_FullMethodName, Request: &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"},
-	})
-	if found.errors < 400 {
+	found := attackOf(t, everyone{server.Conn}, server.Issuer, server.Audience)
+	if found.errors != 20 || !found.fatal {
 		t.Errorf("a server that lets everyone in got %d complaints", found.errors)
 	}
+}
+
+// A server that trusts somebody else is no server to attack.
+func TestAttackOfAStrangersServer(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, &invoices{}) })
+	if found := attackOf(t, server.Conn, handofftest.NewIssuer(t), server.Audience); found.errors != 0 || !found.fatal {
+		t.Errorf("%d complaints before the first good call", found.errors)
+	}
+}
+
+// attackOf attacks in a test of its own, whose failure is what is wanted.
+func attackOf(t *testing.T, conn grpc.ClientConnInterface, issuer *handofftest.Issuer, audience string) *counter {
+	found := &counter{TB: t}
+	done := make(chan struct{})
+	go func() { // that Fatalf ends
+		defer close(done)
+		handofftest.Attack(found, conn, handofftest.Target{
+			Issuer: issuer, Audience: audience,
+			Method: server2v1.InvoiceService_GetInvoice_FullMethodName, Request: &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"},
+		})
+	}()
+	<-done
+	return found
 }
 
 // everyone is a connection on which every call succeeds.
@@ -85,9 +105,15 @@ func (everyone) Invoke(context.Context, string, any, any, ...grpc.CallOption) er
 type counter struct {
 	testing.TB
 	errors int
+	fatal  bool
 }
 
 func (c *counter) Errorf(string, ...any) { c.errors++ }
+
+func (c *counter) Fatalf(string, ...any) {
+	c.fatal = true
+	runtime.Goexit()
+}
 
 func TestContext(t *testing.T) {
 	ctx := handofftest.Context(t, "u-7", server2v1.InvoiceService_GetInvoice_FullMethodName, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"})
