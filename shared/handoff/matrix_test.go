@@ -212,7 +212,7 @@ func source(t *testing.T, look func(name string, file *ast.File)) {
 			return err
 		case entry.IsDir():
 			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil || strings.HasPrefix(entry.Name(), ".") ||
-				entry.Name() == "testdata" || entry.Name() == "forge" {
+				entry.Name() == "testdata" || entry.Name() == "forge" || strings.HasSuffix(entry.Name(), "test") {
 				return fs.SkipDir
 			}
 			return nil
