@@ -119,15 +119,15 @@ func (s *story) rotate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	prepared, err := s.pair.Operate(ctx, "keys", "prepare", "--key-dir", s.pair.KeyDir())
+	prepared, err := s.pair.Operate(ctx, []string{"keys", "prepare", "--key-dir", s.pair.KeyDir()})
 	if err != nil {
 		return err
 	}
-	_, err = s.pair.Operate(ctx, "keys", "activate", newKey(prepared))
+	_, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared))
 	s.step("SERVER1 would sign with a key that SERVER2 may not know yet", "wait", refusedStep(err))
 	for err != nil {
 		time.Sleep(100 * time.Millisecond)
-		if _, err = s.pair.Operate(ctx, "keys", "activate", newKey(prepared)); err != nil && refusedStep(err) != "wait" {
+		if _, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared)); err != nil && refusedStep(err) != "wait" {
 			return err
 		}
 	}
@@ -138,7 +138,7 @@ func (s *story) rotate(ctx context.Context) error {
 	s.step("once it has been published long enough, the new key signs", "another key", difference(before, after))
 	s.step("calls with a new handoff each, all the while", "none refused", calls())
 
-	if _, err := s.pair.Operate(ctx, "keys", "taint", before); err != nil {
+	if _, err := s.pair.Operate(ctx, []string{"keys", "taint"}, before); err != nil {
 		return err
 	}
 	s.step("the old key is tainted: what it has signed is refused", "TOKEN_INVALID within a second",

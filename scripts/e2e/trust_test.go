@@ -129,7 +129,7 @@ func TestWhatEndsAUserEndsItsHandoffs(t *testing.T) {
 			return err
 		}, handoff.ReasonTokenRevoked},
 		{"revoke --subject", func(ctx context.Context, _ *user) error {
-			_, err := p.Operate(ctx, "revoke", "--subject", p.Users["bob"].ID)
+			_, err := p.Operate(ctx, []string{"revoke", "--subject=" + p.Users["bob"].ID})
 			return err
 		}, handoff.ReasonTokenRevoked},
 	} {
@@ -176,7 +176,7 @@ func TestWhatEndsAUserEndsItsHandoffs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.Operate(t.Context(), "user", "disable", "bob"); err != nil {
+		if _, err := p.Operate(t.Context(), []string{"user", "disable"}, "bob"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -290,10 +291,15 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// Operate runs a command of SERVER1's operator, such as "keys", "list", on the
-// database of the running server, and returns what it prints.
-func (p *Pair) Operate(ctx context.Context, args ...string) (string, error) {
-	return run(ctx, "", p.program("handoff-server1"), append(args, "--database", p.path("server1", "server1.db"))...)
+// Operate runs a command of SERVER1's operator on the database of the running
+// server, such as keys activate, and returns what it prints. The arguments are
+// the command's: an id may begin with a dash.
+func (p *Pair) Operate(ctx context.Context, command []string, arguments ...string) (string, error) {
+	args := append(slices.Clip(command), "--database", p.path("server1", "server1.db"))
+	if len(arguments) > 0 {
+		args = append(append(args, "--"), arguments...)
+	}
+	return run(ctx, "", p.program("handoff-server1"), args...)
 }
 
 // KeyDir is the folder of SERVER1's signing keys, with Config.Trust.
