@@ -19,7 +19,7 @@ import (
 
 // invoice is what the rest of the story looks at: a reusable handoff can be tried
 // again and again.
-var invoice = &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+func invoice() *server2v1.GetInvoiceRequest { return &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"} }
 
 // takeBack tells how handoffs end before they expire. SERVER2 learns of it by
 // SERVER1's signed trust list alone.
@@ -70,13 +70,13 @@ func (s *story) look(ctx context.Context) (session string, handoff *handoffv1.Is
 	if err != nil {
 		return "", nil, fmt.Errorf("alice cannot sign in: %w", err)
 	}
-	handoff, err = s.client.Issue(ctx, signedIn.GetSession(), pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, time.Minute)
+	handoff, err = s.client.Issue(ctx, signedIn.GetSession(), pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice(), time.Minute)
 	return signedIn.GetSession(), handoff, err
 }
 
 // see presents a token, and says what came of it.
 func (s *story) see(ctx context.Context, token string) string {
-	_, err := s.client.Invoices.GetInvoice(ctx, invoice, handoffgrpc.Token(token))
+	_, err := s.client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(token))
 	if err == nil {
 		return "seen"
 	}
@@ -154,9 +154,9 @@ func (s *story) traffic(ctx context.Context, session string) func() string {
 	made, refusals := 0, ""
 	group.Go(func() {
 		for ctx.Err() == nil {
-			handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, 0)
+			handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice(), 0)
 			if err == nil {
-				_, err = s.client.Invoices.GetInvoice(ctx, invoice, handoffgrpc.Token(handoff.GetToken()))
+				_, err = s.client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(handoff.GetToken()))
 			}
 			if err != nil && ctx.Err() == nil {
 				refusals += outcome(err) + " "
@@ -211,7 +211,7 @@ func (s *story) signing(ctx context.Context) (string, error) {
 // awaitKey hands off until the key signs, and returns the one that did last.
 func (s *story) awaitKey(ctx context.Context, session, key string) (string, error) {
 	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice, 0)
+		handoff, err := s.client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_GetInvoice_FullMethodName, invoice(), 0)
 		if err != nil {
 			return "", err
 		}
