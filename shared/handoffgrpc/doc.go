@@ -6,6 +6,7 @@
 //	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{
 //		Verifier: verifier, Exempt: []string{"/grpc.health.v1.Health/"}})
 //	s := grpc.NewServer(
+//		grpc.InTapHandle(guard.Tap), // sheds what the processors cannot check
 //		grpc.ChainUnaryInterceptor(logging, guard.Unary),
 //		grpc.ChainStreamInterceptor(logging, guard.Stream)) // the guard is last
 //	billingv1.RegisterBillingServer(s, impl)

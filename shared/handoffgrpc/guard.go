@@ -1,6 +1,7 @@
 package handoffgrpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,13 @@ type Config struct {
 	// MaxInFlight is how many tokens may be in verification at once; a call above
 	// it is refused with LIMIT_EXCEEDED before any of its token is looked at. It
 	// is reached when key sources stall: a signature check does not wait, so that
-	// on a busy processor calls queue up before the guard, where the server's
-	// grpc.MaxConcurrentStreams bounds them. Zero: 64 for each of GOMAXPROCS.
+	// on a busy processor calls queue up before the guard, which Tap is for.
+	// Zero: 64 for each of GOMAXPROCS.
 	MaxInFlight int
+	// MaxWaiting is how many goroutines of this process may be waiting for a
+	// processor before Tap refuses calls, at some 50 us of work each. Zero: 64 for
+	// each of GOMAXPROCS.
+	MaxWaiting int
 }
 
 // Event is one decision of a guard. There is one for each guarded call: before
@@ -58,6 +63,7 @@ type Event struct {
 const (
 	CheckGuardRule     handoff.Check = "guard.rule"      // a method that Check has not seen, or no Check yet
 	CheckGuardInFlight handoff.Check = "guard.in_flight" // more than MaxInFlight
+	CheckGuardWaiting  handoff.Check = "guard.waiting"   // more than MaxWaiting
 	CheckGuardRequest  handoff.Check = "guard.request"   // not one request of the method's type
 )
 
@@ -67,7 +73,9 @@ type Guard struct {
 	verifier *handoff.Verifier
 	exempt   []string
 	notify   func(context.Context, Event)
-	most     int64
+
+	mostInFlight int64
+	mostWaiting  uint64
 
 	plan     atomic.Pointer[plan] // nil until Check succeeds
 	inFlight atomic.Int64
@@ -88,14 +96,17 @@ func NewGuard(config Config) (*Guard, error) {
 	if config.MaxInFlight < 0 {
 		return nil, errors.New("Config.MaxInFlight is negative")
 	}
-	if config.MaxInFlight == 0 {
-		config.MaxInFlight = 64 * runtime.GOMAXPROCS(0)
+	if config.MaxWaiting < 0 {
+		return nil, errors.New("Config.MaxWaiting is negative")
 	}
+	enough := 64 * runtime.GOMAXPROCS(0)
 	return &Guard{
 		verifier: config.Verifier,
 		exempt:   append([]string(nil), config.Exempt...),
 		notify:   config.Observe,
-		most:     int64(config.MaxInFlight),
+
+		mostInFlight: int64(cmp.Or(config.MaxInFlight, enough)),
+		mostWaiting:  uint64(cmp.Or(config.MaxWaiting, enough)),
 	}, nil
 }
 
@@ -144,7 +155,7 @@ func (g *Guard) admit(ctx context.Context, fullMethod string) (call, error) {
 // verify verifies the token of an incoming call, unless too many are at it.
 func (g *Guard) verify(ctx context.Context) (*handoff.Verified, error) {
 	defer g.inFlight.Add(-1)
-	if g.inFlight.Add(1) > g.most {
+	if g.inFlight.Add(1) > g.mostInFlight {
 		return nil, &handoff.Refusal{
 			Reason: handoff.ReasonLimitExceeded, Check: CheckGuardInFlight, Detail: "too many tokens in verification",
 		}

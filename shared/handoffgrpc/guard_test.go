@@ -396,6 +396,7 @@ func TestNewGuardRefuses(t *testing.T) {
 	}{
 		{"Config.Verifier", handoffgrpc.Config{}},
 		{"Config.MaxInFlight", handoffgrpc.Config{Verifier: verifier, MaxInFlight: -1}},
+		{"Config.MaxWaiting", handoffgrpc.Config{Verifier: verifier, MaxWaiting: -1}},
 		{"Config.Exempt", handoffgrpc.Config{Verifier: verifier, Exempt: []string{""}}},
 		{"Config.Exempt", handoffgrpc.Config{Verifier: verifier, Exempt: []string{"/"}}},
 		{"Config.Exempt", handoffgrpc.Config{Verifier: verifier, Exempt: []string{"//"}}},
