@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/tap"
 )
 
 // Flags are the settings that an operator makes, alike in both servers. The tags
@@ -46,6 +47,10 @@ type Config struct {
 	// run inside all of this package's.
 	Unary  []grpc.UnaryServerInterceptor
 	Stream []grpc.StreamServerInterceptor
+	// Tap, if set, is asked about each call once its headers have arrived, in the
+	// goroutine that reads the connection. A call that it refuses with a gRPC
+	// status costs nothing more, and is neither logged nor counted.
+	Tap tap.ServerInHandle
 	// Ready are the conditions of health: SERVING while all hold, and NOT_SERVING
 	// otherwise. They are checked twice a second.
 	Ready []Readiness

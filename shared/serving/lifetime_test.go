@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/grpc/test/bufconn"
 )
 
@@ -485,3 +486,40 @@ func TestH09(t *testing.T) {
 		t.Errorf("from %d to %d series: %v", len(before), len(after), after)
 	}
 }
+
+// The program's own Tap may refuse a call, with its own words, before it has a
+// deadline or a handler; and what it lets through is served as ever.
+func TestTap(t *testing.T) {
+	var ran atomic.Int32
+	impl := &service{unary: func(ctx context.Context, _ *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+		ran.Add(1)
+		if _, ok := ctx.Deadline(); !ok || ctx.Value(tapped{}) == nil {
+			t.Error("a call came past begin or past the program's Tap")
+		}
+		return &testpb.SimpleResponse{}, nil
+	}}
+	var full atomic.Bool
+	change := func(c *Config) {
+		c.Tap = func(ctx context.Context, call *tap.Info) (context.Context, error) {
+			if call.FullMethodName == unaryCall && full.Load() {
+				return nil, status.Error(codes.ResourceExhausted, "full")
+			}
+			return context.WithValue(ctx, tapped{}, true), nil
+		}
+	}
+	bubble(t, impl, change, func(t *testing.T, conn *grpc.ClientConn, _ context.CancelFunc) {
+		client := testpb.NewTestServiceClient(conn)
+		for _, refuses := range []bool{false, true, false} {
+			full.Store(refuses)
+			_, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{})
+			if refuses && (status.Code(err) != codes.ResourceExhausted || status.Convert(err).Message() != "full") || !refuses && err != nil {
+				t.Errorf("full is %v: %v", refuses, err)
+			}
+		}
+	})
+	if got := ran.Load(); got != 2 {
+		t.Errorf("the handler ran %d times, want 2", got)
+	}
+}
+
+type tapped struct{}

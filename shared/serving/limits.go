@@ -76,10 +76,17 @@ func longMethods(s *grpc.Server, watches []string, most int) map[string]long {
 	return all
 }
 
-// begin sets the deadline of a call, or keeps the client's where that is sooner.
-// It runs when the header has arrived, before a byte of the body has, so it ends
-// a call whose body never comes; an interceptor would wait for the request.
+// begin asks the program's own Tap, and sets the deadline of a call or keeps the
+// client's where that is sooner. It runs when the header has arrived, before a
+// byte of the body has, so it ends a call whose body never comes; an interceptor
+// would wait for the request.
 func (s *Server) begin(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if s.config.Tap != nil {
+		var err error
+		if ctx, err = s.config.Tap(ctx, call); err != nil {
+			return nil, err
+		}
+	}
 	most := CallTimeout
 	if method, ok := s.long[call.FullMethodName]; ok {
 		most = method.most
