@@ -36,8 +36,9 @@
 //     outside the freed fields is refused by Method, before any request.
 //   - Flattening reads the decoded message. Protobuf's bytes are not canonical and
 //     are never compared.
-//   - The work and the memory for one request are bounded by constants and the
-//     request's own size.
+//   - The work and the memory for one request are bounded by constants, and grow
+//     no faster than the request: a path is repeated for each field below it, so
+//     what all paths and values may take together is bounded too.
 //
 // # What it does not do
 //

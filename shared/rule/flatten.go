@@ -2,7 +2,6 @@ package rule
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -15,17 +14,21 @@ import (
 
 // The bounds of a request that a token can name. SPEC.md has them.
 const (
-	maxDepth  = 32    // messages below the request
-	maxFields = 16384 // fields that are bound
-	maxPath   = 1024  // bytes of a path
+	maxDepth  = 32      // messages below the request
+	maxFields = 16384   // fields that are bound
+	maxPath   = 1024    // bytes of a path
+	maxBytes  = 1 << 20 // of the paths and values of all bound fields
 )
 
 // A token is at most 4096 bytes long. So it names fewer than maxFree fields, and
-// no value longer than maxFreeValue: beyond them, free fields need not be listed.
+// no value longer than maxFreeValue: beyond them, free fields need not be listed,
+// nor once their paths and values have taken maxBytes.
 const (
 	maxFree      = 512
 	maxFreeValue = 4096
 )
+
+const tooMuch = "there is too much in all"
 
 // emptyMessage is the value of a populated message: its fields follow.
 const emptyMessage = "{}"
@@ -34,8 +37,8 @@ const emptyMessage = "{}"
 // map keys with characters from U+10000 on, which the core puts in their place.
 func flatten(p *plan, request protoreflect.Message) (bound, free []handoff.Field, err error) {
 	w := walk{
-		bound: fields{list: make([]handoff.Field, 0, p.bound), left: maxFields, longest: math.MaxInt},
-		free:  fields{left: maxFree, longest: maxFreeValue},
+		bound: fields{list: make([]handoff.Field, 0, p.bound), left: maxFields, longest: maxBytes, room: maxBytes},
+		free:  fields{left: maxFree, longest: maxFreeValue, room: maxBytes},
 	}
 	if p.free > 0 {
 		w.free.list = make([]handoff.Field, 0, p.free)
@@ -49,9 +52,10 @@ func flatten(p *plan, request protoreflect.Message) (bound, free []handoff.Field
 // walk is one pass over a request.
 type walk struct {
 	bound, free fields
-	// text holds the paths and values that are made: strings into it stay valid
-	// as it grows.
+	// text is the newest piece of the paths and values that are made. Strings into
+	// it, and into those before it, stay valid.
 	text strings.Builder
+	made int // bytes of all pieces, about
 }
 
 // fields is what was found, and how much more may be.
@@ -59,6 +63,7 @@ type fields struct {
 	list    []handoff.Field
 	left    int
 	longest int // bytes of a value
+	room    int // bytes of paths and values; none below 0
 }
 
 func (to *fields) add(path, value string) error {
@@ -67,8 +72,11 @@ func (to *fields) add(path, value string) error {
 		return refuse(path, "there are too many fields")
 	case len(path) > maxPath:
 		return refuse(path[:maxPath], "the path is too long")
+	case len(path)+len(value) > to.room:
+		return refuse(path, tooMuch)
 	}
 	to.left--
+	to.room -= len(path) + len(value)
 	to.list = append(to.list, handoff.Field{Path: path, Value: value})
 	return nil
 }
@@ -88,7 +96,7 @@ func (w *walk) message(p *plan, m protoreflect.Message, at string, depth int, to
 			continue
 		}
 		if f.free {
-			w.freed(f, m.Get(f.desc), w.member(at, f.name), depth)
+			w.freed(f, m.Get(f.desc), at, depth)
 		} else if err := w.field(f, m.Get(f.desc), w.member(at, f.name), depth, to); err != nil {
 			return err
 		}
@@ -96,12 +104,17 @@ func (w *walk) message(p *plan, m protoreflect.Message, at string, depth int, to
 	return nil
 }
 
-// freed lists a field that the rule frees, with everything below it. One that no
-// token can name is left out whole: nothing about it can be refused.
-func (w *walk) freed(f *planField, v protoreflect.Value, path string, depth int) {
-	before := len(w.free.list)
-	if w.field(f, v, path, depth, &w.free) != nil {
+// freed lists a field of the message at a path that the rule frees, with
+// everything below it. One that no token can name is left out whole: nothing about
+// it can be refused.
+func (w *walk) freed(f *planField, v protoreflect.Value, at string, depth int) {
+	if w.free.left == 0 || w.free.room <= 0 {
+		return
+	}
+	before, made := len(w.free.list), w.made
+	if w.field(f, v, w.member(at, f.name), depth, &w.free) != nil {
 		w.free.list = w.free.list[:before]
+		w.free.room -= w.made - made // for nothing, but it has been made
 	}
 }
 
@@ -151,12 +164,19 @@ func (w *walk) entries(f *planField, m protoreflect.Map, at string, depth int, t
 		return refuse(at, "there are too many fields")
 	}
 	entries := entriesOf(m)
+	room := to.room // before any of them is added, all paths are made
 	for i := range entries {
 		key := entries[i].key.String()
 		if !utf8.ValidString(key) {
 			return refuse(at, "a key is not UTF-8")
 		}
+		if len(at)+len(key) > maxPath {
+			return refuse(at, "the path of a key is too long")
+		}
 		entries[i].path = w.entry(at, key)
+		if room -= len(entries[i].path); room < 0 {
+			return refuse(at, tooMuch)
+		}
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.path, b.path) })
 	for _, e := range entries {
@@ -184,7 +204,7 @@ func (w *walk) value(f *planField, v protoreflect.Value, path string, depth int,
 		}
 		return w.message(f.message, v.Message(), path, depth+1, to)
 	}
-	text, fault := w.scalar(f, v, to.longest)
+	text, fault := w.scalar(f, v, min(to.longest, to.room))
 	if fault != "" {
 		return refuse(path, fault)
 	}

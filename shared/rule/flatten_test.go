@@ -28,6 +28,37 @@ func chain(n int) *pb.Leaf {
 
 func numbers(n int) *pb.Request { return &pb.Request{Lists: &pb.Lists{I32: make([]int32, n)}} }
 
+// all is how many bytes the paths and values of a request may have.
+const all = 1 << 20
+
+// children returns a request whose paths and values have all bytes, and more: many
+// elements below a long path.
+func children(more int) *pb.Request {
+	key := strings.Repeat("k", 900)
+	at := fmt.Sprintf(`named["%s"]`, key)
+	used, leaf := len(at)+len("{}"), &pb.Leaf{}
+	for {
+		n := len(fmt.Sprintf("%s.children[%d]{}", at, len(leaf.Children)))
+		if used+n > all-len("memo") {
+			memo := strings.Repeat("m", all-used-len("memo")+more)
+			return &pb.Request{Memo: memo, Named: map[string]*pb.Leaf{key: leaf}}
+		}
+		used += n
+		leaf.Children = append(leaf.Children, &pb.Leaf{})
+	}
+}
+
+// entries returns such a request with many entries.
+func entries(more int) *pb.Request {
+	const n = 1024
+	text := map[string]string{}
+	for i := range n {
+		text[fmt.Sprintf("%01000d", i)] = ""
+	}
+	used := len("maps{}") + n*(1000+len(`maps.text[""]`))
+	return &pb.Request{Memo: strings.Repeat("m", all-used-len("memo")+more), Maps: &pb.Maps{Text: text}}
+}
+
 func keyed(key string) *pb.Request {
 	return &pb.Request{Maps: &pb.Maps{Text: map[string]string{key: "v"}}}
 }
@@ -55,6 +86,13 @@ func TestBounds(t *testing.T) {
 		"fields in all": {
 			&pb.Request{Memo: "m", Lists: &pb.Lists{I32: make([]int32, 8000), I64: make([]int64, 8382)}},
 			&pb.Request{Memo: "m", Lists: &pb.Lists{I32: make([]int32, 8000), I64: make([]int64, 8383)}},
+		},
+		"bytes of elements": {children(0), children(1)},
+		"bytes of entries":  {entries(0), entries(1)},
+		"bytes of text":     {&pb.Request{Memo: strings.Repeat("m", all-4)}, &pb.Request{Memo: strings.Repeat("m", all-3)}},
+		"bytes of bytes": { // and "scalars", "{}", "scalars.data"
+			&pb.Request{Scalars: &pb.Scalars{Data: make([]byte, (all-21)/4*3+2)}},
+			&pb.Request{Scalars: &pb.Scalars{Data: make([]byte, (all-21)/4*3+3)}},
 		},
 		"path":         {keyed(strings.Repeat("k", key)), keyed(strings.Repeat("k", key+1))},
 		"escaped path": {keyed(strings.Repeat("\n", key/2)), keyed(strings.Repeat("\n", key/2+1))},

@@ -1,15 +1,25 @@
 package rule
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
-// room is what most requests' paths and values need.
-const room = 256
+// The first piece of text is what most requests' paths and values need; each
+// further one is twice as large, up to the largest.
+const (
+	firstPiece   = 256
+	largestPiece = 64 << 10
+)
 
-// start makes room in the text for n more bytes and returns where they begin.
+// start makes room in the text for n more bytes and returns where they begin. Where
+// there is none it begins another piece: nothing is copied to grow.
 func (w *walk) start(n int) int {
-	if w.text.Cap() == 0 {
-		w.text.Grow(max(room, n))
+	if has := w.text.Cap(); n > has-w.text.Len() {
+		w.text = strings.Builder{}
+		w.text.Grow(max(n, firstPiece, min(2*has, largestPiece)))
 	}
+	w.made += n
 	return w.text.Len()
 }
 
