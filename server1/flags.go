@@ -51,7 +51,7 @@ type serveCommand struct {
 	Skew            time.Duration `default:"5s" placeholder:"TIME" help:"How much the clocks of this issuer's processes and of its audiences may differ, from 100ms to 60s."`
 	Policy          string        `required:"" placeholder:"FILE" help:"JSON: which roles may hand off which methods to which audience. What it does not list is not allowed."`
 	Descriptors     string        `placeholder:"FILE" help:"Descriptor set with the audiences' methods, as \"buf build -o FILE\" writes it. Unless set: the demo's own."`
-	Database        string        `required:"" placeholder:"FILE" help:"SQLite database of users, sessions, the audit, revocations and the keys' states. Made where there is none."`
+	Database        string        `required:"" placeholder:"FILE|URL" help:"Database of users, sessions, the audit, revocations and the keys' states: a SQLite file, made where there is none, or postgres://USER:PASSWORD@HOST/NAME, which several processes of one issuer can share (off this machine with ?sslmode=verify-full; better in the variable, as others can see arguments)."`
 	Lifetime        time.Duration `default:"60s" placeholder:"TIME" help:"How long a token lives unless its user asks otherwise, where policy and rule allow that."`
 	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that a user can ask for, in whole seconds up to 300s."`
 	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
@@ -60,14 +60,14 @@ type serveCommand struct {
 }
 
 type addCommand struct {
-	Database string   `required:"" placeholder:"FILE" help:"SQLite database of the users. Made where there is none."`
+	Database string   `required:"" placeholder:"FILE|URL" help:"The server's database: a SQLite file, made where there is none, or postgres://…"`
 	Name     string   `required:"" placeholder:"NAME" help:"What the user signs in with: 1 to 64 characters of a-z, 0-9, \".\", \"_\" and \"-\"."`
 	Role     []string `placeholder:"ROLE" help:"A role, as the policy names it. Can be given several times."`
 }
 
 // existing is the database of the commands that need one that is there.
 type existing struct {
-	Database string `required:"" placeholder:"FILE" help:"The server's SQLite database."`
+	Database string `required:"" placeholder:"FILE|URL" help:"The server's database: a SQLite file or postgres://…"`
 }
 
 type listCommand struct {
@@ -81,7 +81,7 @@ type disableCommand struct {
 
 type revokeCommand struct {
 	existing `embed:""`
-	Handoff  string `required:"" xor:"what" placeholder:"ID" help:"One handoff, by its id (jti)."`
+	Handoff  string `required:"" xor:"what" placeholder:"ID" help:"One handoff, by its id (jti); --handoff=ID where it begins with a dash."`
 	Session  string `required:"" xor:"what" placeholder:"ID" help:"A session, which ends, and all of its handoffs, by the id that they carry (sid)."`
 	Subject  string `required:"" xor:"what" placeholder:"ID" help:"All handoffs of a user until now, by the user's id. The sessions stay."`
 }
@@ -97,19 +97,19 @@ type prepareCommand struct {
 
 type activateCommand struct {
 	existing `embed:""`
-	Kid      string `arg:"" help:"The key's id."`
+	Kid      string `arg:"" help:"The key's id, after \"--\" where it begins with a dash."`
 }
 
 type retireCommand struct {
 	existing `embed:""`
 	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
-	Kid      string `arg:"" help:"The key's id."`
+	Kid      string `arg:"" help:"The key's id, after \"--\" where it begins with a dash."`
 }
 
 type taintCommand struct {
 	existing `embed:""`
 	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
-	Kid      string `arg:"" help:"The key's id."`
+	Kid      string `arg:"" help:"The key's id, after \"--\" where it begins with a dash."`
 }
 
 // parse returns the command that args and env choose, or nil where they asked

@@ -29,7 +29,6 @@ func (s *site) quick(more ...string) map[string]string {
 func newQuickSite(t testing.TB) *site {
 	s := newTrustedSite(t)
 	s.write(t, "quick.json", strings.ReplaceAll(goodPolicy, `, "max_lifetime_seconds": 30`, ""), 0o644)
-	s.addUser(t, "alice", "payer")
 	return s
 }
 
@@ -60,6 +59,7 @@ func kidOf(t testing.TB, raw string) (kid string) {
 // refused, and none that a retired key has signed is accepted after its window.
 func TestF06F07RotationUnderLoad(t *testing.T) {
 	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick("rotate-every", "1s"))
 	a := r.audience(t)
 	ctx, _ := r.signIn(t, "alice")
@@ -135,6 +135,7 @@ func forged(t testing.TB, key *signkey.Key) string {
 // An operator changes the keys of a running server by hand.
 func TestF06KeysByHand(t *testing.T) {
 	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())
 	a := r.audience(t)
 	ctx, _ := r.signIn(t, "alice")
@@ -150,37 +151,37 @@ func TestF06KeysByHand(t *testing.T) {
 			t.Errorf("%s: exit status %d, %q, %q; want 1 and %q", what, status, stdout, stderr, complaint)
 		}
 	}
-	wantFailure("the only key", "prepare another", "keys", "taint", "--key-dir", s.path("keys"), first)
-	wantFailure("the signing key", "prepare another", "keys", "retire", first)
+	wantFailure("the only key", "prepare another", "keys", "taint", "--key-dir", s.path("keys"), "--", first)
+	wantFailure("the signing key", "prepare another", "keys", "retire", "--", first)
 	wantFailure("no such key", "no signing key", "keys", "activate", "AAAA")
 
 	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
-	wantFailure("before audiences have heard", "wait", "keys", "activate", nextKey(t, s))
+	wantFailure("before audiences have heard", "wait", "keys", "activate", "--", nextKey(t, s))
 	if kid := kidOf(t, r.issue(t, ctx).GetToken()); kid != first {
 		t.Errorf("a next key signs")
 	}
 	time.Sleep(2300 * time.Millisecond) // the list's lifetime and twice the skew
 	next := nextKey(t, s)
-	s.command(t, "keys", "activate", next)
+	s.command(t, "keys", "activate", "--", next)
 	eventually(t, "the activated key signs", func() bool {
 		h := r.issue(t, ctx)
 		a.wantNow(t, "a token during the change", h.GetToken(), 0)
 		return kidOf(t, h.GetToken()) == next
 	})
-	s.command(t, "keys", "retire", "--key-dir", s.path("keys"), first)
+	s.command(t, "keys", "retire", "--key-dir", s.path("keys"), "--", first)
 	if _, err := os.Stat(s.path("keys/" + first + ".key")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the private half of a retired key is still there: %v", err)
 	}
 	a.wantNow(t, "a token of the retired key, at once", forged(t, stolen), 0)
 
-	s.command(t, "keys", "taint", first)
+	s.command(t, "keys", "taint", "--", first)
 	a.wantWithin(t, "a token of the tainted key", forged(t, stolen), handoff.ReasonTokenInvalid)
 	a.wantNow(t, "a token of the signing key", r.issue(t, ctx).GetToken(), 0)
 	listed := s.command(t, "keys", "list")
 	if !strings.Contains(listed, "tainted") || !strings.Contains(listed, "active, signs") {
 		t.Errorf("listed:\n%s", listed)
 	}
-	wantFailure("a key that was tainted", "state", "keys", "taint", first)
+	wantFailure("a key that was tainted", "state", "keys", "taint", "--", first)
 }
 
 // nextKey returns the id of the key that `keys list` says is prepared.
@@ -207,13 +208,14 @@ func eventually(t testing.TB, what string, holds func() bool) {
 // A key that everybody may have is tainted: the next one signs in its place.
 func TestF07TaintTheSigningKey(t *testing.T) {
 	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())
 	a := r.audience(t)
 	ctx, _ := r.signIn(t, "alice")
 	leaked := r.issue(t, ctx).GetToken()
 	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
 	next := nextKey(t, s)
-	s.command(t, "keys", "taint", "--key-dir", s.path("keys"), kidOf(t, leaked))
+	s.command(t, "keys", "taint", "--key-dir", s.path("keys"), "--", kidOf(t, leaked))
 	a.wantWithin(t, "what it signed", leaked, handoff.ReasonTokenInvalid)
 	eventually(t, "the next key signs", func() bool { return kidOf(t, r.issue(t, ctx).GetToken()) == next })
 	a.wantNow(t, "what the next key signs", r.issue(t, ctx).GetToken(), 0)
@@ -223,6 +225,7 @@ func TestF07TaintTheSigningKey(t *testing.T) {
 // tokens stand.
 func TestF06FromOneKeyToAFolder(t *testing.T) {
 	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
 	var raw string
 	t.Run("one key", func(t *testing.T) {
 		r := s.start(t, s.quick("key", s.path("shop.key"), "key-dir", ""))
@@ -267,6 +270,7 @@ func TestF06FromOneKeyToAFolder(t *testing.T) {
 // issues nothing once it is.
 func TestPrivateKeyElsewhere(t *testing.T) {
 	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())
 	ctx, _ := r.signIn(t, "alice")
 	r.issue(t, ctx)
@@ -274,7 +278,7 @@ func TestPrivateKeyElsewhere(t *testing.T) {
 	eventually(t, "it is not ready", func() bool { return !r.serving(t) })
 	r.issue(t, ctx)
 	time.Sleep(2300 * time.Millisecond)
-	s.command(t, "keys", "activate", nextKey(t, s))
+	s.command(t, "keys", "activate", "--", nextKey(t, s))
 	eventually(t, "it issues nothing", func() bool {
 		_, err := r.handoffs().IssueHandoff(ctx, pay(t))
 		if err != nil {

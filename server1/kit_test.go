@@ -54,11 +54,13 @@ type site struct {
 	key  *signkey.Key
 
 	trustKey *signkey.Key // nil: no trust list
+	database string       // where it is
 }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{dir: t.TempDir(), pool: x509.NewCertPool()}
+	s.database = s.path("server1.db")
 	var err error
 	if s.key, err = signkey.Generate(handoff.EdDSA); err != nil {
 		t.Fatal(err)
@@ -109,7 +111,7 @@ func (s *site) certificate(t testing.TB) {
 // settings returns the flags of a server that starts.
 func (s *site) settings() map[string]string {
 	return map[string]string{
-		"database": s.path("server1.db"), "issuer": issuerName, "key": s.path("shop.key"),
+		"database": s.database, "issuer": issuerName, "key": s.path("shop.key"),
 		"policy": s.path("policy.json"), "tls-cert": s.path("tls.crt"), "tls-key": s.path("tls.key"),
 		"listen": "127.0.0.1:0", "shutdown-delay": "0s", "shutdown-grace": "5s",
 	}
@@ -206,7 +208,7 @@ func (r *running) handoffs() handoffv1.HandoffServiceClient {
 // addUser adds a user with the program's own command.
 func (s *site) addUser(t testing.TB, name string, roles ...string) {
 	t.Helper()
-	args := []string{"user", "add", "--database", s.path("server1.db"), "--name", name}
+	args := []string{"user", "add", "--database", s.database, "--name", name}
 	for _, role := range roles {
 		args = append(args, "--role", role)
 	}

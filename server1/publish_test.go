@@ -108,7 +108,7 @@ func TestWithoutTrustKey(t *testing.T) {
 	h := r.issue(t, ctx)
 	_, err := r.handoffs().RevokeHandoff(ctx, &handoffv1.RevokeHandoffRequest{HandoffId: h.GetHandoffId()})
 	wantReason(t, "RevokeHandoff", err, handoff.ReasonIssuerUnavailable)
-	for _, args := range [][]string{{"--handoff", h.GetHandoffId()}, {"--subject", s.verify(t, h.GetToken()).Claims().Subject}} {
+	for _, args := range [][]string{{"--handoff=" + h.GetHandoffId()}, {"--subject=" + s.verify(t, h.GetToken()).Claims().Subject}} {
 		if status, stdout, stderr := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" || stderr == "" {
 			t.Errorf("revoke %s: exit status %d, %q, %q", args[0], status, stdout, stderr)
 		}
@@ -154,7 +154,7 @@ func TestRevokeHandoffRefuses(t *testing.T) {
 		t.Errorf("audit %q, want %q", rows, want)
 	}
 	for _, args := range [][]string{
-		{"--handoff", handoff.NewID()}, {"--session", handoff.NewID()}, {"--subject", handoff.NewID()},
+		{"--handoff=" + handoff.NewID()}, {"--session=" + handoff.NewID()}, {"--subject=" + handoff.NewID()},
 	} {
 		if status, stdout, _ := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" {
 			t.Errorf("revoke of an unknown %s: exit status %d, %q", args[0], status, stdout)
@@ -163,7 +163,7 @@ func TestRevokeHandoffRefuses(t *testing.T) {
 	if status, _, _ := s.try("revoke"); status != 2 {
 		t.Errorf("revoke of nothing: exit status %d", status)
 	}
-	if status, _, _ := s.try("revoke", "--subject", subject, "--handoff", h.GetHandoffId()); status != 2 {
+	if status, _, _ := s.try("revoke", "--subject="+subject, "--handoff="+h.GetHandoffId()); status != 2 {
 		t.Errorf("revoke of two things: exit status %d", status)
 	}
 }

@@ -98,7 +98,7 @@ func (s *site) verify(t *testing.T, raw string) *handoff.Verified {
 // open opens the server's database beside the server.
 func (s *site) open(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+s.path("server1.db")+"?_pragma=busy_timeout(5000)&_txlock=immediate")
+	db, err := sql.Open("sqlite", "file:"+s.database+"?_pragma=busy_timeout(5000)&_txlock=immediate")
 	if err != nil {
 		t.Fatal(err)
 	}

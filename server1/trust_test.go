@@ -134,7 +134,7 @@ func (s *site) command(t testing.TB, args ...string) (stdout string) {
 
 func (s *site) try(args ...string) (status int, stdout, stderr string) {
 	var out, complaint bytes.Buffer
-	env := []string{"HANDOFF_SERVER1_DATABASE=" + s.settings()["database"]}
+	env := []string{"HANDOFF_SERVER1_DATABASE=" + s.database}
 	status = run(context.Background(), args, env, strings.NewReader(password), &out, &complaint)
 	return status, out.String(), complaint.String()
 }
@@ -175,21 +175,21 @@ func TestF04TakenBack(t *testing.T) {
 			return second(r.handoffs().RevokeHandoff(ctx, &handoffv1.RevokeHandoffRequest{HandoffId: h.GetHandoffId()}))
 		}},
 		{"revoke --handoff", handoffs, 0, func(_ context.Context, h *handoffv1.IssueHandoffResponse, _ handoff.Claims) error {
-			s.command(t, "revoke", "--handoff", h.GetHandoffId())
+			s.command(t, "revoke", "--handoff="+h.GetHandoffId())
 			return nil
 		}},
 		{"SignOut", handoffs | session, session, func(ctx context.Context, _ *handoffv1.IssueHandoffResponse, _ handoff.Claims) error {
 			return second(r.sessions().SignOut(ctx, &server1v1.SignOutRequest{}))
 		}},
 		{"revoke --session", handoffs | session, session, func(_ context.Context, _ *handoffv1.IssueHandoffResponse, claims handoff.Claims) error {
-			s.command(t, "revoke", "--session", claims.Session)
+			s.command(t, "revoke", "--session="+claims.Session)
 			return nil
 		}},
 		{"SignOutEverywhere", handoffs | session | elsewhere, session | elsewhere, func(ctx context.Context, _ *handoffv1.IssueHandoffResponse, _ handoff.Claims) error {
 			return second(r.sessions().SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}))
 		}},
 		{"revoke --subject", handoffs | session | elsewhere, 0, func(_ context.Context, _ *handoffv1.IssueHandoffResponse, claims handoff.Claims) error {
-			s.command(t, "revoke", "--subject", claims.Subject)
+			s.command(t, "revoke", "--subject="+claims.Subject)
 			return nil
 		}},
 		{"ChangePassword", handoffs | session | elsewhere, elsewhere, func(ctx context.Context, _ *handoffv1.IssueHandoffResponse, _ handoff.Claims) error {

@@ -86,10 +86,7 @@ func (s console) ask(terminal *os.File, prompt string) (string, error) {
 
 // open opens the database, which must be there.
 func (e existing) open(ctx context.Context) (*database.DB, error) {
-	if _, err := os.Stat(e.Database); err != nil { // opening would make it
-		return nil, wrong("database", err)
-	}
-	db, err := database.Open(ctx, e.Database)
+	db, err := database.OpenExisting(ctx, e.Database)
 	if err != nil {
 		return nil, wrong("database", err)
 	}

@@ -1,8 +1,9 @@
 // Package database keeps what SERVER1 knows: the users, their sessions, the audit
 // of what was done in their names, what has been taken back, and the issuer's
-// signing keys and trust list, as far as its processes must agree on them.
+// signing keys and trust list, as far as its processes must agree on them. It is a
+// SQLite file or, for several processes on several machines, PostgreSQL.
 //
-//	db, err := database.Open(ctx, "server1.db")
+//	db, err := database.Open(ctx, "server1.db") // or "postgres://…"
 //	err = db.AddUser(ctx, database.User{Name: "alice", …})
 //	err = db.StartSession(ctx, session)
 //	err = db.RecordHandoff(ctx, session, claims, now) // before the token is handed out
@@ -31,7 +32,9 @@
 // # Dialects
 //
 // The SQL is what SQLite and PostgreSQL have in common. What is SQLite's alone
-// stands in sqlite.go and writer.go.
+// stands in sqlite.go and writer.go, what is PostgreSQL's in postgres.go. SQLite
+// has one writer at a time; on PostgreSQL, a change first locks the row of the one
+// user whom it concerns, and then sees what is committed by then.
 package database
 
 import (
@@ -39,6 +42,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 )
 
@@ -73,19 +78,57 @@ func refused(err error) bool {
 type DB struct {
 	read    *sql.DB
 	live    *sql.Stmt // selectLive, of read
-	writer  *writer
+	writer  changer
 	dialect dialect
 	changed chan struct{}
 }
 
-// dialect is where the databases differ within a statement.
-type dialect struct {
-	hold     string         // ends a SELECT whose rows are to stand until the change ends
-	holdFree string         // likewise, and leaves out the rows that others hold
-	snapshot *sql.TxOptions // of a transaction that reads what was there at one moment
+// changer makes changes.
+type changer interface {
+	// change has do made in a transaction. It returns nil when that is on disk.
+	change(ctx context.Context, do func(context.Context, *sql.Tx) error) error
+	close() error
 }
 
-// change has do made in a transaction. It returns nil when that is on disk.
+// dialect is where the databases differ otherwise.
+type dialect struct {
+	hold        string           // ends a SELECT whose rows are to stand until the change ends
+	holdFree    string           // likewise, and leaves out the rows that others hold
+	snapshot    *sql.TxOptions   // of a transaction that reads what was there at one moment
+	isDuplicate func(error) bool // a row was refused because its key exists
+}
+
+// Open opens a database, and brings its tables up to date.
+//
+// A location that begins with postgres:// or postgresql:// is that of a PostgreSQL
+// database. Off this machine it must say sslmode=verify-full; a server that would
+// lose what it has acknowledged, as fsync or synchronous_commit is off, is refused.
+//
+// Any other is the path of a SQLite file, which is made (0600) where there is none,
+// and refused if others can read it: it holds password hashes.
+//
+// The error names no setting, and repeats no URL, which can have a password.
+func Open(ctx context.Context, location string) (*DB, error) {
+	if isURL(location) {
+		return openPostgres(ctx, location)
+	}
+	return openSQLite(ctx, location)
+}
+
+// OpenExisting is Open, but makes no file.
+func OpenExisting(ctx context.Context, location string) (*DB, error) {
+	if !isURL(location) {
+		if _, err := os.Stat(location); err != nil {
+			return nil, err
+		}
+	}
+	return Open(ctx, location)
+}
+
+func isURL(location string) bool {
+	return strings.HasPrefix(location, "postgres://") || strings.HasPrefix(location, "postgresql://")
+}
+
 func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
 	return db.writer.change(ctx, do)
 }
@@ -116,7 +159,7 @@ func (db *DB) look(ctx context.Context, do func(context.Context, *sql.Tx) error)
 
 // Close waits for running calls and closes the database.
 func (db *DB) Close() error {
-	return errors.Join(db.live.Close(), db.read.Close(), db.writer.pool.Close())
+	return errors.Join(db.live.Close(), db.read.Close(), db.writer.close())
 }
 
 // Ready returns nil if the database answers.

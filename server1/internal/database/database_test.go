@@ -16,14 +16,52 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 var start = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 
-func open(t *testing.T) (*DB, string) {
+// engine is where the shared tests run.
+type engine struct {
+	// locate returns where a new database is to be.
+	locate func(t testing.TB) string
+}
+
+func sqliteEngine() engine {
+	return engine{func(t testing.TB) string { return filepath.Join(t.TempDir(), "server1.db") }}
+}
+
+// TestEngines runs what must be the same on every engine.
+func TestEngines(t *testing.T) {
+	tests := map[string]func(*testing.T, engine){
+		"users": testUsers, "session life": testSessionLife, "session expires": testSessionExpires,
+		"session of another user": testSessionOfAnotherUserThanChecked, "record handoff": testRecordHandoff,
+		"concurrent changes": testConcurrentChanges, "change panics": testChangePanics,
+		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "cut off": testCutOff,
+		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoke session": testRevokeSession,
+		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep,
+		"terms": testTerms, "ring": testRing, "seq": testSeq, "one moment": testOneMoment, "changes": testChanges,
+	}
+	for name, test := range tests {
+		t.Run("SQLite/"+name, func(t *testing.T) { test(t, sqliteEngine()) })
+	}
+	t.Run("PostgreSQL", func(t *testing.T) {
+		server := servingtest.StartPostgres(t)
+		for name, test := range tests {
+			t.Run(name, func(t *testing.T) { test(t, engine{server.Database}) })
+		}
+	})
+}
+
+func (e engine) open(t testing.TB) (*DB, string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "server1.db")
-	db, err := Open(t.Context(), path)
+	location := e.locate(t)
+	return openAt(t, location), location
+}
+
+func openAt(t testing.TB, location string) *DB {
+	t.Helper()
+	db, err := Open(t.Context(), location)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +70,12 @@ func open(t *testing.T) (*DB, string) {
 			t.Error(err)
 		}
 	})
-	return db, path
+	return db
+}
+
+func open(t *testing.T) (*DB, string) {
+	t.Helper()
+	return sqliteEngine().open(t)
 }
 
 func addUser(t *testing.T, db *DB, name string) User {
@@ -64,10 +107,30 @@ func claims() *handoff.Claims {
 	return &handoff.Claims{ID: handoff.NewID(), Audience: "https://billing.example", Method: "/a.B/C", IssuedAt: start, Expires: start.Add(time.Minute)}
 }
 
+// order is the order in which rows were added.
+func order(db *DB) string {
+	if db.dialect.hold == "" {
+		return "rowid"
+	}
+	return "ctid"
+}
+
+// mustExec does what no method does.
+func mustExec(t testing.TB, db *DB, statement string, args ...any) {
+	t.Helper()
+	err := db.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, statement, args...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // events returns the audit as "event user session handoff" rows.
 func events(t *testing.T, db *DB) (all []string) {
 	t.Helper()
-	rows, err := db.read.Query(`SELECT event, user_id, COALESCE(session, ''), COALESCE(handoff_id, '') FROM audit ORDER BY rowid`)
+	rows, err := db.read.Query(`SELECT event, user_id, COALESCE(session, ''), COALESCE(handoff_id, '') FROM audit ORDER BY ` + order(db))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +156,8 @@ func count(t *testing.T, db *DB, table string) (n int) {
 	return n
 }
 
-func TestUsers(t *testing.T) {
-	db, _ := open(t)
+func testUsers(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	alice := addUser(t, db, "alice")
 	got, err := db.UserByName(t.Context(), "alice")
 	if err != nil {
@@ -122,8 +185,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-func TestSessionLife(t *testing.T) {
-	db, _ := open(t)
+func testSessionLife(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	alice := addUser(t, db, "alice")
 	s := startSession(t, db, alice)
 
@@ -149,8 +212,8 @@ func TestSessionLife(t *testing.T) {
 	}
 }
 
-func TestSessionExpires(t *testing.T) {
-	db, _ := open(t)
+func testSessionExpires(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	s := startSession(t, db, addUser(t, db, "alice"))
 	live := func(at time.Time) bool {
 		_, err := db.LiveSession(t.Context(), s.IDSHA256, at)
@@ -195,15 +258,13 @@ func TestSessionExpires(t *testing.T) {
 
 // A user who was disabled, or whose password was changed, between the check of
 // the password and the start of the session gets none.
-func TestSessionOfAnotherUserThanChecked(t *testing.T) {
-	db, _ := open(t)
+func testSessionOfAnotherUserThanChecked(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	alice, bob := addUser(t, db, "alice"), addUser(t, db, "bob")
 	s := startSession(t, db, bob)
 	stale := alice
 	stale.PasswordHash = "yesterday's"
-	if _, err := db.writer.pool.Exec(`UPDATE users SET disabled_at = 1 WHERE name = 'bob'`); err != nil {
-		t.Fatal(err)
-	}
+	mustExec(t, db, `UPDATE users SET disabled_at = 1 WHERE name = 'bob'`)
 	for _, u := range []User{stale, bob} {
 		if err := db.StartSession(t.Context(), newSession(u)); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: got %v, want ErrNotFound", u.Name, err)
@@ -217,8 +278,8 @@ func TestSessionOfAnotherUserThanChecked(t *testing.T) {
 	}
 }
 
-func TestRecordHandoff(t *testing.T) {
-	db, _ := open(t)
+func testRecordHandoff(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	s := startSession(t, db, addUser(t, db, "alice"))
 	c := claims()
 	if err := db.RecordHandoff(t.Context(), s, c, start); err != nil {
@@ -297,10 +358,10 @@ func TestFullDiskKeepsNothing(t *testing.T) {
 	db, _ := open(t)
 	s := startSession(t, db, addUser(t, db, "alice"))
 	var pages int
-	if err := db.writer.pool.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+	if err := pool(db).QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.writer.pool.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages)); err != nil {
+	if _, err := pool(db).Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages)); err != nil {
 		t.Fatal(err)
 	}
 	// Each change fits until the last free page is used, so each is repeated until it does not.
@@ -327,7 +388,7 @@ func TestFullDiskKeepsNothing(t *testing.T) {
 	if after := fmt.Sprint(events(t, db), count(t, db, "users"), count(t, db, "sessions")); after != before {
 		t.Errorf("something is half-done: %s, before %s", after, before)
 	}
-	if _, err := db.writer.pool.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
+	if _, err := pool(db).Exec(`PRAGMA max_page_count = 1000000`); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.RecordHandoff(t.Context(), s, claims(), start); err != nil {
@@ -335,13 +396,9 @@ func TestFullDiskKeepsNothing(t *testing.T) {
 	}
 }
 
-func TestConcurrentChanges(t *testing.T) {
-	db, path := open(t)
-	second, err := Open(t.Context(), path) // as `user add` beside a running server
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer second.Close()
+func testConcurrentChanges(t *testing.T, e engine) {
+	db, path := e.open(t)
+	second := openAt(t, path) // as `user add` beside a running server
 	alice := addUser(t, db, "alice")
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -378,7 +435,7 @@ func TestChangesTogether(t *testing.T) {
 		gone     = newSession(s.User) // never started
 	)
 	withdrawn, withdraw := context.WithCancel(t.Context())
-	db.writer.turn <- struct{}{}
+	queue(db).turn <- struct{}{}
 	for range 20 {
 		wg.Go(func() {
 			if err := db.RecordHandoff(t.Context(), s, claims(), start); err != nil {
@@ -398,9 +455,9 @@ func TestChangesTogether(t *testing.T) {
 		})
 	}
 	waiting := func() int {
-		db.writer.mu.Lock()
-		defer db.writer.mu.Unlock()
-		return len(db.writer.waiting)
+		queue(db).mu.Lock()
+		defer queue(db).mu.Unlock()
+		return len(queue(db).waiting)
 	}
 	for waiting() < 60 {
 		time.Sleep(time.Millisecond)
@@ -412,7 +469,7 @@ func TestChangesTogether(t *testing.T) {
 	if answered.Load() != 0 {
 		t.Error("a change was acknowledged that cannot have been made")
 	}
-	<-db.writer.turn
+	<-queue(db).turn
 	wg.Wait()
 	if n := count(t, db, "audit") - before; n != 20 {
 		t.Errorf("%d rows, want 20", n)
@@ -420,15 +477,15 @@ func TestChangesTogether(t *testing.T) {
 }
 
 // A change that panics takes neither the turn nor its neighbours with it.
-func TestChangePanics(t *testing.T) {
-	db, _ := open(t)
+func testChangePanics(t *testing.T, e engine) {
+	db, _ := e.open(t)
 	func() {
 		defer func() {
 			if recover() == nil {
 				t.Error("the panic is swallowed")
 			}
 		}()
-		_ = db.writer.change(t.Context(), func(context.Context, *sql.Tx) error { panic("no") })
+		_ = db.change(t.Context(), func(context.Context, *sql.Tx) error { panic("no") })
 	}()
 	addUser(t, db, "alice")
 }
@@ -464,7 +521,7 @@ func TestOpenRefuses(t *testing.T) {
 		return path
 	}
 	db, newer := open(t)
-	if _, err := db.writer.pool.Exec(`INSERT INTO migrations (version, applied_at) VALUES (1000, 0)`); err != nil {
+	if _, err := pool(db).Exec(`INSERT INTO migrations (version, applied_at) VALUES (1000, 0)`); err != nil {
 		t.Fatal(err)
 	}
 	for what, path := range map[string]string{
@@ -487,7 +544,7 @@ func TestWriterIsDurable(t *testing.T) {
 	db, _ := open(t)
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1"} {
 		var got string
-		if err := db.writer.pool.QueryRow(`PRAGMA ` + pragma).Scan(&got); err != nil || got != want {
+		if err := pool(db).QueryRow(`PRAGMA ` + pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
 		}
 	}
@@ -545,3 +602,6 @@ func BenchmarkRecordHandoff(b *testing.B) {
 		}
 	}
 }
+
+func queue(db *DB) *writer { return db.writer.(*writer) }
+func pool(db *DB) *sql.DB  { return queue(db).pool }

@@ -11,9 +11,10 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// migrate applies what the database does not have yet, in order, each with its
-// number in one transaction. A file once released is never edited.
-func migrate(ctx context.Context, write *sql.DB) error {
+// migrate applies what the database does not have yet, in order, all with their
+// numbers in one transaction, which alone, if not empty, has one process at a time
+// make. A file once released is never edited.
+func migrate(ctx context.Context, write *sql.DB, alone string) error {
 	files, err := migrations.ReadDir("migrations")
 	if err != nil {
 		return err
@@ -23,6 +24,11 @@ func migrate(ctx context.Context, write *sql.DB) error {
 		return err
 	}
 	defer tx.Rollback()
+	if alone != "" {
+		if _, err := tx.ExecContext(ctx, alone); err != nil {
+			return err
+		}
+	}
 	const journal = `CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL)`
 	if _, err := tx.ExecContext(ctx, journal); err != nil {
 		return err

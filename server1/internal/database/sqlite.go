@@ -14,10 +14,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// Open opens the SQLite file at path, makes it (0600) where there is none, and
-// brings its tables up to date. It refuses a file that others can read: the file
-// holds password hashes. The error names no setting; path is the caller's.
-func Open(ctx context.Context, path string) (*DB, error) {
+// openSQLite opens the file at path.
+func openSQLite(ctx context.Context, path string) (*DB, error) {
 	if err := private(path); err != nil {
 		return nil, err
 	}
@@ -26,7 +24,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write); err != nil {
+	if err := migrate(ctx, write, ""); err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
 	read, err := sql.Open("sqlite", source(path, "deferred", "query_only(1)"))
@@ -40,7 +38,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	return &DB{read: read, live: live, writer: newWriter(write), changed: make(chan struct{}, 1)}, nil
+	return &DB{read: read, live: live, writer: newWriter(write), dialect: dialect{isDuplicate: isDuplicate}, changed: make(chan struct{}, 1)}, nil
 }
 
 // source returns the data source name. WAL lets reads go on beside the writer;

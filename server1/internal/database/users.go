@@ -25,7 +25,7 @@ func (db *DB) AddUser(ctx context.Context, u User) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const insert = `INSERT INTO users (id, name, password_hash, roles, created_at) VALUES ($1, $2, $3, $4, $5)`
 		_, err := tx.ExecContext(ctx, insert, u.ID, u.Name, u.PasswordHash, strings.Join(u.Roles, " "), toMillis(u.Created))
-		if isDuplicate(err) {
+		if db.dialect.isDuplicate(err) {
 			return ErrNameTaken
 		}
 		if err != nil {

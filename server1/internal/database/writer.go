@@ -14,7 +14,7 @@ import (
 // read may take. It is well under any caller's deadline.
 const patience = 3 * time.Second
 
-// writer makes the changes. SQLite has one writer at a time, and each commit
+// writer is SQLite's changer. SQLite has one writer at a time, and each commit
 // waits for the disk: changes that come meanwhile are committed together, by
 // whichever of their callers gets the turn.
 type writer struct {
@@ -34,6 +34,9 @@ type change struct {
 func newWriter(pool *sql.DB) *writer {
 	return &writer{pool: pool, turn: make(chan struct{}, 1)}
 }
+
+// close ends the writer.
+func (w *writer) close() error { return w.pool.Close() }
 
 // change has do made in a transaction, which may be shared. It returns nil when
 // that is on disk; an error means that nothing of do is kept.

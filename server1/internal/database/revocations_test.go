@@ -1,0 +1,523 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+var terms = trust.Terms{
+	Issuer: "https://shop.example", TokenLifetime: 5 * time.Minute, ListLifetime: time.Minute, Skew: 5 * time.Second,
+}
+
+// issuing returns the database of an issuer, with a key.
+func (e engine) issuing(t testing.TB) *DB {
+	t.Helper()
+	db, _ := e.open(t)
+	if err := db.KeepTerms(t.Context(), terms, start); err != nil {
+		t.Fatal(err)
+	}
+	prepare(t, db)
+	return db
+}
+
+func prepare(t testing.TB, db *DB) (kid string) {
+	t.Helper()
+	key, err := signkey.Generate(handoff.EdDSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.ChangeRing(t.Context(), start, func(ring rotation.Ring, _ trust.Terms) (rotation.Ring, error) {
+		return ring.Prepare(key.Key(), start)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Key().ID()
+}
+
+func issue(t testing.TB, db *DB, s Session) *handoff.Claims {
+	t.Helper()
+	c := claims()
+	if err := db.RecordHandoff(t.Context(), s, c, start); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// entries returns what the list states, as "kind until".
+func entries(t testing.TB, db *DB, now time.Time) (all []string) {
+	t.Helper()
+	state, err := db.Trust(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range state.Revoked {
+		all = append(all, string(e.Kind)+" "+e.Until.Sub(start).String())
+	}
+	slices.Sort(all)
+	return all
+}
+
+func wantEntries(t testing.TB, db *DB, now time.Time, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, entries(t, db, now)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What ends a session takes its handoffs back, until the last is dead by every
+// clock.
+func testTakenBack(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	issue(t, db, s) // lives for a minute
+	if err := db.EndSession(t.Context(), s, start); err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "session 1m5s")
+	state, err := db.Trust(t.Context(), start)
+	if err != nil || state.Revoked[0].ID != s.HandoffID || len(state.Keys) != 1 {
+		t.Errorf("got %v, %v", state, err)
+	}
+	wantEntries(t, db, start.Add(65*time.Second-time.Millisecond), "session 1m5s")
+	wantEntries(t, db, start.Add(65*time.Second))
+}
+
+// What touches no token that can be alive is not listed.
+func testNothingAlive(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	s, other := startSession(t, db, alice), startSession(t, db, alice)
+	if err := db.EndSession(t.Context(), other, start); err != nil {
+		t.Fatal(err)
+	}
+	c := issue(t, db, s)
+	later := c.Expires.Add(terms.Skew)
+	mustExec(t, db, `UPDATE sessions SET idle_expires_at = expires_at`)
+	for _, err := range []error{
+		db.RevokeHandoff(t.Context(), alice.ID, c.ID, later), db.EndSessions(t.Context(), s, later),
+	} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	wantEntries(t, db, start)
+}
+
+// F02: a cut-off takes back every handoff up to now, or up to the latest if that
+// is ahead of this clock; and those that are recorded after it.
+func testCutOff(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	s := startSession(t, db, alice)
+	ahead := claims() // by another process's clock
+	ahead.IssuedAt, ahead.Expires = start.Add(3*time.Second), start.Add(63*time.Second)
+	if err := db.RecordHandoff(t.Context(), s, ahead, start); err != nil {
+		t.Fatal(err)
+	}
+	now := start.Add(1500 * time.Millisecond)
+	if err := db.CutOffUser(t.Context(), alice.ID, now); err != nil {
+		t.Fatal(err)
+	}
+	state, err := db.Trust(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := terms.Subject(alice.ID, ahead.IssuedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Until = ahead.Expires.Add(terms.Skew)
+	if diff := cmp.Diff([]trust.Entry{want}, state.Revoked); diff != "" {
+		t.Error(diff)
+	}
+	for what, c := range map[string]struct {
+		iat     time.Time
+		refused bool
+	}{
+		"signed before the cut-off": {start.Add(time.Second), true}, "in its second": {ahead.IssuedAt, true},
+		"after it": {ahead.IssuedAt.Add(time.Second), false},
+	} {
+		claims := claims()
+		claims.IssuedAt, claims.Expires = c.iat, c.iat.Add(time.Minute)
+		var cut *CutOffError
+		err := db.RecordHandoff(t.Context(), s, claims, now)
+		if refused := errors.As(err, &cut); refused != c.refused || !refused && err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if refused && !cut.At.Equal(ahead.IssuedAt) {
+			t.Errorf("%s: cut off at %s", what, cut.At)
+		}
+	}
+	live, err := db.LiveSession(t.Context(), s.IDSHA256, now)
+	if err != nil || !live.User.CutOff.Equal(ahead.IssuedAt) {
+		t.Errorf("the session's user is cut off at %s, %v", live.User.CutOff, err)
+	}
+	if err := db.CutOffUser(t.Context(), handoff.NewID(), now); !errors.Is(err, ErrNotFound) {
+		t.Errorf("nobody: %v", err)
+	}
+	before := entries(t, db, now)
+	if err := db.CutOffUser(t.Context(), alice.ID, start); err != nil { // by a clock behind
+		t.Fatal(err)
+	}
+	state, err = db.Trust(t.Context(), now)
+	if err != nil || len(state.Revoked) != len(before) || state.Revoked[0].Cutoff.Before(want.Cutoff) {
+		t.Errorf("a cut-off goes back: %v, %v", state.Revoked, err)
+	}
+}
+
+// Whenever a user is cut off or signed out, no handoff is recorded that the
+// list does not take back.
+func testCutOffWhileIssuing(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	for range 5 {
+		s := startSession(t, db, alice)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					err := db.RecordHandoff(t.Context(), s, claims(), start)
+					var cut *CutOffError
+					if errors.As(err, &cut) || errors.Is(err, ErrNotFound) {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(5 * time.Millisecond)
+		if err := db.EndSessions(t.Context(), s, start); err != nil {
+			t.Error(err)
+		}
+		recorded := count(t, db, "audit")
+		wg.Wait()
+		if late := count(t, db, "audit") - recorded; late > 0 {
+			t.Errorf("%d handoffs were recorded after their session's end", late)
+		}
+		mustExec(t, db, `UPDATE users SET cut_off_at = 0`)
+	}
+}
+
+func testRevokeHandoff(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice, bob := addUser(t, db, "alice"), addUser(t, db, "bob")
+	c := issue(t, db, startSession(t, db, alice))
+	for what, id := range map[string]string{"unknown": handoff.NewID(), "empty": "", "strange": "x' OR '1'='1"} {
+		if err := db.RevokeHandoff(t.Context(), alice.ID, id, start); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := db.RevokeHandoff(t.Context(), bob.ID, c.ID, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("another user's: %v", err)
+	}
+	wantEntries(t, db, start)
+	for range 2 {
+		if err := db.RevokeHandoff(t.Context(), alice.ID, c.ID, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantEntries(t, db, start, "token 1m5s")
+	other := issue(t, db, startSession(t, db, bob))
+	if err := db.RevokeHandoff(t.Context(), "", other.ID, start); err != nil { // an operator
+		t.Fatal(err)
+	}
+	var revoked []string
+	for _, row := range events(t, db) {
+		if strings.HasPrefix(row, eventHandoffRevoked) {
+			revoked = append(revoked, row)
+		}
+	}
+	if len(revoked) != 2 || !strings.Contains(revoked[0], alice.ID) || !strings.Contains(revoked[1], bob.ID) {
+		t.Errorf("audit %q", revoked)
+	}
+}
+
+func testRevokeSession(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	issue(t, db, s)
+	if err := db.RevokeSession(t.Context(), s.HandoffID, start); err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "session 1m5s")
+	if _, err := db.LiveSession(t.Context(), s.IDSHA256, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the session: %v", err)
+	}
+	// One that ended without a word, of which a handoff may be alive.
+	expired := startSession(t, db, s.User)
+	issue(t, db, expired)
+	mustExec(t, db, `DELETE FROM sessions`)
+	if err := db.RevokeSession(t.Context(), expired.HandoffID, start); err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "session 1m5s", "session 1m5s")
+	if err := db.RevokeSession(t.Context(), handoff.NewID(), start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an unknown session: %v", err)
+	}
+}
+
+func testChangePassword(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	s, other := startSession(t, db, alice), startSession(t, db, alice)
+	issue(t, db, other)
+	stale := s
+	stale.User.PasswordHash = "yesterday's"
+	if err := db.ChangePassword(t.Context(), stale, "new", start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("over another password: %v", err)
+	}
+	if err := db.ChangePassword(t.Context(), s, "new", start); err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "subject 1m5s")
+	live, err := db.LiveSession(t.Context(), s.IDSHA256, start)
+	if err != nil || live.User.PasswordHash != "new" {
+		t.Errorf("the session that changed it: %v, %v", live, err)
+	}
+	if _, err := db.LiveSession(t.Context(), other.IDSHA256, start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the other session: %v", err)
+	}
+	if err := db.ChangePassword(t.Context(), other, "newer", start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("in a session that is over: %v", err)
+	}
+	if err := db.StartSession(t.Context(), newSession(alice)); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a sign-in with the old password: %v", err)
+	}
+}
+
+func testDisableUser(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	s := startSession(t, db, alice)
+	issue(t, db, s)
+	for range 2 {
+		if err := db.DisableUser(t.Context(), "alice", start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantEntries(t, db, start, "subject 1m5s")
+	if n := count(t, db, "sessions"); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+	if err := db.StartSession(t.Context(), newSession(alice)); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a sign-in: %v", err)
+	}
+	if err := db.DisableUser(t.Context(), "nobody", start); !errors.Is(err, ErrNotFound) {
+		t.Errorf("nobody: %v", err)
+	}
+	if rows := events(t, db); rows[len(rows)-1] != eventUserDisabled+" "+alice.ID || strings.HasPrefix(rows[len(rows)-2], eventUserDisabled) {
+		t.Errorf("audit %q", rows)
+	}
+}
+
+func testSweep(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	c := issue(t, db, s)
+	if err := db.RevokeHandoff(t.Context(), "", c.ID, start); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []struct {
+		now               time.Time
+		sessions, revoked int
+	}{
+		{start, 1, 1}, {s.IdleExpires.Add(-time.Millisecond), 1, 1}, {s.IdleExpires, 0, 1}, {c.Expires.Add(terms.Skew), 0, 0},
+	} {
+		if err := db.Sweep(t.Context(), at.now); err != nil {
+			t.Fatal(err)
+		}
+		if n, m := count(t, db, "sessions"), count(t, db, "revocations"); n != at.sessions || m != at.revoked {
+			t.Errorf("at %s: %d sessions, %d revocations", at.now.Sub(start), n, m)
+		}
+	}
+}
+
+// Terms are the longest that anything alive may have been made by.
+func testTerms(t *testing.T, e engine) {
+	db, location := e.open(t)
+	if _, err := db.Terms(t.Context(), start); !errors.Is(err, ErrNoIssuer) {
+		t.Errorf("before any server: %v", err)
+	}
+	second := openAt(t, location)
+	short := trust.Terms{Issuer: terms.Issuer, TokenLifetime: time.Minute, ListLifetime: 2 * time.Minute, Skew: time.Second}
+	for _, err := range []error{db.KeepTerms(t.Context(), terms, start), second.KeepTerms(t.Context(), short, start.Add(time.Minute))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	longest := terms
+	longest.ListLifetime = 2 * time.Minute
+	gone := start.Add(matters(terms))
+	for at, want := range map[time.Time]trust.Terms{
+		start: longest, gone.Add(-time.Millisecond): longest, gone: short, gone.Add(24 * time.Hour): short,
+	} {
+		if got, err := db.Terms(t.Context(), at); err != nil || got != want {
+			t.Errorf("at %s: got %v, %v; want %v", at.Sub(start), got, err, want)
+		}
+	}
+	other := terms
+	other.Issuer = "https://other.example"
+	if err := db.KeepTerms(t.Context(), other, start); err == nil {
+		t.Error("two issuers share a database")
+	}
+}
+
+// One process changes the ring at a time, and a change is not lost.
+func testRing(t *testing.T, e engine) {
+	db := e.issuing(t)
+	wrong := errors.New("no")
+	before, err := db.Ring(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.ChangeRing(t.Context(), start, func(r rotation.Ring, got trust.Terms) (rotation.Ring, error) {
+		if got != terms {
+			t.Errorf("terms %v", got)
+		}
+		return rotation.Ring{}, wrong
+	})
+	if !errors.Is(err, wrong) {
+		t.Errorf("a step that is refused: %v", err)
+	}
+	if after, err := db.Ring(t.Context()); err != nil || len(after.Records()) != len(before.Records()) {
+		t.Errorf("it changed the ring: %v, %v", after, err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { prepare(t, db) })
+	}
+	wg.Wait()
+	if after, err := db.Ring(t.Context()); err != nil || len(after.Records()) != 9 {
+		t.Errorf("%d keys, %v; want 9", len(after.Records()), err)
+	}
+}
+
+// No number is given twice, in however many processes.
+func testSeq(t *testing.T, e engine) {
+	db, location := e.open(t)
+	if err := db.KeepTerms(t.Context(), terms, start); err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := db.HasPublished(t.Context()); err != nil || yes {
+		t.Errorf("a list was published: %v, %v", yes, err)
+	}
+	second := openAt(t, location)
+	var mu sync.Mutex
+	given := map[int64]bool{}
+	var wg sync.WaitGroup
+	for _, db := range []*DB{db, second, db, second} {
+		wg.Go(func() {
+			last := int64(0)
+			for i := range int64(20) {
+				seq, err := db.NextSeq(t.Context(), 1000+i)
+				mu.Lock()
+				if err != nil || given[seq] || seq <= last || seq < 1000+i {
+					t.Errorf("%d after %d, given before: %v; %v", seq, last, given[seq], err)
+				}
+				given[seq], last = true, seq
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if yes, err := db.HasPublished(t.Context()); err != nil || !yes {
+		t.Errorf("no list was published: %v, %v", yes, err)
+	}
+	if seq, err := db.NextSeq(t.Context(), 1_900_000_000_000); err != nil || seq != 1_900_000_000_000 {
+		t.Errorf("got %d, %v", seq, err)
+	}
+}
+
+// A list states one moment: never a change's half.
+func testOneMoment(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	c := issue(t, db, s)
+	err := db.look(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+		first, err := readRing(ctx, tx, "")
+		if err != nil {
+			return err
+		}
+		prepare(t, db)
+		if err := db.RevokeHandoff(t.Context(), "", c.ID, start); err != nil {
+			return err
+		}
+		again, err := readRing(ctx, tx, "")
+		if err != nil {
+			return err
+		}
+		revoked, err := readEntries(ctx, tx, start)
+		if len(first.Records()) != len(again.Records()) || len(revoked) != 0 {
+			t.Errorf("%d keys, then %d; %d revoked", len(first.Records()), len(again.Records()), len(revoked))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "token 1m5s")
+}
+
+// Every change of what the list states shows, also in other processes.
+func testChanges(t *testing.T, e engine) {
+	db, location := e.open(t)
+	second := openAt(t, location)
+	if err := db.KeepTerms(t.Context(), terms, start); err != nil {
+		t.Fatal(err)
+	}
+	look := func() int64 {
+		t.Helper()
+		n, err := second.Changes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	alice := addUser(t, db, "alice")
+	s := startSession(t, db, alice)
+	c := issue(t, db, s)
+	last := look()
+	for _, step := range []struct {
+		name    string
+		changes bool
+		do      func() error
+	}{
+		{"a key", true, func() error { prepare(t, db); return nil }},
+		{"a handoff", true, func() error { return db.RevokeHandoff(t.Context(), "", c.ID, start) }},
+		{"the same", false, func() error { return db.RevokeHandoff(t.Context(), "", c.ID, start) }},
+		{"a session", true, func() error { return db.EndSession(t.Context(), s, start) }},
+		{"a user", true, func() error { return db.CutOffUser(t.Context(), alice.ID, start) }},
+		{"the user again", true, func() error { return db.CutOffUser(t.Context(), alice.ID, start.Add(time.Second)) }},
+		{"a sign-in", false, func() error { return db.StartSession(t.Context(), newSession(alice)) }},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if now := look(); (now != last) != step.changes {
+			t.Errorf("%s: changes were %d, are %d", step.name, last, now)
+		} else {
+			last = now
+		}
+	}
+	select {
+	case <-db.Changed():
+	default:
+		t.Error("the process that made the changes is not told")
+	}
+}
