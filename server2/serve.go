@@ -62,6 +62,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	server, err := serving.New(serving.Config{
 		Flags:  c.Flags,
 		Log:    log,
+		Tap:    guard.Tap,
 		Unary:  []grpc.UnaryServerInterceptor{guard.Unary},
 		Stream: []grpc.StreamServerInterceptor{guard.Stream},
 		Ready: slices.Concat(trusting.ready, remembering.ready, []serving.Readiness{

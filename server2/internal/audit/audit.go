@@ -9,7 +9,9 @@
 //
 // A line says who, what, by which handoff, and the outcome; it never contains a
 // token. It is written whatever the log's level. The labels of the count are
-// closed sets: the server's methods, three outcomes and the reasons.
+// closed sets: the server's methods, three outcomes and the reasons. A call that
+// was shed unseen is counted and has no line: there would be as many of those as
+// an attacker likes, for less than a line costs.
 package audit
 
 import (
@@ -73,5 +75,8 @@ func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
 		}
 	}
 	r.decisions.WithLabelValues(e.Method, outcome, reason).Inc()
+	if e.Refusal != nil && e.Refusal.Check == handoffgrpc.CheckGuardWaiting {
+		return
+	}
 	r.log.LogAttrs(ctx, level, "handoff", append([]slog.Attr{slog.String("outcome", outcome)}, attributes...)...)
 }

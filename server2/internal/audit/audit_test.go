@@ -70,6 +70,23 @@ func TestH12(t *testing.T) {
 	}
 }
 
+// What is shed while the processors cannot keep up is counted, and writes nothing.
+func TestShed(t *testing.T) {
+	var out bytes.Buffer
+	record := New(&out)
+	for range 3 {
+		record.Observe(t.Context(), handoffgrpc.Event{Method: "/a.B/C", Refusal: &handoff.Refusal{
+			Reason: handoff.ReasonLimitExceeded, Check: handoffgrpc.CheckGuardWaiting,
+		}})
+	}
+	if out.Len() > 0 {
+		t.Errorf("logged %q", &out)
+	}
+	if got, want := counts(t, record), "handoff_decisions_total method=/a.B/C outcome=refused reason=LIMIT_EXCEEDED 3"; got != want {
+		t.Errorf("counted %s, want %s", got, want)
+	}
+}
+
 // counts returns what has been counted, as "method/outcome/reason n".
 func counts(t *testing.T, r *Record) string {
 	t.Helper()
