@@ -148,7 +148,7 @@ func (j *Journal) Redeem(ctx context.Context, r handoff.Redemption) error {
 	if err := j.marks.redeem(&k, &r); err != nil {
 		return err
 	}
-	return j.writer.append(ctx, mark{k, r.Expires})
+	return j.writer.append(ctx, mark{k, r.Expires.Unix()})
 }
 
 // Close ends the journal: what Redeem was called for is written or refused. The

@@ -51,7 +51,7 @@ func (j *Journal) turn(clock time.Time) {
 	j.old = append(j.old, j.writer.swap(s))
 	var ended []*segment
 	j.old = slices.DeleteFunc(j.old, func(s *segment) bool {
-		if s.latest.After(h.passed) {
+		if s.latest > h.passed.Unix() {
 			return false
 		}
 		ended = append(ended, s)

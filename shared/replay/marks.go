@@ -109,40 +109,42 @@ func (s *shard) put(k *key, end int64) {
 func (m *marks) shardOf(k *key) int { return int(k.low() & uint64(len(m.shards)-1)) }
 
 // load adds marks that were redeemed before, of which no two are alike, but for
-// those that have ended. It goes from shard to shard, so that the processor finds
-// a shard's tables in its cache.
+// those that have ended. It sorts them by their shards first, so that it goes
+// through memory in order, and the processor finds a shard's tables in its cache.
 func (m *marks) load(all []mark) {
-	clock := time.UnixMilli(m.clock.Load())
-	current := periodOf(clock)
-	ends := make([]int, len(m.shards)+1) // where each shard's marks end in order
+	clock := m.clock.Load()
+	ends := make([]int, len(m.shards)+1) // of each shard's marks in sorted, once all are there
 	for i := range all {
 		ends[m.shardOf(&all[i].key)+1]++
 	}
 	for i := range m.shards {
 		ends[i+1] += ends[i]
 	}
-	order := make([]int32, len(all))
+	sorted := make([]mark, len(all))
 	for i := range all {
 		end := &ends[m.shardOf(&all[i].key)]
-		order[*end] = int32(i)
+		sorted[*end] = all[i]
 		*end++
 	}
 	begin := 0
 	for i := range m.shards {
-		s := &m.shards[i]
-		live := 0
-		s.mu.Lock()
-		m.forget(s, current)
-		for _, at := range order[begin:ends[i]] {
-			if end := all[at].expires.Add(2 * m.skew); end.After(clock) {
-				s.put(&all[at].key, periodOf(end))
-				live++
-			}
-		}
-		s.mu.Unlock()
-		m.live.Add(int64(live))
+		m.loadShard(&m.shards[i], clock, sorted[begin:ends[i]])
 		begin = ends[i]
 	}
+}
+
+func (m *marks) loadShard(s *shard, clock int64, all []mark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.forget(s, clock/period.Milliseconds())
+	live := 0
+	for i := range all {
+		if end := all[i].expires*1000 + 2*m.skew.Milliseconds(); end > clock {
+			s.put(&all[i].key, end/period.Milliseconds())
+			live++
+		}
+	}
+	m.live.Add(int64(live))
 }
 
 // advance returns the time by a clock that never goes back. The first to see a

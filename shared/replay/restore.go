@@ -122,7 +122,7 @@ func (m *marks) readSegment(s *segment) error {
 	}
 	return readRecords(s.path, &s.header, func(all []mark) {
 		for i := range all {
-			s.latest = later(s.latest, all[i].expires)
+			s.latest = max(s.latest, all[i].expires)
 		}
 		m.load(all)
 	})

@@ -74,7 +74,7 @@ func decodeHeader(b []byte, sequence uint64) (h header, err error) {
 // mark is what a record says.
 type mark struct {
 	key     key
-	expires time.Time // whole seconds
+	expires int64 // Unix seconds
 }
 
 // codec writes and reads the records of one segment. A record's checksum begins
@@ -97,7 +97,7 @@ func (h *header) codec() codec {
 func (c *codec) append(b []byte, m mark) []byte {
 	start := len(b)
 	b = append(b, m.key[:]...)
-	b = binary.BigEndian.AppendUint32(b, uint32(int32(m.expires.Unix()-c.epoch)))
+	b = binary.BigEndian.AppendUint32(b, uint32(int32(m.expires-c.epoch)))
 	return binary.BigEndian.AppendUint32(b, crc32.Update(c.seed, c.table, b[start:]))
 }
 
@@ -105,15 +105,14 @@ func (c *codec) decode(b []byte) (m mark, ok bool) {
 	if crc32.Update(c.seed, c.table, b[:20]) != binary.BigEndian.Uint32(b[20:]) {
 		return m, false
 	}
-	expires := c.epoch + int64(int32(binary.BigEndian.Uint32(b[16:])))
-	return mark{key(b[:16]), time.Unix(expires, 0)}, true
+	return mark{key(b[:16]), c.epoch + int64(int32(binary.BigEndian.Uint32(b[16:])))}, true
 }
 
 // segment is a file of a journal.
 type segment struct {
 	header header
 	path   string
-	latest time.Time // the latest exp of its marks; zero without any
+	latest int64 // the latest exp of its marks, Unix seconds; zero without any
 	// damaged: it has no header, and no record that can be read.
 	damaged bool
 
@@ -136,7 +135,7 @@ func (s *segment) write(marks []mark) error {
 	}
 	s.size += int64(len(s.buf))
 	for _, m := range marks {
-		s.latest = later(s.latest, m.expires)
+		s.latest = max(s.latest, m.expires)
 	}
 	return nil
 }
@@ -202,7 +201,7 @@ func readHeader(path string, sequence uint64) (h header, err error) {
 
 // recordsAtOnce is how many marks readRecords hands out at a time: the more, the
 // better marks.load uses the processor's caches.
-const recordsAtOnce = 1 << 17
+const recordsAtOnce = 1 << 18
 
 // readRecords calls each for the marks of a segment, many at a time, and returns
 // errDamaged at the first record whose checksum is wrong.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func TestE06RedisGone(t *testing.T) {
 	}
 	eventually(t, 3*time.Second, "it is unhealthy", func() bool { return s.Healthy() != nil })
 	r.run()
-	eventually(t, 2*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
+	eventually(t, 5*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
 }
 
 // E06, E12: no memory left refuses, and drops nothing.
@@ -209,20 +210,25 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 func TestE13TheMarkOutlivesTheToken(t *testing.T) {
 	t.Parallel()
 	r := start(t, safe()...).age()
-	s := open(t, redisreplay.Config{URL: r.url(), Prefix: "handoff:"})
+	s := open(t, redisreplay.Config{URL: r.url()})
 	for _, lifetime := range []time.Duration{time.Second, time.Minute, 5 * time.Minute} {
 		one := token()
 		one.Expires = one.IssuedAt.Add(lifetime)
 		redeem(t, s, one, nil)
 	}
-	keys := r.lines("KEYS", "handoff:*")
-	var longest, shortest time.Duration = 0, time.Hour
-	for _, key := range keys {
-		if key == "handoff:epoch" {
-			continue
-		}
-		ms := r.number("PTTL", key)
-		longest, shortest = max(longest, ms), min(shortest, ms)
+	lives := strings.Fields(r.do("EVAL", `local least, most = math.huge, 0
+		for _, key in ipairs(redis.call('KEYS', 'handoff:*')) do
+			local ms = redis.call('PTTL', key)
+			if key ~= 'handoff:epoch' then least, most = math.min(least, ms), math.max(most, ms) end
+		end
+		return least .. 'ms ' .. most .. 'ms'`, "0"))
+	shortest, err := time.ParseDuration(lives[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	longest, err := time.ParseDuration(lives[1])
+	if err != nil {
+		t.Fatal(err)
 	}
 	// The longest was made last, of a token that began within this second.
 	if longest < 5*time.Minute+10*time.Second-time.Second || longest > 5*time.Minute+11*time.Second {

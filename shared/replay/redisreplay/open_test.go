@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
 )
 
@@ -97,6 +98,25 @@ func TestOpenWhereConfigIsForbidden(t *testing.T) {
 			t.Errorf("stated %q: %v, want accepted: %t", stated, err, ok)
 		}
 	}
+}
+
+// The rights that REDIS.md names are enough.
+func TestOpenWithFewRights(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../REDIS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rights, ok := strings.Cut(string(page), "ACL SETUSER handoff on >\u2026 ")
+	if rights, _, _ = strings.Cut(rights, "\n"); !ok {
+		t.Fatal("REDIS.md names no rights")
+	}
+	r := start(t, safe()...).age()
+	r.do(append([]string{"ACL", "SETUSER", "handoff", "on", ">secret"}, strings.Fields(rights)...)...)
+	s := open(t, redisreplay.Config{URL: "redis://handoff:secret@127.0.0.1:" + r.port + "/0"})
+	one := token()
+	redeem(t, s, one, nil)
+	redeem(t, s, one, handoff.ErrReplayed)
 }
 
 func TestOpenRefusesAConfig(t *testing.T) {

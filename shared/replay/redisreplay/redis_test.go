@@ -306,23 +306,3 @@ func (p *proxy) accept() {
 		})
 	}
 }
-
-// lines returns the texts of an answer that is a list.
-func (r *redis) lines(command ...string) (texts []string) {
-	r.Helper()
-	out, err := exec.Command("redis-cli", append([]string{"-p", r.port}, command...)...).Output()
-	if err != nil {
-		r.Fatal(err)
-	}
-	return strings.Fields(string(out))
-}
-
-// number returns an answer in milliseconds.
-func (r *redis) number(command ...string) time.Duration {
-	r.Helper()
-	n, err := strconv.Atoi(strings.TrimPrefix(r.do(command...), ":"))
-	if err != nil {
-		r.Fatal(err)
-	}
-	return time.Duration(n) * time.Millisecond
-}

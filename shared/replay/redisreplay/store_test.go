@@ -131,7 +131,7 @@ func TestE03RedisKilled(t *testing.T) {
 			t.Error("redeemed without a Redis")
 		}
 		r.run()
-		eventually(t, 2*time.Second, "a redemption after the restart", func() bool {
+		eventually(t, 5*time.Second, "a redemption after the restart", func() bool {
 			return s.Redeem(context.Background(), token()) == nil
 		})
 		if len(acknowledged) == 0 {

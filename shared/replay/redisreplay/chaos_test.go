@@ -1,0 +1,128 @@
+package redisreplay_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+)
+
+// chaos is how long TestE01E03Chaos goes on, in the form of time.ParseDuration;
+// 4 s unless told.
+const chaos = "HANDOFF_REDIS_CHAOS"
+
+// E01, E03, E06: while Redis is killed, stopped and cut off at random, no token is
+// redeemed twice by the callers of three replicas; none is said to be replayed
+// that nobody can have redeemed; and once the faults stop, each token is redeemed
+// exactly once.
+func TestE01E03Chaos(t *testing.T) {
+	t.Parallel()
+	lasts := 4 * time.Second
+	if text := os.Getenv(chaos); text != "" {
+		var err error
+		if lasts, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := start(t, safe()...).age()
+	p := newProxy(t, r)
+	var replicas []*opened
+	for range 3 {
+		replicas = append(replicas, open(t, redisreplay.Config{URL: p.url()}))
+	}
+	var tokens, succeeded atomic.Int64
+	var wait sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wait.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				tokens.Add(1)
+				if crowd(t, replicas) {
+					succeeded.Add(1)
+				}
+			}
+		})
+	}
+	faults := 0
+	for until := time.Now().Add(lasts); time.Now().Before(until); faults++ {
+		time.Sleep(rand.N(500 * time.Millisecond))
+		switch rand.N(3) {
+		case 0:
+			r.kill()
+			time.Sleep(rand.N(200 * time.Millisecond))
+			r.run()
+		case 1:
+			r.stall()
+			time.Sleep(rand.N(400 * time.Millisecond))
+			r.cont()
+		case 2:
+			p.cut()
+		}
+	}
+	close(stop)
+	wait.Wait()
+	t.Logf("%d faults, %d of %d tokens redeemed", faults, succeeded.Load(), tokens.Load())
+
+	eventually(t, 5*time.Second, "every replica redeems again", func() bool {
+		for _, s := range replicas {
+			if s.Redeem(context.Background(), token()) != nil {
+				return false
+			}
+		}
+		return true
+	})
+	const calm = 200
+	done := 0
+	for range calm {
+		if crowd(t, replicas) {
+			done++
+		}
+	}
+	if done < calm*99/100 { // a busy machine may let one time out
+		t.Errorf("%d of %d tokens redeemed after the faults", done, calm)
+	}
+}
+
+// crowd has 64 callers use one token, half of them later than the others, and
+// returns whether one succeeded. More than one is an error, and so is a replay
+// before anybody can have redeemed.
+func crowd(t *testing.T, replicas []*opened) bool {
+	const callers = 64
+	r := token()
+	var succeeded, replayed, doubtful atomic.Int32
+	for range 2 {
+		var wait sync.WaitGroup
+		for i := range callers / 2 {
+			wait.Go(func() {
+				switch err := replicas[i%len(replicas)].Redeem(context.Background(), r); {
+				case err == nil:
+					succeeded.Add(1)
+				case errors.Is(err, handoff.ErrReplayed):
+					replayed.Add(1)
+				default:
+					doubtful.Add(1)
+				}
+			})
+		}
+		wait.Wait()
+	}
+	if n := succeeded.Load(); n > 1 {
+		t.Errorf("one token was redeemed %d times", n)
+	}
+	if replayed.Load() > 0 && succeeded.Load() == 0 && doubtful.Load() == 0 {
+		t.Error("replayed, and nobody can have redeemed it")
+	}
+	return succeeded.Load() == 1
+}
