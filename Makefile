@@ -6,9 +6,6 @@ NESTED   := $(patsubst %/go.mod,%,$(wildcard scripts/*/go.mod))
 STRANGER := $(wildcard scripts/adopter/go.mod)
 FUZZTIME ?= 30s
 
-# The contract must not break against the last release or, before there is one, against the commit before this one.
-AGAINST ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-parse --quiet --verify HEAD~1)
-
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -101,14 +98,18 @@ gofumpt:
 	@echo "lint: gofumpt"
 	@unformatted=$$($(TOOL) gofumpt -l .) && [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
 
+# The contract must not break against the last release or, before there is one, against the commit before this one;
+# AGAINST names another. A tag can be named like a command, so the shell gets a commit's hash in place of any name.
 .PHONY: contract
 contract:
 	@echo "lint: buf (the first time builds it: two minutes)"
 	@$(TOOL) buf lint
 	@$(TOOL) buf format --diff --exit-code
-	@base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
-	if [ -n "$$(git ls-tree '$(AGAINST)' proto 2>/dev/null)" ]; \
-	then git archive '$(AGAINST)' proto buf.yaml | tar -x -C "$$base" && $(TOOL) buf breaking --against "$$base"; \
+	@name=$${AGAINST:-$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || echo HEAD~1)}; \
+	against=$$(git rev-parse --verify --quiet "$$name^{commit}") || [ -z "$$AGAINST" ] || { echo "AGAINST names no commit"; exit 1; }; \
+	base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	if [ -n "$$against" ] && [ -n "$$(git ls-tree "$$against" proto)" ]; \
+	then git archive "$$against" proto buf.yaml | tar -x -C "$$base" && $(TOOL) buf breaking --against "$$base"; \
 	else echo "lint: no earlier contract to compare with"; fi
 
 .PHONY: checkgenerate
