@@ -86,8 +86,12 @@ func run(args []string, p *program) (status int) {
 		}
 	}
 	defer func() {
-		if code, ok := recover().(helped); ok {
-			status = int(code)
+		switch cause := recover().(type) {
+		case nil:
+		case helped:
+			status = int(cause)
+		default: // swallowed, it would read as accepted
+			panic(cause)
 		}
 	}()
 	selected, err := parser.Parse(args)

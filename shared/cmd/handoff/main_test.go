@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
 func TestMain(m *testing.M) {
@@ -129,6 +131,23 @@ func TestHelp(t *testing.T) {
 	if status, out, _ := invoke(t, "", "--help"); status != exitDone || !strings.Contains(out, "verify") {
 		t.Errorf("--help: status %d", status)
 	}
+}
+
+// broken is standard input that panics.
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { panic(broken{}) }
+
+// Exit status 0 means accepted: a panic ends in anything else.
+func TestAPanicIsNoYes(t *testing.T) {
+	args := newBench(t, handoff.EdDSA).args()
+	defer func() {
+		if cause := recover(); cause != (broken{}) {
+			t.Errorf("panic: %v", cause)
+		}
+	}()
+	status := run(args, &program{in: broken{}, out: io.Discard, err: io.Discard, now: time.Now})
+	t.Errorf("status %d", status)
 }
 
 // Each mistake is one line on standard error that names the flag, and nothing on
