@@ -38,9 +38,11 @@ type issueCommand struct {
 
 func (issueCommand) Help() string {
 	return "Prints the token, which is a secret until it is spent. Nobody is asked whether the user may do this: the key's holder decides.\n\n" +
+		"A message in the request is a field, too, with the value {}: a token that names amount.minor_units and not amount is refused.\n\n" +
 		"Examples:\n\n" +
 		"    handoff issue --key shop.key --issuer https://shop.example --audience https://billing.example \\\n" +
-		"      --subject user-7 --method /billing.v1.Billing/Pay --field invoice=INV-42 --field amount.minor_units=1200\n\n" +
+		"      --subject user-7 --method /billing.v1.Billing/Pay \\\n" +
+		"      --field invoice=INV-42 --field 'amount={}' --field amount.minor_units=1200\n\n" +
 		"    echo '{\"invoice\":\"INV-42\"}' | handoff issue --key shop.key --issuer https://shop.example \\\n" +
 		"      --audience https://billing.example --subject user-7 --method /billing.v1.Billing/Pay --descriptors billing.binpb\n"
 }

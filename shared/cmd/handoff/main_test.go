@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,6 +101,9 @@ func invoke(t testing.TB, stdin string, args ...string) (status int, stdout, std
 
 var now = time.Unix(1767225600, 0) // 2026-01-01
 
+// messageOf finds the message in the path of a field of an example.
+var messageOf = regexp.MustCompile(`--field '?([a-z_.]+)\.[a-z_]+=`)
+
 // Each command shows an example, and says of each flag what it is.
 func TestHelp(t *testing.T) {
 	parser, err := kong.New(&commands{}, kong.Name("handoff"))
@@ -118,6 +122,11 @@ func TestHelp(t *testing.T) {
 		}
 		if !strings.Contains(out, "    handoff "+name+" ") {
 			t.Errorf("%s --help shows no example", name)
+		}
+		for _, message := range messageOf.FindAllStringSubmatch(out, -1) {
+			if !strings.Contains(out, "--field '"+message[1]+"={}'") {
+				t.Errorf("the example of %s names fields of %s and not the message itself", name, message[1])
+			}
 		}
 		for _, flag := range command.Flags {
 			if len(flag.Help) < 20 || !strings.HasSuffix(flag.Help, ".") || !strings.Contains(out, "--"+flag.Name) {

@@ -40,8 +40,8 @@ type keysListCommand struct {
 }
 
 func (keysListCommand) Help() string {
-	return keysHelp + "A private key that ring.json does not name is what a step that was cut short has left: nobody accepts what it signs, and " +
-		"while no step is being taken it can be deleted.\n\n" +
+	return keysHelp + "A private key that ring.json does not name, and a file .signkey-*.tmp, which has one, are what a step that was cut short has " +
+		"left: nobody accepts what such a key signs, and while no step is being taken it can be deleted.\n\n" +
 		"Examples:\n\n    handoff keys list --dir keys\n\n    handoff keys list --dir keys --jwks >shop.jwks\n"
 }
 
