@@ -2,6 +2,7 @@ package keyset
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -34,7 +35,8 @@ type file struct {
 }
 
 // Load reads the key set in a file, and follows the file. It refuses what is not
-// a regular file, and every set that Parse refuses. The error names the path.
+// a regular file, one that others than its owner can write, and every set that
+// Parse refuses. The error names the path.
 func Load(path string) (*Set, error) {
 	s := &Set{file: &file{path: path, start: time.Now()}}
 	if _, err := s.file.look(&s.current); err != nil {
@@ -81,7 +83,7 @@ func (f *file) look(current *atomic.Pointer[keys]) (fresh bool, err error) {
 		return false, err
 	case !info.Mode().IsRegular(): // before it is opened: a pipe would block
 		return false, fmt.Errorf("%s: not a regular file", f.path)
-	case f.info != nil && !f.young && os.SameFile(info, f.info) &&
+	case f.info != nil && !f.young && os.SameFile(info, f.info) && info.Mode() == f.info.Mode() &&
 		info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()):
 		return false, f.verdict
 	}
@@ -107,6 +109,19 @@ func (f *file) look(current *atomic.Pointer[keys]) (fresh bool, err error) {
 	return true, nil
 }
 
+// vet refuses a file whose keys others than its owner could choose. It is told of
+// the opened file: what stands at its path can change.
+func vet(path string, info fs.FileInfo) error {
+	mode := info.Mode()
+	switch {
+	case !mode.IsRegular():
+		return errors.New("not a regular file")
+	case mode.Perm()&0o022 != 0:
+		return fmt.Errorf("others can write it (mode %04o), and so choose whom to trust: chmod go-w %s", mode.Perm(), path)
+	}
+	return nil
+}
+
 // readFile returns a file's content, cut one byte beyond what is accepted, and
 // what it was when it was read.
 func readFile(path string) ([]byte, fs.FileInfo, error) {
@@ -118,6 +133,9 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := vet(path, info); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	return text, info, err

@@ -139,6 +139,31 @@ func TestFileIsFollowed(t *testing.T) {
 	})
 }
 
+// A file that others can write is as good as gone: the last good set stays.
+func TestFileThatOthersCanWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := jwk(samples().ed25519), jwk(samples().p256)
+		f := follow(t, set(first))
+		change := func(mode os.FileMode) {
+			if err := os.Chmod(f.path, mode); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+		}
+		change(0o644)
+		f.expect("readable by all", first)
+		change(0o664)
+		f.expect("writable by the group", first, fault)
+		f.write(set(second))
+		change(0o646)
+		f.expect("written by whomever", first, fault)
+		change(0o646)
+		f.expect("no change", first)
+		change(0o644)
+		f.expect("mended", second, inForce)
+	})
+}
+
 // Two writes can bear the same time and size.
 func TestFileChangesWithinOneTimestamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -198,7 +223,22 @@ func TestLoadRefuses(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"", dir, pipe, bad, filepath.Join(dir, "missing")} {
+	paths := []string{"", dir, pipe, bad, filepath.Join(dir, "missing")}
+	for name, mode := range map[string]os.FileMode{"by the group": 0o620, "by all": 0o602, "by all others": 0o666} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(set(jwk(samples().ed25519))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		link := path + ", linked"
+		if err := os.Symlink(path, link); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path, link)
+	}
+	for _, path := range paths {
 		s, err := keyset.Load(path)
 		if err == nil || s != nil {
 			t.Errorf("%q is accepted", path)

@@ -39,7 +39,8 @@
 // No token causes more than that: never a network request, and an unknown kid no
 // more than a known one. A file that has become bad or has gone does not replace
 // the last good set: to withdraw a key, write a file without it. Write the new
-// file beside the old one and rename it into place.
+// file beside the old one and rename it into place. Who can write the file says
+// whom to trust: one that its group or all can write is bad.
 //
 // # What it does not do
 //
