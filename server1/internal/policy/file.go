@@ -18,15 +18,34 @@ import (
 // maxSize is the longest policy that is read, in bytes.
 const maxSize = 1 << 20
 
-// Load reads the policy in a file, over the audiences' methods. maxLifetime is
-// the longest lifetime that the issuer grants. The error names the file and what
-// in it is wrong.
+// Load reads the policy in a file, over the audiences' methods. It refuses a file
+// that others than its owner can write. maxLifetime is the longest lifetime that
+// the issuer grants. The error names the file and what is wrong with it.
 func Load(path string, methods *rule.Set, maxLifetime time.Duration) (*Policy, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	p, err := parse(string(text), methods, maxLifetime)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat() // of what was opened, not of what stands at the path now
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return nil, fmt.Errorf("%s: others can write it (mode %04o), and so decide who may do what: chmod go-w %s", path, mode, path)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err == nil && len(text) > maxSize {
 		err = fmt.Errorf("longer than %d bytes", maxSize)
@@ -34,11 +53,7 @@ func Load(path string, methods *rule.Set, maxLifetime time.Duration) (*Policy, e
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	p, err := parse(string(text), methods, maxLifetime)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return p, nil
+	return text, nil
 }
 
 // parser reads one policy. The document is the operator's own, so that errors

@@ -205,4 +205,16 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%.20q: got %v", text, err)
 		}
 	}
+	if err := os.WriteFile(path, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for mode, ok := range map[os.FileMode]bool{0o644: true, 0o620: false, 0o602: false, 0o666: false} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Load(path, rule.Linked(), time.Minute)
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "chmod go-w "+path) {
+			t.Errorf("mode %04o: got %v", mode, err)
+		}
+	}
 }
