@@ -70,12 +70,14 @@ func (c *issueCommand) Run(p *program) error {
 	return err
 }
 
-// flags names the flag where package handoff names the setting.
+// flags names the flag where package handoff names the setting, and a command
+// where it names a function.
 var flags = strings.NewReplacer(
 	"IssuerConfig.Issuer", "--issuer",
 	"IssueParams.Audience", "--audience",
 	"IssueParams.Subject", "--subject",
 	"IssueParams.Session", "--session",
+	", as NewID makes them", ": 22 characters, as openssl rand -base64 16 | tr +/ -_ | tr -d = makes them",
 	"IssueParams.Lifetime", "--lifetime",
 	"IssueParams.Operation", "--field",
 	"VerifierConfig.Audience", "--audience",

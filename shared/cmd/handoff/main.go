@@ -24,10 +24,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"runtime/debug"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -65,6 +68,8 @@ type commands struct {
 	Keys    keysCommands   `cmd:"" help:"Change the signing key, without breaking a living token."`
 	Trust   trustCommands  `cmd:"" help:"Look into a trust list."`
 	Devcert devcertCommand `cmd:"" help:"Make a certificate authority and a server certificate for development."`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
 // run runs one command line and returns its exit status.
@@ -73,6 +78,7 @@ func run(args []string, p *program) (status int) {
 	parser, err := kong.New(&c,
 		kong.Name("handoff"),
 		kong.Description("Makes and changes keys, issues, verifies and explains handoff tokens and trust lists, offline."),
+		kong.Vars{"version": version()},
 		kong.Writers(p.out, p.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Exit(func(code int) { panic(helped(code)) }), // it has printed the help and must not go on
@@ -96,7 +102,7 @@ func run(args []string, p *program) (status int) {
 	}()
 	selected, err := parser.Parse(args)
 	if err != nil {
-		return p.fail(err)
+		return p.fail(withoutSecrets(err))
 	}
 	err = selected.Run(p)
 	if errors.Is(err, errRefused) {
@@ -108,6 +114,40 @@ func run(args []string, p *program) (status int) {
 }
 
 type helped int
+
+// version names the module's version and the Go that built it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "handoff (version unknown)"
+	}
+	return fmt.Sprintf("handoff %s %s", cmp.Or(info.Main.Version, "(devel)"), info.GoVersion)
+}
+
+// misspelled is a mistake in the name of a command, and in nothing that could be
+// a token: a JOSE header begins with eyJ.
+var misspelled = regexp.MustCompile(`^unexpected argument [a-z]+(,|$)`)
+
+// withoutSecrets words a mistake in the command line without an argument that was
+// not asked for: somebody may have put a token there.
+func withoutSecrets(err error) error {
+	mistake, ok := errors.AsType[*kong.ParseError](err)
+	if !ok || !strings.HasPrefix(err.Error(), "unexpected argument ") {
+		return err
+	}
+	command := mistake.Context.Selected()
+	if command == nil || !command.Leaf() {
+		if misspelled.MatchString(err.Error()) {
+			return err
+		}
+		return errors.New("unexpected argument: not the name of a command")
+	}
+	switch command.Target.Interface().(type) {
+	case verifyCommand, inspectCommand:
+		return fmt.Errorf("%s: unexpected argument: the token is read from standard input", command.Path())
+	}
+	return fmt.Errorf("%s: unexpected argument", command.Path())
+}
 
 // fail prints an error in one line.
 func (p *program) fail(err error) int {

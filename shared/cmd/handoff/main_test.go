@@ -142,6 +142,21 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// ofGo finds what a user of the command line does not have.
+var ofGo = regexp.MustCompile(`NewID|Params|Config`)
+
+var versionLine = regexp.MustCompile(`^handoff \S+ go1\.\S+\n$`)
+
+// The version is one line, with every command.
+func TestVersion(t *testing.T) {
+	for _, args := range [][]string{{"--version"}, {"verify", "--version"}, {"keys", "--version"}} {
+		status, out, errOut := invoke(t, "", args...)
+		if status != exitDone || errOut != "" || !versionLine.MatchString(out) {
+			t.Errorf("%q: status %d, %q%s", args, status, out, errOut)
+		}
+	}
+}
+
 // broken is standard input that panics.
 type broken struct{}
 
@@ -192,10 +207,11 @@ func TestMistakes(t *testing.T) {
 
 	issue := []string{"issue", "--key", in("key"), "--issuer", "i", "--audience", "a", "--subject", "s", "--method", "/a.B/C"}
 	verify := []string{"verify", "--keys", in("jwks"), "--issuer", "i", "--audience", "a"}
-	status, token, errOut := invoke(t, "", issue...)
+	status, line, errOut := invoke(t, "", issue...)
 	if status != exitDone {
 		t.Fatal(errOut)
 	}
+	token := strings.TrimSuffix(line, "\n")
 	if status, _, errOut := invoke(t, token, verify...); status != exitDone { // the control
 		t.Fatal(errOut)
 	}
@@ -208,6 +224,15 @@ func TestMistakes(t *testing.T) {
 	}{
 		{names: "keygen", args: nil},
 		{names: "mint", args: []string{"mint"}},
+		{names: `did you mean "verify"`, args: []string{"verifi"}},
+		{names: "standard input", args: []string{"verify", token}},
+		{names: "standard input", args: with(verify, token)},
+		{names: "standard input", args: []string{"inspect", token}},
+		{names: "standard input", args: []string{"inspect", "--", token}},
+		{names: "unexpected argument", args: []string{token}},
+		{names: "unexpected argument", args: []string{"trust", token}},
+		{names: "trust inspect", args: []string{"trust", "inspect", "-", token}},
+		{names: "keygen", args: []string{"keygen", token}},
 		{names: "--verbose", args: with(verify, "--verbose")},
 		{names: "--out", args: []string{"keygen"}},
 		{names: "--out", args: []string{"keygen", "--out", in("key")}},
@@ -311,8 +336,11 @@ func TestMistakes(t *testing.T) {
 		if strings.Count(errOut, "\n") != 1 || !strings.HasPrefix(errOut, "handoff: ") || !strings.Contains(errOut, c.names) {
 			t.Errorf("%q: does not name %s in one line: %q", c.args, c.names, errOut)
 		}
-		if strings.Contains(errOut, secret) || strings.Contains(errOut, strings.TrimSpace(token)) || len(errOut) > 500 {
+		if strings.Contains(errOut, secret) || strings.Contains(errOut, token) || len(errOut) > 500 {
 			t.Errorf("%q: repeats what it was given", c.args)
+		}
+		if ofGo.MatchString(errOut) {
+			t.Errorf("%q: %q speaks of Go", c.args, errOut)
 		}
 	}
 }
