@@ -51,7 +51,9 @@ func writeNew(path string, text []byte) error {
 // writeTemporary returns the name of the file, if there is one by now.
 func writeTemporary(folder string, text []byte) (string, error) {
 	f, err := os.CreateTemp(folder, ".signkey-*.tmp") // O_EXCL, 0600
-	if err != nil {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok { // nobody knows the name that it gave
+		return "", &fs.PathError{Op: "create a file in", Path: folder, Err: failed.Err}
+	} else if err != nil {
 		return "", err
 	}
 	_, err = f.Write(text)
@@ -109,7 +111,7 @@ func readPrivate(path string) (string, error) {
 		return "", err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return "", fmt.Errorf("%s: others can use this signing key (mode %04o): take it for exposed, or chmod 600 it", path, mode)
+		return "", fmt.Errorf("%s: others can use this file (mode %04o): take a signing key in it for exposed, or chmod 600 it", path, mode)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err == nil && len(text) > maxSize {

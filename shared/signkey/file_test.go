@@ -66,7 +66,9 @@ func TestSaveRefuses(t *testing.T) {
 			t.Errorf("%s: %v", taken, err)
 		}
 	}
-	if err := k.Save(filepath.Join(dir, "missing", "shop.key")); !errors.Is(err, fs.ErrNotExist) {
+	missing := filepath.Join(dir, "missing")
+	err = k.Save(filepath.Join(missing, "shop.key"))
+	if failed, ok := errors.AsType[*fs.PathError](err); !ok || failed.Path != missing || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
 	}
 	kept, err := signkey.New(handoff.EdDSA, faulty{Signer: private()[handoff.EdDSA]})

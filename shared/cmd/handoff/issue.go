@@ -20,7 +20,6 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
-	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
 type issueCommand struct {
@@ -48,9 +47,9 @@ func (issueCommand) Help() string {
 }
 
 func (c *issueCommand) Run(p *program) error {
-	key, err := signkey.Load(c.Key)
+	key, err := loadKey(c.Key)
 	if err != nil {
-		return fmt.Errorf("--key: %w", err)
+		return err
 	}
 	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: c.Issuer, Key: key, Now: p.now})
 	if err != nil {

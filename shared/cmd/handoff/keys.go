@@ -50,9 +50,9 @@ func (publicCommand) Help() string {
 func (c *publicCommand) Run(p *program) error {
 	var keys []handoff.Key
 	for _, path := range c.Key {
-		key, err := signkey.Load(path)
+		key, err := loadKey(path)
 		if err != nil {
-			return fmt.Errorf("--key: %w", err)
+			return err
 		}
 		keys = append(keys, key.Key())
 	}
@@ -77,6 +77,19 @@ func (c *publicCommand) Run(p *program) error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	return nil
+}
+
+// loadKey loads a signing key. Public keys in its place are refused as what they
+// are: others may well read them.
+func loadKey(path string) (*signkey.Key, error) {
+	key, err := signkey.Load(path)
+	if err == nil {
+		return key, nil
+	}
+	if _, notPublic := keyset.Load(path); notPublic == nil {
+		return nil, fmt.Errorf("--key: %s: these are public keys, which verify: a signing key, as keygen makes it, is needed", path)
+	}
+	return nil, fmt.Errorf("--key: %w", err)
 }
 
 func encodeJWKS(set *keyset.Set) ([]byte, error) {
