@@ -58,6 +58,7 @@ func kidOf(t testing.TB, raw string) (kid string) {
 // Keys that change by the clock, under load: no token that SERVER1 hands out is
 // refused, and none that a retired key has signed is accepted after its window.
 func TestF06F07RotationUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick("rotate-every", "1s"))
@@ -134,6 +135,7 @@ func forged(t testing.TB, key *signkey.Key) string {
 
 // An operator changes the keys of a running server by hand.
 func TestF06KeysByHand(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())
@@ -207,6 +209,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 
 // A key that everybody may have is tainted: the next one signs in its place.
 func TestF07TaintTheSigningKey(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())
@@ -224,6 +227,7 @@ func TestF07TaintTheSigningKey(t *testing.T) {
 // Started with one key, a server later takes a folder of keys, and the key's
 // tokens stand.
 func TestF06FromOneKeyToAFolder(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.addUser(t, "alice", "payer")
 	var raw string
@@ -269,6 +273,7 @@ func TestF06FromOneKeyToAFolder(t *testing.T) {
 // A process whose folder lacks a key is not ready before the key is to sign, and
 // issues nothing once it is.
 func TestPrivateKeyElsewhere(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.quick())

@@ -115,9 +115,9 @@ type web struct {
 
 // web opens the HTTPS listener, with the certificate of the gRPC server.
 func (c *serveCommand) web(server *serving.Server, handler http.Handler, log *slog.Logger) (*web, error) {
-	listener, err := net.Listen("tcp", c.HTTP)
+	listener, err := server.Listen("http", c.HTTP)
 	if err != nil {
-		return nil, wrong("http", err)
+		return nil, err
 	}
 	return &web{listener: listener, server: &http.Server{
 		Handler:           handler,

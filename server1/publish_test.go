@@ -194,6 +194,7 @@ func TestChangePassword(t *testing.T) {
 
 // A list that cannot be written is no list: the server says that it is not well.
 func TestTrustFileFails(t *testing.T) {
+	t.Parallel()
 	s := newTrustedSite(t)
 	if err := os.Mkdir(s.path("out"), 0o700); err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ func replicas(t *testing.T, more ...string) (s *site, both [2]*running) {
 
 // What one process acknowledges, all say; and a session of one is one of all.
 func TestF04Replicas(t *testing.T) {
+	t.Parallel()
 	s, both := replicas(t, "lifetime", "30s", "max-lifetime", "300s", "trust-lifetime", "60s", "skew", "5s")
 	audiences := [2]*audience{both[0].audience(t), both[1].audience(t)}
 	for i, mine := range both {
@@ -73,6 +74,7 @@ func TestF04Replicas(t *testing.T) {
 // One process rotates at a time, and no token of either is refused at an audience
 // that follows the other.
 func TestF06Replicas(t *testing.T) {
+	t.Parallel()
 	s, both := replicas(t, "rotate-every", "1s")
 	audiences := [2]*audience{both[1].audience(t), both[0].audience(t)} // crosswise
 	ctx, _ := both[0].signIn(t, "alice")
@@ -116,6 +118,7 @@ func TestF06Replicas(t *testing.T) {
 
 // The list that audiences read from several processes has one order.
 func TestReplicasNumberLists(t *testing.T) {
+	t.Parallel()
 	s, both := replicas(t)
 	seen := map[int64]string{}
 	var mu sync.Mutex

@@ -244,6 +244,7 @@ func TestF04TakenBack(t *testing.T) {
 
 // A user who was cut off and signs in again gets handoffs that stand.
 func TestF02CutOffAndBack(t *testing.T) {
+	t.Parallel()
 	s := newTrustedSite(t)
 	s.addUser(t, "alice", "payer")
 	r := s.start(t, s.publishing("sign-in-attempts", "1000"))

@@ -99,6 +99,16 @@ func (s *Server) TLS(protocols ...string) *tls.Config {
 	return config
 }
 
+// Listen opens a port with bounds of its own: Flags.MaxConnections, as Run's has.
+// A port that cannot be opened is a *SettingError.
+func (s *Server) Listen(setting, address string) (net.Listener, error) {
+	listener, err := listen(setting, address)
+	if err != nil {
+		return nil, err
+	}
+	return &gate{Listener: listener, open: newQuota(s.config.MaxConnections), log: s.config.Log}, nil
+}
+
 // interceptors returns both chains, from the outermost to the program's own.
 func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamServerInterceptor) {
 	recoverer := recovery.WithRecoveryHandlerContext(s.recovered)
@@ -136,12 +146,11 @@ func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 // under way have ShutdownGrace to finish, and the rest is cut off. An orderly
 // stop returns nil. A port that cannot be opened is a *SettingError.
 func (s *Server) Run(ctx context.Context) error {
-	listener, err := listen("listen", s.config.Listen)
+	listener, err := s.Listen("listen", s.config.Listen)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	listener = &gate{Listener: listener, open: newQuota(s.config.MaxConnections), log: s.config.Log}
 	if s.admin == nil {
 		return s.serve(ctx, listener, nil)
 	}

@@ -52,9 +52,11 @@ type HandoffServiceClient interface {
 	// expired, succeeds.
 	//
 	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `handoff_id`, alike
-	// for an id that was never issued and for another user's; UNAVAILABLE
-	// (ISSUER_UNAVAILABLE) when the revocation could not be recorded, or the
-	// issuer publishes no trust list, so that nothing can be taken back.
+	// for an id that was never issued and for another user's; RESOURCE_EXHAUSTED
+	// (LIMIT_EXCEEDED) when the issuer lists as many of the user's handoffs as it
+	// does one by one, until the user signs out; UNAVAILABLE (ISSUER_UNAVAILABLE)
+	// when the revocation could not be recorded, or the issuer publishes no trust
+	// list, so that nothing can be taken back.
 	RevokeHandoff(ctx context.Context, in *RevokeHandoffRequest, opts ...grpc.CallOption) (*RevokeHandoffResponse, error)
 }
 
@@ -115,9 +117,11 @@ type HandoffServiceServer interface {
 	// expired, succeeds.
 	//
 	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming `handoff_id`, alike
-	// for an id that was never issued and for another user's; UNAVAILABLE
-	// (ISSUER_UNAVAILABLE) when the revocation could not be recorded, or the
-	// issuer publishes no trust list, so that nothing can be taken back.
+	// for an id that was never issued and for another user's; RESOURCE_EXHAUSTED
+	// (LIMIT_EXCEEDED) when the issuer lists as many of the user's handoffs as it
+	// does one by one, until the user signs out; UNAVAILABLE (ISSUER_UNAVAILABLE)
+	// when the revocation could not be recorded, or the issuer publishes no trust
+	// list, so that nothing can be taken back.
 	RevokeHandoff(context.Context, *RevokeHandoffRequest) (*RevokeHandoffResponse, error)
 	mustEmbedUnimplementedHandoffServiceServer()
 }

@@ -53,6 +53,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrNameTaken means that another user has the name.
 	ErrNameTaken = errors.New("the name is taken")
+	// ErrTooMany means that a user has had as many handoffs taken back one by one as
+	// can be listed.
+	ErrTooMany = errors.New("as many handoffs of the user are taken back as can be listed")
 	// ErrNoIssuer means that no server has run on the database yet.
 	ErrNoIssuer = errors.New("no server has run on this database yet")
 )
@@ -69,8 +72,13 @@ func (*CutOffError) Error() string { return "the handoff is taken back with all 
 
 // refused reports whether err is an answer, and nothing has failed.
 func refused(err error) bool {
+	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer} {
+		if errors.Is(err, answer) {
+			return true
+		}
+	}
 	var cut *CutOffError
-	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrNameTaken) || errors.Is(err, ErrNoIssuer) || errors.As(err, &cut)
+	return errors.As(err, &cut)
 }
 
 // DB is SERVER1's database. It is safe for concurrent use, in several processes

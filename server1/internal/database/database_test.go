@@ -38,7 +38,7 @@ func TestEngines(t *testing.T) {
 		"session of another user": testSessionOfAnotherUserThanChecked, "record handoff": testRecordHandoff,
 		"concurrent changes": testConcurrentChanges, "change panics": testChangePanics,
 		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "cut off": testCutOff,
-		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoke session": testRevokeSession,
+		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoked too many": testRevokedTooMany, "revoke session": testRevokeSession,
 		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep,
 		"terms": testTerms, "ring": testRing, "seq": testSeq, "one moment": testOneMoment, "changes": testChanges,
 	}

@@ -10,9 +10,15 @@ import (
 	"github.com/handoff-auth/handoff/shared/trust"
 )
 
-// RevokeHandoff takes back one handoff, by its id (jti). It returns ErrNotFound
-// if the user was never issued it; an empty userID stands for every user. To take
-// back one twice, or one that has expired, changes nothing.
+// MaxRevoked is how many handoffs that can still be alive one user can have taken
+// back one by one: every audience reads each. Signing out, or a cut-off, takes back
+// all by one entry.
+const MaxRevoked = 100
+
+// RevokeHandoff takes back one handoff, by its id (jti), for its user. It returns
+// ErrNotFound if the user was never issued it, and ErrTooMany after MaxRevoked. An
+// empty userID stands for an operator, who can take back any. To take back one
+// twice, or one that has expired, changes nothing.
 func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now time.Time) error {
 	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const find = `SELECT user_id, session, expires_at FROM audit WHERE handoff_id = $1 AND event = $2`
@@ -27,6 +33,9 @@ func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now t
 		if userID != "" && userID != e.user {
 			return ErrNotFound
 		}
+		if _, err := db.lockUser(ctx, tx, "id", e.user); err != nil {
+			return err
+		}
 		terms, err := readTerms(ctx, tx, now)
 		if err != nil {
 			return err
@@ -35,11 +44,29 @@ func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now t
 		if err != nil {
 			return err
 		}
-		if added, err := takeBack(ctx, tx, entry, now); err != nil || !added {
+		if added, err := takeBack(ctx, tx, e.user, entry, now); err != nil || !added {
 			return err
+		}
+		if userID != "" {
+			if err := boundRevoked(ctx, tx, e.user, now); err != nil {
+				return err
+			}
 		}
 		return record(ctx, tx, e)
 	})
+}
+
+// boundRevoked refuses one revocation too many of a user that is held.
+func boundRevoked(ctx context.Context, tx *sql.Tx, userID string, now time.Time) error {
+	const live = `SELECT COUNT(*) FROM revocations WHERE user_id = $1 AND kind = $2 AND ends_at > $3`
+	var n int
+	if err := tx.QueryRowContext(ctx, live, userID, string(trust.KindToken), toMillis(now)).Scan(&n); err != nil {
+		return wrap("counting revocations", err)
+	}
+	if n > MaxRevoked {
+		return ErrTooMany
+	}
+	return nil
 }
 
 // RevokeSession ends a session, by the id that its handoffs carry (sid), and takes
@@ -115,7 +142,7 @@ func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID stri
 		return err
 	}
 	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
-	_, err = takeBack(ctx, tx, entry, now)
+	_, err = takeBack(ctx, tx, u.id, entry, now)
 	return err
 }
 
@@ -142,8 +169,13 @@ func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
 		return err
 	}
 	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
-	_, err = takeBack(ctx, tx, entry, now)
-	return err
+	if _, err = takeBack(ctx, tx, u.id, entry, now); err != nil {
+		return err
+	}
+	// Each handoff that these take back has an iat up to the cut-off.
+	const covered = `DELETE FROM revocations WHERE user_id = $1 AND kind <> $2`
+	_, err = tx.ExecContext(ctx, covered, u.id, string(trust.KindSubject))
+	return wrap("cutting a user off", err)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -155,16 +187,16 @@ func earlier(a, b time.Time) time.Time {
 
 // takeBack lists an entry, unless all that it touches is dead at now. added is
 // false where that changed nothing.
-func takeBack(ctx context.Context, tx *sql.Tx, e trust.Entry, now time.Time) (added bool, err error) {
+func takeBack(ctx context.Context, tx *sql.Tx, userID string, e trust.Entry, now time.Time) (added bool, err error) {
 	if !e.Until.After(now) {
 		return false, nil
 	}
-	const upsert = `INSERT INTO revocations (kind, id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4)
+	const upsert = `INSERT INTO revocations (kind, id, user_id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (kind, id) DO UPDATE SET
 			cut_off_at = CASE WHEN excluded.cut_off_at > revocations.cut_off_at THEN excluded.cut_off_at ELSE revocations.cut_off_at END,
 			ends_at    = CASE WHEN excluded.ends_at    > revocations.ends_at    THEN excluded.ends_at    ELSE revocations.ends_at    END
 		WHERE excluded.cut_off_at > revocations.cut_off_at OR excluded.ends_at > revocations.ends_at`
-	result, err := tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, toMillis(e.Cutoff), toMillis(e.Until))
+	result, err := tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, userID, toMillis(e.Cutoff), toMillis(e.Until))
 	if err != nil {
 		return false, wrap("taking back", err)
 	}

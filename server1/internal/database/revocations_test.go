@@ -248,6 +248,35 @@ func testRevokeHandoff(t *testing.T, e engine) {
 	}
 }
 
+// What one user can have listed is bounded; a cut-off takes back all that by one
+// entry.
+func testRevokedTooMany(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	var last *handoff.Claims
+	for i := range MaxRevoked + 1 {
+		last = issue(t, db, s)
+		err := db.RevokeHandoff(t.Context(), s.User.ID, last.ID, start)
+		if tooMany := errors.Is(err, ErrTooMany); tooMany != (i == MaxRevoked) || !tooMany && err != nil {
+			t.Fatalf("revocation %d: %v", i, err)
+		}
+	}
+	if n := len(entries(t, db, start)); n != MaxRevoked {
+		t.Errorf("%d entries", n)
+	}
+	bob := startSession(t, db, addUser(t, db, "bob"))
+	if err := db.RevokeHandoff(t.Context(), bob.User.ID, issue(t, db, bob).ID, start); err != nil {
+		t.Errorf("another user: %v", err)
+	}
+	if err := db.RevokeHandoff(t.Context(), "", last.ID, start); err != nil {
+		t.Errorf("an operator: %v", err)
+	}
+	if err := db.EndSessions(t.Context(), s, start); err != nil {
+		t.Fatal(err)
+	}
+	wantEntries(t, db, start, "subject 1m5s", "token 1m5s") // alice's and bob's
+}
+
 func testRevokeSession(t *testing.T, e engine) {
 	db := e.issuing(t)
 	s := startSession(t, db, addUser(t, db, "alice"))

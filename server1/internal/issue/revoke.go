@@ -38,6 +38,8 @@ func (s *Service) revoke(ctx context.Context, userID string, req *handoffv1.Revo
 	switch {
 	case errors.Is(err, database.ErrNotFound):
 		return answer.Invalid("handoff_id", "is not that of a handoff of yours")
+	case errors.Is(err, database.ErrTooMany):
+		return answer.Worded(handoff.ReasonLimitExceeded, "too many of your handoffs are taken back one by one: sign out, or sign out everywhere", err)
 	case err != nil:
 		return answer.Worded(handoff.ReasonIssuerUnavailable, "the revocation could not be recorded", err)
 	}

@@ -12,12 +12,14 @@ UPDATE users SET
 CREATE TABLE revocations (
     kind       TEXT   NOT NULL, -- token, session, subject
     id         TEXT   NOT NULL, -- the `jti`, the `sid`, or the subject's digest
+    user_id    TEXT   NOT NULL, -- whose; it is not published
     cut_off_at BIGINT NOT NULL, -- of a subject; otherwise 0
     ends_at    BIGINT NOT NULL, -- when the last handoff that it touches is dead
     PRIMARY KEY (kind, id)
 );
 
 CREATE INDEX revocations_ends_at ON revocations (ends_at);
+CREATE INDEX revocations_user_id ON revocations (user_id);
 
 -- One row, for the one issuer whose database this is.
 CREATE TABLE issuer (
