@@ -53,7 +53,10 @@ func wantReason(t *testing.T, what string, err error, want handoff.Reason) {
 // The whole life of handoffs at SERVER2, through TLS, guard, handler and ledger.
 func TestHandoffs(t *testing.T) {
 	t.Parallel()
-	r := startWith(t, nil)
+	testHandoffs(t, startWith(t, nil))
+}
+
+func testHandoffs(t *testing.T, r *running) {
 	ctx := t.Context()
 	pay := func(req *server2v1.PayInvoiceRequest, raw string) (*server2v1.PayInvoiceResponse, error) {
 		return r.client.PayInvoice(ctx, req, handoffgrpc.Token(raw))

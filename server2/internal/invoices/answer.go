@@ -25,6 +25,7 @@ const (
 	requestIDReused     = "REQUEST_ID_REUSED"
 	argumentInvalid     = "ARGUMENT_INVALID"
 	databaseUnavailable = "DATABASE_UNAVAILABLE"
+	outcomeUnknown      = "OUTCOME_UNKNOWN"
 )
 
 // answer is an error with the status that its caller gets. Its text is for the
@@ -71,6 +72,9 @@ func outcome(ctx context.Context, err error) error {
 	case errors.Is(err, ledger.ErrHandoffReused):
 		replayed := &handoff.Refusal{Reason: handoff.ReasonTokenReplayed, Err: err}
 		return &answer{handoffgrpc.StatusOf(replayed), replayed}
+	case errors.Is(err, ledger.ErrUncertain):
+		return refuse(codes.Unavailable, outcomeUnknown,
+			"the database was lost in the middle: hand off again with the same request id, which pays once", err)
 	case ctx.Err() != nil:
 		return err // the call is over: package serving says so
 	}

@@ -1,6 +1,8 @@
 package invoices
 
 import (
+	"strings"
+
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 
@@ -50,7 +52,7 @@ func checkPay(req *server2v1.PayInvoiceRequest) error {
 		v.need(amount.GetMinorUnits() > 0, "amount.minor_units", "must be more than 0")
 	}
 	v.need(isRequestID(req.GetRequestId()), "request_id", "must be a UUID in lower case, and not the nil UUID")
-	v.need(len(req.GetMemo()) <= maxMemo, "memo", "must be at most 256 bytes")
+	v.need(isText(req.GetMemo(), maxMemo), "memo", "must be at most 256 bytes, without U+0000")
 	return v.err()
 }
 
@@ -68,6 +70,10 @@ func isInvoiceID(s string) bool {
 	}
 	return s != "" && len(s) <= maxInvoiceID
 }
+
+// isText reports whether every database keeps s as it is: PostgreSQL has no
+// U+0000.
+func isText(s string, longest int) bool { return len(s) <= longest && strings.IndexByte(s, 0) < 0 }
 
 func isCurrency(s string) bool {
 	return len(s) == 3 && isCapital(s[0]) && isCapital(s[1]) && isCapital(s[2])

@@ -11,6 +11,8 @@ import (
 // maxName is the longest iss or sub, in bytes.
 const maxName = 255
 
+const mustBeName = "must be 1 to 255 bytes, without U+0000"
+
 // Parse reads invoices from their file, strict JSON:
 //
 //	[{"invoice_id": "INV-42", "issuer": "https://shop.example", "subject": "u-1",
@@ -67,8 +69,8 @@ func readInvoice(r *strictjson.Reader) (in ledger.Invoice, err error) {
 		valid      bool
 	}{
 		{"invoice_id", mustBeInvoiceID, isInvoiceID(in.ID)},
-		{"issuer", "must be 1 to 255 bytes", in.Owner.Issuer != "" && len(in.Owner.Issuer) <= maxName},
-		{"subject", "must be 1 to 255 bytes", in.Owner.Subject != "" && len(in.Owner.Subject) <= maxName},
+		{"issuer", mustBeName, in.Owner.Issuer != "" && isText(in.Owner.Issuer, maxName)},
+		{"subject", mustBeName, in.Owner.Subject != "" && isText(in.Owner.Subject, maxName)},
 		{"currency_code", "must be three capital letters", isCurrency(in.Amount.CurrencyCode)},
 		{"minor_units", "must be more than 0", in.Amount.MinorUnits > 0},
 	} {

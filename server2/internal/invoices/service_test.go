@@ -204,6 +204,7 @@ func TestBadRequests(t *testing.T) {
 		"pay: an empty amount":    {payment(func(r *server2v1.PayInvoiceRequest) { r.Amount = &server2v1.Money{} }), []string{"amount.currency_code", "amount.minor_units"}},
 		"pay: a negative amount":  {payment(func(r *server2v1.PayInvoiceRequest) { r.Amount.MinorUnits = -1200 }), []string{"amount.minor_units"}},
 		"pay: a long memo":        {payment(func(r *server2v1.PayInvoiceRequest) { r.Memo = strings.Repeat("x", 257) }), []string{"memo"}},
+		"pay: a NUL in the memo":  {payment(func(r *server2v1.PayInvoiceRequest) { r.Memo = "a\x00b" }), []string{"memo"}},
 		"pay: a long memo, runes": {payment(func(r *server2v1.PayInvoiceRequest) { r.Memo = strings.Repeat("é", 129) }), []string{"memo"}},
 		"currency: small":         {currency("eur"), []string{"amount.currency_code"}},
 		"currency: long":          {currency("EURO"), []string{"amount.currency_code"}},
@@ -251,6 +252,12 @@ func TestDatabaseUnavailable(t *testing.T) {
 	if text := statusOf(err).Message(); strings.Contains(text, "sql") || err.Error() == text {
 		t.Errorf("the caller is told %q, the log %q", text, err)
 	}
+}
+
+// Whoever may have paid is told to ask again, and not that nothing was changed.
+func TestUncertain(t *testing.T) {
+	err := outcome(t.Context(), fmt.Errorf("committing: %w", ledger.ErrUncertain))
+	wantReason(t, "pay", err, codes.Unavailable, outcomeUnknown)
 }
 
 // Without a grant nothing is told and nothing is done.
@@ -347,6 +354,7 @@ func TestParse(t *testing.T) {
 		"half":            "[" + good,
 		"unknown member":  "[" + strings.Replace(good, "{", `{"paid":true,`, 1) + "]",
 		"twice":           "[" + strings.Replace(good, "{", `{"subject":"u-2",`, 1) + "]",
+		"NUL in the name": "[" + strings.Replace(good, "u-1", `u\u0000`, 1) + "]",
 		"missing subject": "[" + strings.Replace(good, `"subject":"u-1",`, "", 1) + "]",
 		"empty issuer":    "[" + strings.Replace(good, "https://shop.example", "", 1) + "]",
 		"amount 0":        "[" + strings.Replace(good, "1200", "0", 1) + "]",

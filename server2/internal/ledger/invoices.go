@@ -1,10 +1,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Invoice is something to be paid by its owner.
@@ -19,7 +21,10 @@ type Invoice struct {
 // there already with the same values counts as added; with others it is an
 // error. Payments are not added.
 func (db *DB) Add(ctx context.Context, invoices []Invoice) (added int, err error) {
+	// In one order, so that two who add the same ones do not wait for each other.
+	invoices = slices.SortedFunc(slices.Values(invoices), func(a, b Invoice) int { return cmp.Compare(a.ID, b.ID) })
 	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		added = 0
 		for _, in := range invoices {
 			have, err := anyInvoice(ctx, tx, in.ID)
 			switch {

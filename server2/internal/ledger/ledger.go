@@ -1,6 +1,6 @@
 // Package ledger keeps SERVER2's invoices and their payments.
 //
-//	db, err := ledger.Open(ctx, "server2.db")
+//	db, err := ledger.Open(ctx, "server2.db") // or "postgres://…"
 //	added, err := db.Add(ctx, invoices)
 //	invoice, err := db.Invoice(ctx, owner, "INV-42")
 //	payment, repeated, err := db.Pay(ctx, order)
@@ -10,22 +10,25 @@
 // An invoice is paid once: by one request id of its owner and by one handoff.
 // The tables say so themselves, so that no fault elsewhere, not even one in the
 // record of redemptions, pays twice. A method that changes something returns nil
-// only when the change is on disk; any error means that nothing of it is kept.
-// An error other than those named here means that the database does not answer.
+// only when the change is on disk; an error means that nothing of it is kept, but
+// for ErrUncertain. An error other than those named here means that the database
+// does not answer.
 //
 // Nobody sees what is somebody else's: every question names its owner.
 //
-// # Dialects
+// # Engines
 //
-// The SQL is what SQLite and PostgreSQL have in common. What is SQLite's alone
-// stands in sqlite.go.
+// The SQL and the migrations are what SQLite and PostgreSQL have in common. What
+// is the one's or the other's alone stands in sqlite.go and postgres.go.
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -42,6 +45,10 @@ var (
 	ErrRequestReused = errors.New("the request id was used with other values")
 	// ErrHandoffReused means that the handoff has paid before.
 	ErrHandoffReused = errors.New("the handoff has paid before")
+	// ErrUncertain means that the connection was lost while a change was being
+	// committed, and the database did not come back in time to ask it: the change
+	// is kept whole, or not at all. To ask for the same again is safe, and tells.
+	ErrUncertain = errors.New("the database was lost in the middle of a commit")
 )
 
 // patience is how long a call waits for the one writer, or for the answer to a
@@ -64,8 +71,47 @@ type Amount struct {
 // DB is SERVER2's database. It is safe for concurrent use, in several processes
 // too.
 type DB struct {
-	read  *sql.DB
-	write *sql.DB // one connection: its transactions take their turns
+	read   *sql.DB
+	write  *sql.DB
+	engine engine
+}
+
+// engine is what the databases do not have in common.
+type engine interface {
+	// transaction says how a change sees those that are made at the same time: all
+	// of its reads are of one moment.
+	transaction() *sql.TxOptions
+	// conflicts reports whether a change failed because another one was made at
+	// the same time, so that it can be tried again.
+	conflicts(err error) bool
+	// uncertain reports whether a commit that failed with err may have been made.
+	uncertain(err error) bool
+}
+
+// Open opens a database and brings its tables up to date: PostgreSQL's at a URL
+// postgres://…, or else the SQLite file at a path, which is made where there is
+// none. It refuses a database that loses what it has acknowledged, or that others
+// on the network or the machine can read: whoever writes it decides what is paid.
+// Its errors do not contain the URL.
+func Open(ctx context.Context, database string) (db *DB, err error) {
+	switch scheme, _, isURL := strings.Cut(database, "://"); {
+	case !isURL:
+		db, err = openSQLite(database)
+	case scheme == "postgres" || scheme == "postgresql":
+		db, err = openPostgres(ctx, database)
+	default:
+		return nil, errors.New("must be a file or postgres://…")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := db.migrate(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if err := db.Ready(ctx); err != nil {
+		return nil, errors.Join(failed("asking for invoices", err), db.Close())
+	}
+	return db, nil
 }
 
 // Close waits for running calls and closes the database.
@@ -77,23 +123,53 @@ func (db *DB) Ready(ctx context.Context) error {
 	return db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM invoices)`).Scan(&any)
 }
 
+// again is how long a change waits before it is tried again.
+const again = 20 * time.Millisecond
+
 // change runs do in a transaction that is on disk when change returns nil, and
-// leaves nothing behind when it does not.
+// leaves nothing behind when it does not. do is run again where another change
+// came between, and where a commit's answer was lost: what it does must find that
+// it has been done.
 func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tx, err := db.write.BeginTx(ctx, nil)
+	var doubt error
+	for {
+		err := db.attempt(ctx, do)
+		var unanswered *failure
+		switch {
+		case errors.Is(err, ErrUncertain):
+			doubt = err
+		case err != nil && db.engine.conflicts(err):
+		case doubt != nil && errors.As(err, &unanswered):
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return cmp.Or(doubt, err)
+		case <-time.After(again):
+		}
+	}
+}
+
+func (db *DB) attempt(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	tx, err := db.write.BeginTx(ctx, db.engine.transaction())
 	if err != nil {
-		return fmt.Errorf("ledger: beginning: %w", err)
+		return failed("beginning", err)
 	}
 	defer tx.Rollback() // does nothing once it is committed
 	if err := do(ctx, tx); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("ledger: committing: %w", err)
+	switch err := tx.Commit(); {
+	case err == nil:
+		return nil
+	case db.engine.uncertain(err):
+		return failed("committing", fmt.Errorf("%w: %w", ErrUncertain, err))
+	default:
+		return failed("committing", err)
 	}
-	return nil
 }
 
 // querier is what reads, in a transaction or outside.
@@ -101,4 +177,13 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func failed(doing string, err error) error { return fmt.Errorf("ledger: %s: %w", doing, err) }
+// failure is an error of the database.
+type failure struct {
+	doing string
+	cause error
+}
+
+func failed(doing string, cause error) error { return &failure{doing, cause} }
+
+func (f *failure) Error() string { return "ledger: " + f.doing + ": " + f.cause.Error() }
+func (f *failure) Unwrap() error { return f.cause }

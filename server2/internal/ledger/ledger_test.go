@@ -2,12 +2,8 @@ package ledger
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,9 +18,20 @@ var (
 	noon  = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 )
 
-func open(t *testing.T) *DB {
+// every is what a ledger does, whichever its engine.
+var every = map[string]func(*testing.T, *DB){
+	"pay":          testPay,
+	"concurrently": testPayConcurrently,
+	"invoice":      testInvoice,
+	"payments":     testPayments,
+	"add":          testAdd,
+	"cancelled":    testCancelled,
+}
+
+// open returns a ledger with three invoices.
+func open(t *testing.T, database string) *DB {
 	t.Helper()
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "server2.db"))
+	db, err := Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +62,7 @@ func count(t *testing.T, db *DB) (n int) {
 	return n
 }
 
-func TestPay(t *testing.T) {
-	db := open(t)
+func testPay(t *testing.T, db *DB) {
 	first, repeated, err := db.Pay(t.Context(), order("r1", "h1"))
 	if err != nil || repeated {
 		t.Fatal(repeated, err)
@@ -107,19 +113,24 @@ func TestPay(t *testing.T) {
 }
 
 // However many try at once, an invoice is paid once.
-func TestPayConcurrently(t *testing.T) {
-	for name, request := range map[string]func(int) string{
-		"one request id": func(int) string { return "r" },
-		"many":           func(i int) string { return fmt.Sprint("r", i) },
+func testPayConcurrently(t *testing.T, db *DB) {
+	for name, c := range map[string]struct {
+		invoice string
+		request func(int) string
+	}{
+		"one request id": {"INV-1", func(int) string { return "r" }},
+		"many":           {"INV-2", func(i int) string { return fmt.Sprint("r", i) }},
 	} {
-		db := open(t)
+		before := count(t, db)
 		const callers = 32
 		var wg sync.WaitGroup
 		results := make([]error, callers)
 		news := make([]bool, callers)
 		for i := range callers {
 			wg.Go(func() {
-				_, repeated, err := db.Pay(context.Background(), order(request(i), fmt.Sprint("h", i)))
+				o := order(c.request(i), fmt.Sprint(c.invoice, i))
+				o.InvoiceID = c.invoice
+				_, repeated, err := db.Pay(context.Background(), o)
 				results[i], news[i] = err, err == nil && !repeated
 			})
 		}
@@ -133,14 +144,13 @@ func TestPayConcurrently(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if n := count(t, db); paid != 1 || n != 1 {
+		if n := count(t, db) - before; paid != 1 || n != 1 {
 			t.Errorf("%s: %d calls have paid, %d payments", name, paid, n)
 		}
 	}
 }
 
-func TestInvoice(t *testing.T) {
-	db := open(t)
+func testInvoice(t *testing.T, db *DB) {
 	paid, _, err := db.Pay(t.Context(), order("r1", "h1"))
 	if err != nil {
 		t.Fatal(err)
@@ -159,8 +169,7 @@ func TestInvoice(t *testing.T) {
 	}
 }
 
-func TestPayments(t *testing.T) {
-	db := open(t)
+func testPayments(t *testing.T, db *DB) {
 	const n = 7
 	var invoices []Invoice
 	for i := range n {
@@ -207,8 +216,7 @@ func TestPayments(t *testing.T) {
 	}
 }
 
-func TestAdd(t *testing.T) {
-	db := open(t)
+func testAdd(t *testing.T, db *DB) {
 	added, err := db.Add(t.Context(), []Invoice{{ID: "INV-1", Owner: alice, Amount: eur12}, {ID: "INV-4", Owner: alice, Amount: eur12}})
 	if added != 1 || err != nil {
 		t.Error(added, err)
@@ -242,78 +250,8 @@ func unavailable(t *testing.T, err error) {
 	}
 }
 
-// A database that another process has locked is unavailable, in good time, for
-// what writes; reading goes on. Nothing is kept of what did not succeed.
-func TestLocked(t *testing.T) {
-	db := open(t)
-	var path string
-	if err := db.read.QueryRow(`SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
-		t.Fatal(err)
-	}
-	other, err := sql.Open("sqlite", source(path, "exclusive"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	lock, err := other.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	_, _, err = db.Pay(t.Context(), order("r1", "h1"))
-	unavailable(t, err)
-	if took := time.Since(start); took > patience+time.Second {
-		t.Errorf("it took %s", took)
-	}
-	_, err = db.Add(t.Context(), []Invoice{{ID: "INV-4", Owner: alice, Amount: eur12}})
-	unavailable(t, err)
-	if in, err := db.Invoice(t.Context(), alice, "INV-1"); err != nil || in.Payment != nil {
-		t.Error("reading beside the lock:", in, err)
-	}
-	if err := lock.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	if _, repeated, err := db.Pay(t.Context(), order("r1", "h1")); repeated || err != nil {
-		t.Error("once it is free:", repeated, err)
-	}
-}
-
-// A full disk is unavailable, and keeps nothing of what did not fit.
-func TestFull(t *testing.T) {
-	db := open(t)
-	if _, err := db.write.Exec(`PRAGMA max_page_count = 1`); err != nil { // no more than it has
-		t.Fatal(err)
-	}
-	var many []Invoice
-	for i := range 1000 {
-		many = append(many, Invoice{ID: fmt.Sprint("FULL-", i), Owner: alice, Amount: eur12})
-	}
-	added, err := db.Add(t.Context(), many)
-	unavailable(t, err)
-	if added != 0 {
-		t.Error("it says that it added", added)
-	}
-	if _, err := db.Invoice(t.Context(), alice, "FULL-0"); !errors.Is(err, ErrNotFound) {
-		t.Error("the first of them:", err)
-	}
-	o := order("r1", "h1")
-	o.Memo = strings.Repeat("m", 64<<10) // needs pages of its own
-	_, _, err = db.Pay(t.Context(), o)
-	unavailable(t, err)
-	if in, err := db.Invoice(t.Context(), alice, "INV-1"); err != nil || in.Payment != nil {
-		t.Error("the invoice:", in, err)
-	}
-	if _, err := db.write.Exec(`PRAGMA max_page_count = 100000`); err != nil {
-		t.Fatal(err)
-	}
-	if _, repeated, err := db.Pay(t.Context(), o); repeated || err != nil {
-		t.Error("once there is room:", repeated, err)
-	}
-}
-
 // A call whose caller has gone pays nothing.
-func TestCancelled(t *testing.T) {
-	db := open(t)
+func testCancelled(t *testing.T, db *DB) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, _, err := db.Pay(ctx, order("r1", "h1"))
@@ -323,77 +261,5 @@ func TestCancelled(t *testing.T) {
 	}
 	if err := db.Ready(ctx); err == nil {
 		t.Error("it is ready for somebody who has gone")
-	}
-}
-
-// What was paid is paid after a restart.
-func TestReopen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a b?c%.db")
-	for round := range 3 {
-		db, err := Open(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if round == 0 {
-			if _, err := db.Add(t.Context(), []Invoice{{ID: "INV-1", Owner: alice, Amount: eur12}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, repeated, err := db.Pay(t.Context(), order("r1", fmt.Sprint("h", round))); err != nil || repeated != (round > 0) {
-			t.Errorf("round %d: %v, %v", round, repeated, err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Error(info.Mode(), err)
-	}
-}
-
-func TestOpenRefuses(t *testing.T) {
-	dir := t.TempDir()
-	file := func(name string, content string, mode os.FileMode) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	newer := filepath.Join(dir, "newer.db")
-	foreign := filepath.Join(dir, "foreign.db")
-	for path, statement := range map[string]string{
-		newer:   `INSERT INTO migrations VALUES (2, 0)`,
-		foreign: `DROP TABLE payments; DROP TABLE invoices`,
-	} {
-		db, err := Open(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := db.write.Exec(statement); err != nil {
-			t.Fatal(err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, path := range map[string]string{
-		"no name":              "",
-		"a folder":             dir,
-		"a missing folder":     filepath.Join(dir, "missing", "server2.db"),
-		"no database":          file("text", strings.Repeat("not a database. ", 100), 0o600),
-		"for others to read":   file("read", "", 0o604),
-		"for others to write":  file("write", "", 0o620),
-		"a newer program's":    newer,
-		"another program's":    foreign,
-		"a name with a folder": filepath.Join(file("plain", "", 0o600), "server2.db"),
-	} {
-		if db, err := Open(t.Context(), path); err == nil {
-			t.Errorf("%s: opened", name)
-			_ = db.Close()
-		}
 	}
 }

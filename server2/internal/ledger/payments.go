@@ -34,55 +34,62 @@ type Payment struct {
 // repeated is true. Its errors are those of this package, and those of a
 // database that does not answer.
 func (db *DB) Pay(ctx context.Context, o Order) (p Payment, repeated bool, err error) {
+	id := rand.Text()
 	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
-		p, repeated, err = pay(ctx, tx, o)
+		p, err = pay(ctx, tx, o, id)
 		return err
 	})
 	if err != nil {
 		return Payment{}, false, err
 	}
-	return p, repeated, nil
+	return p, p.ID != id, nil
 }
 
-func pay(ctx context.Context, tx *sql.Tx, o Order) (p Payment, repeated bool, err error) {
+// pay returns the payment that the order's request id stands for, and makes it,
+// with the given id, if there is none.
+func pay(ctx context.Context, tx *sql.Tx, o Order, id string) (p Payment, err error) {
 	const first = selectPayment + `WHERE issuer = $1 AND subject = $2 AND request_id = $3`
 	p, err = scanPayment(tx.QueryRowContext(ctx, first, o.Payer.Issuer, o.Payer.Subject, o.RequestID))
 	switch {
 	case err == nil && p.InvoiceID == o.InvoiceID && p.Amount == o.Amount:
-		return p, true, nil
+		return p, nil
 	case err == nil:
-		return Payment{}, false, ErrRequestReused
+		return Payment{}, ErrRequestReused
 	case !errors.Is(err, sql.ErrNoRows):
-		return Payment{}, false, failed("reading a payment", err)
+		return Payment{}, failed("reading a payment", err)
 	}
 	invoice, err := invoiceOf(ctx, tx, o.Payer, o.InvoiceID)
 	switch {
 	case err != nil:
-		return Payment{}, false, err
+		return Payment{}, err
 	case invoice.Payment != nil:
-		return Payment{}, false, ErrPaid
+		return Payment{}, ErrPaid
 	case invoice.Amount != o.Amount:
-		return Payment{}, false, ErrAmount
+		return Payment{}, ErrAmount
 	}
 	p = Payment{
-		ID: rand.Text(), InvoiceID: o.InvoiceID, Amount: o.Amount,
+		ID: id, InvoiceID: o.InvoiceID, Amount: o.Amount,
 		Time: o.Time.UTC().Truncate(time.Millisecond), Memo: o.Memo, HandoffID: o.HandoffID,
 	}
-	return p, false, insertPayment(ctx, tx, o, p)
+	return p, insertPayment(ctx, tx, o, p)
 }
 
-// insertPayment records p. The transaction has seen that the invoice is unpaid
-// and the request id unused, so a row that is not unique repeats the handoff.
+// insertPayment records p, unless its handoff has paid before.
 func insertPayment(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
+	var reused bool
+	const used = `SELECT EXISTS (SELECT 1 FROM payments WHERE issuer = $1 AND handoff_id = $2)`
+	switch err := tx.QueryRowContext(ctx, used, o.Payer.Issuer, o.HandoffID).Scan(&reused); {
+	case err != nil:
+		return failed("reading a payment", err)
+	case reused:
+		return ErrHandoffReused
+	}
 	const insert = `INSERT INTO payments
 		(payment_id, invoice_id, currency_code, minor_units, paid_at, memo, handoff_id, issuer, subject, request_id)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	_, err := tx.ExecContext(ctx, insert, p.ID, p.InvoiceID, p.Amount.CurrencyCode, p.Amount.MinorUnits,
 		p.Time.UnixMilli(), p.Memo, p.HandoffID, o.Payer.Issuer, o.Payer.Subject, o.RequestID)
-	switch {
-	case isDuplicate(err):
-		return ErrHandoffReused
-	case err != nil:
+	if err != nil {
 		return failed("recording a payment", err)
 	}
 	return nil

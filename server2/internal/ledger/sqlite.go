@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -9,14 +8,19 @@ import (
 	"os"
 	"runtime"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	_ "modernc.org/sqlite"
 )
 
-// Open opens the SQLite file at path, makes it (0600) where there is none, and
-// brings its tables up to date. It refuses a file that others can use: whoever
-// writes it decides what is paid.
-func Open(ctx context.Context, path string) (*DB, error) {
+// sqlite is the engine of a file. Its transactions take their turns, and its
+// commits are made in this process.
+type sqlite struct{}
+
+func (sqlite) transaction() *sql.TxOptions { return nil }
+func (sqlite) conflicts(error) bool        { return false }
+func (sqlite) uncertain(error) bool        { return false }
+
+// openSQLite opens the file at path, and makes it (0600) where there is none.
+func openSQLite(path string) (*DB, error) {
 	if err := private(path); err != nil {
 		return nil, err
 	}
@@ -25,9 +29,6 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, err
 	}
 	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), write.Close())
-	}
 	read, err := sql.Open("sqlite", source(path, "deferred", "query_only(1)"))
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
@@ -35,11 +36,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	readers := max(4, runtime.GOMAXPROCS(0))
 	read.SetMaxOpenConns(readers)
 	read.SetMaxIdleConns(readers)
-	db := &DB{read: read, write: write}
-	if err := db.Ready(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
-	}
-	return db, nil
+	return &DB{read: read, write: write, engine: sqlite{}}, nil
 }
 
 // source returns the data source name. WAL lets reads go on beside the writer;
@@ -73,11 +70,4 @@ func private(path string) error {
 		return fmt.Errorf("%s: others can read or change it (mode %04o): chmod 600", path, info.Mode().Perm())
 	}
 	return nil
-}
-
-// isDuplicate reports whether a row was refused because its key exists.
-func isDuplicate(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) &&
-		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }

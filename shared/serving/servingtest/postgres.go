@@ -22,6 +22,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -48,7 +49,7 @@ type PostgresServer struct {
 	owner     *owner
 	databases int
 	process   *os.Process
-	exited    chan struct{} // closed when process has ended
+	exited    chan struct{} // closed when all of its processes have ended
 }
 
 const (
@@ -135,43 +136,37 @@ func (p *PostgresServer) data() string { return filepath.Join(p.dir, "data") }
 // Start starts a server that Kill has ended, and waits until it answers.
 func (p *PostgresServer) Start(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		if err := p.launch(); err != nil {
-			t.Fatal(err)
-		}
-		if p.answers() {
-			return
-		}
-		p.end(t, syscall.SIGQUIT)
-		// After a kill -9, what is left of the former server may still be ending.
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(p.dir, "log"))
-			t.Fatalf("PostgreSQL does not start:\n%s", log)
-		}
+	if err := p.launch(); err != nil {
+		t.Fatal(err)
+	}
+	if !p.answers() {
+		log, _ := os.ReadFile(filepath.Join(p.dir, "log"))
+		t.Fatalf("PostgreSQL does not start:\n%s", log)
 	}
 }
 
 // launch starts the process. The kernel ends it with the thread that started it,
-// so that thread waits for it.
+// so that thread waits for it. The log is a pipe to us, and so ends with the last
+// of the server's processes, not with the first.
 func (p *PostgresServer) launch() error {
 	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
 	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=")
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = p.dir, environment(), p.owner.attributes()
-	cmd.Stderr = log
+	cmd.Stderr = struct{ io.Writer }{log}
 	p.exited = make(chan struct{})
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		defer close(p.exited)
+		defer log.Close()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
 		}
-		close(p.exited)
 	}()
 	if err := <-started; err != nil {
 		return err
@@ -200,7 +195,8 @@ func (p *PostgresServer) answers() bool {
 	return false
 }
 
-// Kill ends the server as kill -9 does. Start starts it again, where it was.
+// Kill ends the server as kill -9 does: when it returns, its last process has
+// ended. Start starts it again, where it was.
 func (p *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
 	p.end(t, syscall.SIGKILL)

@@ -336,8 +336,8 @@ type PayInvoiceRequest struct {
 	// user. The same id with the same values returns the first payment, so that
 	// a client that has lost the answer can hand off again. Required.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// A note for the payer's own books, at most 256 bytes of UTF-8. Not bound by
-	// the token, and not part of what the request id stands for.
+	// A note for the payer's own books, at most 256 bytes of UTF-8 without
+	// U+0000. Not bound by the token, and not part of what the request id stands for.
 	Memo          string `protobuf:"bytes,4,opt,name=memo,proto3" json:"memo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

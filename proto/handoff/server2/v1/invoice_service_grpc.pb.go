@@ -49,7 +49,8 @@ type InvoiceServiceClient interface {
 	// (INVOICE_ALREADY_PAID, AMOUNT_DIFFERS), ALREADY_EXISTS (REQUEST_ID_REUSED)
 	// when the user has used the request id with other values, INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE). A call that fails has
-	// paid nothing.
+	// paid nothing, but for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
+	// in the middle: hand off again with the same request id, which pays once.
 	PayInvoice(ctx context.Context, in *PayInvoiceRequest, opts ...grpc.CallOption) (*PayInvoiceResponse, error)
 	// ExportPayments streams the user's payments, oldest first. The stream ends
 	// with UNAUTHENTICATED (TOKEN_EXPIRED) when the token expires before the
@@ -129,7 +130,8 @@ type InvoiceServiceServer interface {
 	// (INVOICE_ALREADY_PAID, AMOUNT_DIFFERS), ALREADY_EXISTS (REQUEST_ID_REUSED)
 	// when the user has used the request id with other values, INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE). A call that fails has
-	// paid nothing.
+	// paid nothing, but for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
+	// in the middle: hand off again with the same request id, which pays once.
 	PayInvoice(context.Context, *PayInvoiceRequest) (*PayInvoiceResponse, error)
 	// ExportPayments streams the user's payments, oldest first. The stream ends
 	// with UNAUTHENTICATED (TOKEN_EXPIRED) when the token expires before the

@@ -14,7 +14,7 @@ import (
 // The limit on file sizes stands for the disk: it takes effect in the write-ahead
 // log, in the middle of the commit.
 func TestFullInCommit(t *testing.T) {
-	db := open(t)
+	db := openFile(t)
 	var path string
 	if err := db.read.QueryRow(`SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
 		t.Fatal(err)
