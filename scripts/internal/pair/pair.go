@@ -49,6 +49,9 @@ type Config struct {
 	// Trust has SERVER2 follow SERVER1's trust list, with the public trust key
 	// alone. Otherwise it is given a file with the public signing key.
 	Trust bool
+	// Guests is how many users there are besides: guest-1, guest-2, and so on, who
+	// may look at invoices, and have none.
+	Guests int
 	// Server1 and Server2 are flags in addition to the necessary ones.
 	Server1, Server2 []string
 }
@@ -152,10 +155,14 @@ var addedID = regexp.MustCompile(`\bid ([^ ,]+)`)
 // addUsers adds alice, who may pay, and bob, who may look at the books as well.
 func (p *Pair) addUsers(ctx context.Context) error {
 	p.Users = map[string]User{}
-	for _, user := range []User{
+	users := []User{
 		{Name: "alice", Roles: []string{"payer"}},
 		{Name: "bob", Roles: []string{"payer", "auditor"}},
-	} {
+	}
+	for i := range p.config.Guests {
+		users = append(users, User{Name: fmt.Sprintf("guest-%d", i+1), Roles: []string{"payer"}})
+	}
+	for _, user := range users {
 		args := []string{"user", "add", "--database", p.path("server1", "server1.db"), "--name", user.Name}
 		for _, role := range user.Roles {
 			args = append(args, "--role", role)
