@@ -384,7 +384,7 @@ func testPostgresKilled(t *testing.T, server *servingtest.PostgresServer) {
 				if err != nil {
 					unavailable(t, err)
 					failed.Add(1)
-					time.Sleep(time.Millisecond)
+					time.Sleep(50 * time.Millisecond)
 					continue
 				}
 				acknowledged[i] = p.ID
