@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -110,11 +111,13 @@ func (c *Claims) allows(op Operation) error {
 	for _, f := range c.Fields {
 		if i, ok := slices.BinarySearchFunc(op.Bound, f, compareFields); ok {
 			if op.Bound[i].Value != f.Value {
-				return mismatch(CheckOperationValue, f.Path)
+				return mismatch(CheckOperationValue, f.Path, "has another value")
 			}
 			named++
-		} else if i, ok := slices.BinarySearchFunc(op.Free, f, compareFields); !ok || op.Free[i].Value != f.Value {
-			return mismatch(CheckOperationValue, f.Path)
+		} else if i, ok := slices.BinarySearchFunc(op.Free, f, compareFields); !ok {
+			return mismatch(CheckOperationValue, f.Path, "is not in the request")
+		} else if op.Free[i].Value != f.Value {
+			return mismatch(CheckOperationValue, f.Path, "has another value")
 		}
 	}
 	if named == len(op.Bound) {
@@ -122,14 +125,14 @@ func (c *Claims) allows(op Operation) error {
 	}
 	for _, f := range op.Bound {
 		if _, ok := slices.BinarySearchFunc(c.Fields, f, compareFields); !ok {
-			return mismatch(CheckOperationField, f.Path)
+			return mismatch(CheckOperationField, f.Path, "is not named by the token")
 		}
 	}
-	return mismatch(CheckOperationField, "")
+	return mismatch(CheckOperationField, "", "is not named by the token")
 }
 
-func mismatch(check Check, path string) error {
-	return &Refusal{Reason: ReasonFieldMismatch, Check: check, Detail: fmt.Sprintf("%q", path)}
+func mismatch(check Check, path, what string) error {
+	return &Refusal{Reason: ReasonFieldMismatch, Check: check, Detail: "the field " + strconv.Quote(path) + " " + what}
 }
 
 // digest returns the SHA-256 of a canonical form in base64url.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -315,6 +316,35 @@ func TestRedeemOperation(t *testing.T) {
 				t.Error("a refused operation left a trace")
 			}
 		})
+	}
+}
+
+// The detail of a mismatch names the field, never a value, and tells apart in
+// which way the field differs.
+func TestMismatchNamesTheField(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	verified, err := b.verifier.Verify(t.Context(), b.good().Compact())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, id := operation.Bound[:2], handoff.Field{Path: "invoice_id", Value: "INV-43"}
+	other := handoff.Operation{Method: pay, Bound: append(rest[:2:2], id)}
+	otherFree := handoff.Operation{Method: pay, Bound: rest, Free: []handoff.Field{id}}
+	missing := handoff.Operation{Method: pay, Bound: rest}
+	unnamed := handoff.Operation{Method: pay, Bound: append(operation.Bound[:3:3], handoff.Field{Path: `labels["eu"]`, Value: "INV-43"})}
+	details := map[string]bool{}
+	for _, c := range []struct {
+		op   handoff.Operation
+		path string
+	}{{other, "invoice_id"}, {otherFree, "invoice_id"}, {missing, "invoice_id"}, {unnamed, `labels["eu"]`}} {
+		got := refusal(t, verified.Allows(c.op, handoff.Rule{}))
+		if !strings.Contains(got.Detail, strconv.Quote(c.path)) || strings.Contains(got.Detail, "INV-4") {
+			t.Errorf("%s: %s", c.path, got.Detail)
+		}
+		details[got.Detail] = true
+	}
+	if len(details) != 3 { // bound or free, another value is one
+		t.Errorf("not three ways to differ: %v", details)
 	}
 }
 
