@@ -47,7 +47,9 @@ var (
 	ErrLast    = errors.New("it is the only key that can sign: prepare another first")
 )
 
-// EarlyError is why a step is refused that will be right later.
+// EarlyError is why a step is refused that will be right later: audiences may
+// still rely on a list without the key that is to sign, or, to those who keep a
+// ring, a process may still sign with the key that is to be retired.
 type EarlyError struct {
 	// Wait is for how long the step is still too early.
 	Wait time.Duration
@@ -55,7 +57,7 @@ type EarlyError struct {
 
 // Error says how long to wait.
 func (e *EarlyError) Error() string {
-	return fmt.Sprintf("too early: audiences may still rely on a trust list without the key; wait %s", roundUp(e.Wait))
+	return fmt.Sprintf("too early: the step would break living tokens; wait %s", roundUp(e.Wait))
 }
 
 func roundUp(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
