@@ -227,6 +227,7 @@ func (a *acknowledged) use(ctx context.Context, t testing.TB, conn *grpc.ClientC
 // sign-out is lost, no two lists have the same number, and the next process is
 // there within a second.
 func TestF04Killed(t *testing.T) {
+	t.Parallel()
 	s := newQuickSite(t)
 	s.underKills(t, 10, func(p *process) bool {
 		p.kill()

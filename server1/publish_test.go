@@ -43,7 +43,7 @@ func TestPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	for way, a := range all {
-		a.wantWithin(t, way, raw, handoff.ReasonTokenRevoked)
+		a.wantSoon(t, way, raw, handoff.ReasonTokenRevoked)
 	}
 
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}, Timeout: 10 * time.Second}
