@@ -51,7 +51,8 @@ func writeNew(path string, text []byte) error {
 // writeTemporary returns the name of the file, if there is one by now.
 func writeTemporary(folder string, text []byte) (string, error) {
 	f, err := os.CreateTemp(folder, ".signkey-*.tmp") // O_EXCL, 0600
-	if failed, ok := errors.AsType[*fs.PathError](err); ok { // nobody knows the name that it gave
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		// Nobody knows the name that CreateTemp has made up.
 		return "", &fs.PathError{Op: "create a file in", Path: folder, Err: failed.Err}
 	} else if err != nil {
 		return "", err
