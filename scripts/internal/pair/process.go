@@ -2,6 +2,7 @@ package pair
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,24 +30,25 @@ type Process struct {
 	stop    sync.Once
 }
 
-// startProcess starts a server and waits until it has said where it listens.
-func startProcess(ctx context.Context, name, log, program string, args ...string) (*Process, error) {
+// launch starts a process, and returns with it the addresses that it says it
+// listens on. Its attributes are processAttributes unless there are others.
+func launch(name, log, program string, attributes *syscall.SysProcAttr, args ...string) (*Process, <-chan string, error) {
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer file.Close()
 	p := &Process{Name: name, Log: log, command: exec.Command(program, args...), exited: make(chan struct{})}
 	p.command.Stderr = file
 	p.command.Env = cleanEnvironment()
 	// The servers outlive a Ctrl-C at the terminal, and die with this process.
-	p.command.SysProcAttr = processAttributes()
+	p.command.SysProcAttr = cmp.Or(attributes, processAttributes())
 	output, err := p.command.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := p.command.Start(); err != nil {
-		return nil, fmt.Errorf("%s did not start: %w", name, err)
+		return nil, nil, fmt.Errorf("%s did not start: %w", name, err)
 	}
 	address := make(chan string, 1)
 	go func() {
@@ -59,6 +61,15 @@ func startProcess(ctx context.Context, name, log, program string, args ...string
 		p.err = p.command.Wait()
 		close(p.exited)
 	}()
+	return p, address, nil
+}
+
+// startProcess starts a server and waits until it has said where it listens.
+func startProcess(ctx context.Context, name, log, program string, args ...string) (*Process, error) {
+	p, address, err := launch(name, log, program, nil, args...)
+	if err != nil {
+		return nil, err
+	}
 	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	select {
