@@ -71,7 +71,7 @@ var rooms = []room{
 		path: "shared/serving",
 		modules: []string{
 			errdetails, grpc, middleware, protobuf, "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus",
-			"github.com/prometheus/client_golang", "golang.org/x/net", "golang.org/x/time",
+			"github.com/prometheus/client_golang", "golang.org/x/net",
 		},
 	},
 	{path: "shared/serving/servingtest", modules: []string{pgx}}, // for the demo servers' tests

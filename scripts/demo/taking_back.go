@@ -251,7 +251,7 @@ func refusedStep(err error) string {
 	switch {
 	case err == nil:
 		return "done"
-	case strings.Contains(err.Error(), "too early"):
+	case strings.Contains(err.Error(), "would break living tokens"):
 		return "wait"
 	}
 	return err.Error()
