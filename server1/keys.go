@@ -104,6 +104,13 @@ func (e existing) take(ctx context.Context, keyDir string, step func(signing.Ste
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	published, err := db.HasPublished(ctx)
+	if err != nil {
+		return err
+	}
+	if !published {
+		return errors.New("no server has published a trust list from this database (serve --trust-key): nobody would learn of a key")
+	}
 	steps := signing.Steps{DB: db, Now: time.Now}
 	if keyDir != "" {
 		if steps.Folder, err = signing.OpenFolder(keyDir); err != nil {

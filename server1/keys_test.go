@@ -282,6 +282,30 @@ func TestF06FromOneKeyToAFolder(t *testing.T) {
 	}
 }
 
+// A key that was tainted never signs again, with or without a trust list.
+func TestF07TaintedKeyStaysOut(t *testing.T) {
+	t.Parallel()
+	s := newQuickSite(t)
+	t.Run("tainted", func(t *testing.T) {
+		s.start(t, s.quick("key", s.path("shop.key")))
+		s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
+		s.command(t, "keys", "taint", "--", s.key.Key().ID())
+	})
+	for name, change := range map[string]map[string]string{
+		"as the only key": s.quick("key", s.path("shop.key"), "key-dir", ""), "without a list": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			settings := s.settings()
+			for flag, value := range change {
+				if settings[flag] = value; value == "" {
+					delete(settings, flag)
+				}
+			}
+			refused(t, arguments("serve", settings), nil, "--key")
+		})
+	}
+}
+
 // A process whose folder lacks a key is not ready before the key is to sign, and
 // issues nothing once it is.
 func TestPrivateKeyElsewhere(t *testing.T) {

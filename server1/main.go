@@ -5,13 +5,21 @@
 //	handoff-server1 --listen :8441 --tls-cert server1.crt --tls-key server1.key \
 //	    --issuer https://server1.example --key server1.key.json --policy policy.json --database server1.db
 //
+// With a trust key it can take handoffs back, and change its signing keys:
+//
+//	handoff-server1 … --key-dir keys/ --rotate-every 24h --trust-key trust.key --http :8443
+//	handoff-server1 revoke --database server1.db --handoff=ID
+//
 // The files, in the order in which things happen:
 //
-//	flags.go   what the operator sets
-//	user.go    the users
-//	serve.go   the parts and their wiring
-//	internal/  session (sign-in), account (passwords), policy (who may hand off what), issue (the handoff),
-//	           database and audit (the record), answer (refusals in words)
+//	flags.go, check.go  what the operator sets
+//	user.go             the users
+//	serve.go            the parts and their wiring
+//	publish.go          the trust list and the signing keys
+//	revoke.go, keys.go  what is taken back, and steps in the life of a key, by hand
+//	internal/           session (sign-in), account (passwords), policy (who may hand off what), issue (the handoff
+//	                    and its revocation), signing (the keys), upkeep (what others have changed), database and
+//	                    audit (the record), answer (refusals in words)
 package main
 
 import (

@@ -15,6 +15,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
 
 // terms are the times that this process keeps to.
@@ -44,7 +45,7 @@ func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, lo
 		}
 	}
 	if c.TrustKey == "" {
-		return nil
+		return checkTainted(ctx, db, r.one)
 	}
 	config := signing.Config{DB: db, First: r.one, Terms: c.terms(), Every: c.RotateEvery, Log: log, Now: time.Now}
 	setting := "key"
@@ -56,6 +57,21 @@ func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, lo
 	}
 	if r.keys, err = signing.New(ctx, config); err != nil {
 		return wrong(setting, err)
+	}
+	return nil
+}
+
+// checkTainted refuses a key that must never sign again, although no trust list
+// says so now.
+func checkTainted(ctx context.Context, db *database.DB, key *signkey.Key) error {
+	ring, err := db.Ring(ctx)
+	if err != nil {
+		return wrong("database", err)
+	}
+	for _, k := range ring.Records() {
+		if k.State == rotation.Tainted && k.Key.ID() == key.Key().ID() {
+			return wrong("key", errors.New("has been tainted"))
+		}
 	}
 	return nil
 }

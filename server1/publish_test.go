@@ -113,6 +113,9 @@ func TestWithoutTrustKey(t *testing.T) {
 			t.Errorf("revoke %s: exit status %d, %q, %q", args[0], status, stdout, stderr)
 		}
 	}
+	if status, stdout, stderr := s.try("keys", "prepare", "--key-dir", s.path("keys")); status != 1 || stdout != "" || stderr == "" {
+		t.Errorf("keys prepare: exit status %d, %q, %q", status, stdout, stderr)
+	}
 	if _, err := r.sessions().SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}); err != nil {
 		t.Error(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -30,73 +31,78 @@ import (
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
 
+// parts is what serving takes.
+type parts struct {
+	log       *slog.Logger
+	record    *audit.Record
+	issuer    *handoff.Issuer
+	permitted *policy.Policy
+	db        *database.DB
+	signs     *keyring
+	publisher *trust.Publisher // nil: no trust list
+}
+
 // run serves until ctx is done. Everything that can be wrong with a setting is
 // found before a port is open.
 func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
-	signs := &keyring{}
-	issuer, err := c.issuer(signs)
-	if err != nil {
+	p := &parts{log: c.Logger(std.stderr), record: audit.New(std.stderr), signs: &keyring{}}
+	if p.issuer, err = c.issuer(p.signs); err != nil {
 		return err
 	}
-	permitted, err := c.permitted()
-	if err != nil {
+	if p.permitted, err = c.permitted(); err != nil {
 		return err
 	}
-	db, err := c.open(ctx)
-	if err != nil {
+	if p.db, err = c.open(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	log, record := c.Logger(std.stderr), audit.New(std.stderr)
-	if err := c.load(ctx, signs, db, log); err != nil {
+	defer func() { err = errors.Join(err, p.db.Close()) }()
+	if err := c.load(ctx, p.signs, p.db, p.log); err != nil {
 		return err
 	}
-	publisher, err := c.publisher(ctx, db, log)
-	if err != nil {
+	if p.publisher, err = c.publisher(ctx, p.db, p.log); err != nil {
 		return err
 	}
+	return c.serve(ctx, p, std.stdout)
+}
+
+// serve opens the ports.
+func (c *serveCommand) serve(ctx context.Context, p *parts, stdout io.Writer) error {
 	keeper, err := session.NewKeeper(session.KeeperConfig{
-		DB: db, Idle: c.SessionIdle, Lifetime: c.SessionLifetime, Log: log, Now: time.Now,
+		DB: p.db, Idle: c.SessionIdle, Lifetime: c.SessionLifetime, Log: p.log, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
 	sessions, err := session.NewService(session.ServiceConfig{
-		Keeper: keeper, Users: account.NewDirectory(db, account.NewHasher(), time.Now), Attempts: c.SignInAttempts, Record: record,
+		Keeper: keeper, Users: account.NewDirectory(p.db, account.NewHasher(), time.Now), Attempts: c.SignInAttempts, Record: p.record,
 	})
 	if err != nil {
 		return err
 	}
 	handoffs, err := issue.NewService(issue.Config{
-		Issuer: issuer, Lifetime: c.Lifetime, Policy: permitted, DB: db, Record: record, Published: publisher != nil, Now: time.Now,
+		Issuer: p.issuer, Lifetime: c.Lifetime, Policy: p.permitted, DB: p.db, Record: p.record,
+		Published: p.publisher != nil, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
 	guard := session.NewGuard(keeper, open...)
-	ready := []serving.Readiness{{Name: "database", Check: db.Ready}}
-	if publisher != nil {
-		ready = append(ready,
-			serving.Readiness{Name: "signing keys", Check: signs.keys.Ready},
-			serving.Readiness{Name: "trust list", Check: func(context.Context) error { return publisher.Healthy() }})
-	}
-	tasks := []func(context.Context) error{c.upkeep(db, signs, publisher, log)}
 	var site *web
 	server, err := serving.New(serving.Config{
 		Flags:      c.Flags,
-		Log:        log,
+		Log:        p.log,
 		Unary:      []grpc.UnaryServerInterceptor{guard.Unary},
 		Stream:     []grpc.StreamServerInterceptor{guard.Stream},
-		Ready:      ready,
+		Ready:      p.ready(),
 		Watches:    []string{handoffv1.TrustService_WatchTrustList_FullMethodName},
-		Collectors: record.Collectors(),
+		Collectors: p.record.Collectors(),
 		Listening: func(a net.Addr) {
-			fmt.Fprintln(std.stdout, "listening on", a)
+			fmt.Fprintln(stdout, "listening on", a)
 			if site != nil {
-				fmt.Fprintln(std.stdout, "https on", site.listener.Addr())
+				fmt.Fprintln(stdout, "https on", site.listener.Addr())
 			}
 		},
 	})
@@ -105,17 +111,39 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	}
 	server1v1.RegisterSessionServiceServer(server.GRPC(), sessions)
 	handoffv1.RegisterHandoffServiceServer(server.GRPC(), handoffs)
-	if publisher != nil {
-		publisher.Register(server.GRPC())
-		tasks = append(tasks, func(ctx context.Context) error { publisher.Run(ctx); return nil })
+	if p.publisher == nil {
+		return beside(ctx, server.Run, c.upkeep(p))
 	}
-	if c.HTTP != "" {
-		if site, err = c.web(server, publisher.Handler(), log); err != nil {
-			return err
-		}
-		tasks = append(tasks, site.run)
+	p.publisher.Register(server.GRPC())
+	publish := func(ctx context.Context) error { p.publisher.Run(ctx); return nil }
+	if c.HTTP == "" {
+		return beside(ctx, server.Run, c.upkeep(p), publish)
 	}
-	return beside(ctx, server.Run, tasks...)
+	if site, err = c.web(server, p.publisher.Handler(), p.log); err != nil {
+		return err
+	}
+	return beside(ctx, server.Run, c.upkeep(p), publish, site.run)
+}
+
+// ready is what the server's health depends on.
+func (p *parts) ready() []serving.Readiness {
+	ready := []serving.Readiness{{Name: "database", Check: p.db.Ready}}
+	if p.publisher != nil {
+		ready = append(ready,
+			serving.Readiness{Name: "signing keys", Check: p.signs.keys.Ready},
+			serving.Readiness{Name: "trust list", Check: func(context.Context) error { return p.publisher.Healthy() }})
+	}
+	return ready
+}
+
+// upkeep returns the task that keeps the database, the keys and the trust list up
+// to each other.
+func (c *serveCommand) upkeep(p *parts) func(context.Context) error {
+	config := upkeep.Config{DB: p.db, Terms: c.terms(), Keys: p.signs.keys, Log: p.log, Now: time.Now}
+	if p.publisher != nil {
+		config.Changed = p.publisher.Changed
+	}
+	return func(ctx context.Context) error { upkeep.Run(ctx, config); return nil }
 }
 
 // beside runs tasks beside the server, and ends them after it, so that what is
@@ -151,45 +179,6 @@ var open = []string{
 	"/grpc.reflection.v1.ServerReflection/",
 }
 
-// check refuses what the packages would refuse under other names.
-func (c *serveCommand) check() error {
-	switch {
-	case c.MaxLifetime < time.Second || c.MaxLifetime > handoff.MaxLifetime || c.MaxLifetime%time.Second != 0:
-		return wrong("max-lifetime", fmt.Errorf("must be whole seconds from 1s to %s", handoff.MaxLifetime))
-	case c.Lifetime < time.Second || c.Lifetime > c.MaxLifetime || c.Lifetime%time.Second != 0:
-		return wrong("lifetime", fmt.Errorf("must be whole seconds from 1s to --max-lifetime, %s", c.MaxLifetime))
-	case c.SessionLifetime < time.Second:
-		return wrong("session-lifetime", errors.New("must be at least 1s"))
-	case c.SessionIdle < time.Second || c.SessionIdle > c.SessionLifetime:
-		return wrong("session-idle", fmt.Errorf("must be from 1s to --session-lifetime, %s", c.SessionLifetime))
-	case c.SignInAttempts < 1 || c.SignInAttempts > 1_000_000:
-		return wrong("sign-in-attempts", errors.New("must be from 1 to 1000000"))
-	}
-	return c.checkTrust()
-}
-
-// checkTrust refuses settings that only a trust list would give a meaning.
-func (c *serveCommand) checkTrust() error {
-	const leastSkew = 100 * time.Millisecond // the keys are looked at as often
-	switch {
-	case c.Key == "" && c.KeyDir == "":
-		return wrong("key", errors.New("or --key-dir is required"))
-	case c.KeyDir != "" && c.TrustKey == "":
-		return wrong("key-dir", errors.New("needs --trust-key"))
-	case c.RotateEvery != 0 && (c.KeyDir == "" || c.RotateEvery < time.Second):
-		return wrong("rotate-every", errors.New("needs --key-dir, and must be at least 1s"))
-	case c.TrustFile != "" && c.TrustKey == "":
-		return wrong("trust-file", errors.New("needs --trust-key"))
-	case c.HTTP != "" && c.TrustKey == "":
-		return wrong("http", errors.New("needs --trust-key"))
-	case c.TrustLifetime < time.Second || c.TrustLifetime > trust.MaxListLifetime || c.TrustLifetime%time.Second != 0:
-		return wrong("trust-lifetime", fmt.Errorf("must be whole seconds from 1s to %s", trust.MaxListLifetime))
-	case c.Skew < leastSkew || c.Skew > handoff.MaxSkew || c.Skew%time.Millisecond != 0:
-		return wrong("skew", fmt.Errorf("must be whole milliseconds from %s to %s", leastSkew, handoff.MaxSkew))
-	}
-	return nil
-}
-
 // open opens the database, and says there by which terms this process issues.
 func (c *serveCommand) open(ctx context.Context) (*database.DB, error) {
 	db, err := database.Open(ctx, c.Database)
@@ -211,16 +200,6 @@ func (c *serveCommand) issuer(signs handoff.SignerSource) (*handoff.Issuer, erro
 		return nil, wrong("issuer", errors.New(strings.TrimPrefix(err.Error(), "IssuerConfig.Issuer ")))
 	}
 	return issuer, nil
-}
-
-// upkeep returns the task that keeps the database, the keys and the trust list up
-// to each other.
-func (c *serveCommand) upkeep(db *database.DB, signs *keyring, publisher *trust.Publisher, log *slog.Logger) func(context.Context) error {
-	config := upkeep.Config{DB: db, Terms: c.terms(), Keys: signs.keys, Log: log, Now: time.Now}
-	if publisher != nil {
-		config.Changed = publisher.Changed
-	}
-	return func(ctx context.Context) error { upkeep.Run(ctx, config); return nil }
 }
 
 // permitted returns what users may hand off.

@@ -1,0 +1,341 @@
+package signing
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+var (
+	start = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	terms = trust.Terms{
+		Issuer: "https://shop.example", TokenLifetime: 5 * time.Minute, ListLifetime: time.Minute, Skew: 5 * time.Second,
+	}
+)
+
+// clock is a clock that stands until it is moved.
+type clock struct{ ms atomic.Int64 }
+
+func (c *clock) now() time.Time       { return start.Add(time.Duration(c.ms.Load()) * time.Millisecond) }
+func (c *clock) move(d time.Duration) { c.ms.Add(d.Milliseconds()) }
+
+// bench is a database and a folder, and what processes share.
+type bench struct {
+	db     *database.DB
+	path   string
+	folder Folder
+	clock  *clock
+	log    bytes.Buffer
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{path: filepath.Join(t.TempDir(), "server1.db"), clock: &clock{}}
+	var err error
+	if b.db, err = database.Open(t.Context(), b.path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.db.Close() })
+	if err := b.db.KeepTerms(t.Context(), terms, start); err != nil {
+		t.Fatal(err)
+	}
+	if b.folder, err = OpenFolder(filepath.Join(t.TempDir(), "keys")); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *bench) config() Config {
+	return Config{
+		DB: b.db, Folder: b.folder, Terms: terms, Every: 24 * time.Hour,
+		Log: slog.New(slog.NewTextHandler(&b.log, nil)), Now: b.clock.now,
+	}
+}
+
+func (b *bench) keys(t *testing.T) *Keys {
+	t.Helper()
+	k, err := New(t.Context(), b.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// files returns the ids of the private keys in the folder.
+func (b *bench) files(t *testing.T) (kids []string) {
+	t.Helper()
+	entries, err := os.ReadDir(string(b.folder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		kids = append(kids, strings.TrimSuffix(e.Name(), ".key"))
+		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", e.Name(), info.Mode(), err)
+		}
+	}
+	return kids
+}
+
+// states returns the states of the ring's keys, in their order.
+func (b *bench) states(t *testing.T) string {
+	t.Helper()
+	ring, err := b.db.Ring(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, k := range ring.Records() {
+		all = append(all, string(k.State))
+	}
+	return strings.Join(all, " ")
+}
+
+func signing(t *testing.T, k *Keys) string {
+	t.Helper()
+	signer, err := k.Signer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer.Key().ID()
+}
+
+// F06, F07: keys change by the clock; each is listed before it signs and after.
+func TestF06ByTheClock(t *testing.T) {
+	b := newBench(t)
+	k := b.keys(t)
+	first := signing(t, k)
+	for _, step := range []struct {
+		after        time.Duration // since the one before
+		states       string
+		files        int
+		firstKeyOver bool
+	}{
+		{0, "active next", 2, false},
+		{24*time.Hour - time.Millisecond, "active next", 2, false},
+		{time.Millisecond, "active active", 2, true}, // the next signs
+		{terms.Lag() - time.Millisecond, "active active next", 3, true},
+		{time.Millisecond, "retired active next", 2, true},
+		{terms.After(), "retired active next", 2, true}, // nothing is due
+		{24*time.Hour - terms.After() - terms.Lag(), "active active", 2, true},
+	} {
+		b.clock.move(step.after)
+		if err := k.Step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.states(t); got != step.states || len(b.files(t)) != step.files || (signing(t, k) != first) != step.firstKeyOver {
+			t.Errorf("after %s: %s, %d private keys, the first signs: %v; want %+v",
+				step.after, got, len(b.files(t)), signing(t, k) == first, step)
+		}
+	}
+	if log := b.log.String(); strings.Count(log, "step=") != 5 || strings.Contains(log, `"d"`) {
+		t.Errorf("logged:\n%s", log)
+	}
+}
+
+// One process takes each step, and the private keys are those of the ring.
+func TestF06OneAtATime(t *testing.T) {
+	b := newBench(t)
+	var all []*Keys
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 6 { // they begin together, too
+		wg.Go(func() {
+			k, err := New(t.Context(), b.config())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, k)
+		})
+	}
+	wg.Wait()
+	for range 8 {
+		for _, k := range all {
+			wg.Go(func() {
+				if err := k.Step(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if err := k.Refresh(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		states := strings.Fields(b.states(t))
+		next, private := 0, 0
+		for _, state := range states {
+			switch rotation.State(state) {
+			case rotation.Next:
+				next++
+				private++
+			case rotation.Active:
+				private++
+			}
+		}
+		if next > 1 || len(b.files(t)) != private {
+			t.Errorf("%v, %d private keys", states, len(b.files(t)))
+		}
+		var signs []string
+		for _, k := range all {
+			signs = append(signs, signing(t, k))
+		}
+		if slices.Sort(signs); signs[0] != signs[len(signs)-1] {
+			t.Errorf("they sign with %v", signs)
+		}
+		b.clock.move(6 * time.Hour)
+	}
+}
+
+// What signs is known to be the signing key, by a look that is no older than Lag.
+func TestStale(t *testing.T) {
+	b := newBench(t)
+	k := b.keys(t)
+	second := b.keys(t)
+	first := signing(t, k)
+	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
+	if _, _, err := steps.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := steps.Taint(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	b.clock.move(terms.Lag() - time.Millisecond)
+	second.Confirm(b.clock.now()) // as one that has not heard may
+	b.clock.move(time.Millisecond)
+	if signing(t, k) == first {
+		t.Error("a key signs that was tainted Lag ago")
+	}
+	if signing(t, second) != first {
+		t.Error("it looks although it has just been told")
+	}
+	b.db.Close()
+	b.clock.move(terms.Lag())
+	if signer, err := k.Signer(t.Context()); err == nil {
+		t.Errorf("%v signs although nobody knows", signer)
+	}
+}
+
+// A step that does not come to be leaves no private key.
+func TestPrepareWithdraws(t *testing.T) {
+	b := newBench(t)
+	b.keys(t)
+	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
+	refuse := fmt.Errorf("no")
+	_, _, err := steps.prepare(t.Context(), func(rotation.Ring, trust.Terms, time.Time) error { return refuse })
+	if err == nil || len(b.files(t)) != 1 {
+		t.Errorf("%v, %d private keys", err, len(b.files(t)))
+	}
+	if _, _, err := (Steps{DB: b.db, Now: b.clock.now}).Prepare(t.Context()); err == nil {
+		t.Error("a key is made without a place for it")
+	}
+}
+
+// A next key is of the kind of the one that signs.
+func TestAlgorithmStays(t *testing.T) {
+	b := newBench(t)
+	first, err := signkey.Generate(handoff.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := b.config()
+	config.First = first
+	k, err := New(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signing(t, k) != first.Key().ID() {
+		t.Error("the first key does not sign")
+	}
+	key, _, err := k.steps.Prepare(t.Context())
+	if err != nil || key.Algorithm() != handoff.ES256 {
+		t.Errorf("%v, %v", key.Algorithm(), err)
+	}
+}
+
+// A process that died between a step and the removal of the private key is made
+// up for.
+func TestSweep(t *testing.T) {
+	b := newBench(t)
+	k := b.keys(t)
+	first := signing(t, k)
+	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
+	if _, _, err := steps.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	died := steps
+	died.Folder = ""
+	if _, err := died.Taint(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(b.files(t), first) {
+		t.Fatal("it did not die")
+	}
+	b.keys(t)
+	if slices.Contains(b.files(t), first) {
+		t.Error("the private half of a tainted key stays")
+	}
+}
+
+func TestFolderRefuses(t *testing.T) {
+	dir := t.TempDir()
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o720); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{open, filepath.Join(dir, "missing", "keys"), "/dev/null"} {
+		if _, err := OpenFolder(path); err == nil {
+			t.Errorf("%s is opened", path)
+		}
+	}
+	b := newBench(t)
+	key, err := b.folder.make(handoff.EdDSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Repeat("A", 43)
+	if err := os.Rename(b.folder.path(key.Key().ID()), b.folder.path(other)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.folder.load(other); err == nil {
+		t.Error("a key under another's name is loaded")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	b := newBench(t)
+	for field, change := range map[string]func(*Config){
+		"DB": func(c *Config) { c.DB = nil }, "Folder": func(c *Config) { c.Folder, c.Every = "", 0 },
+		"Terms": func(c *Config) { c.Terms = trust.Terms{} }, "Every": func(c *Config) { c.First, c.Folder = &signkey.Key{}, "" },
+		"Log": func(c *Config) { c.Log = nil }, "Now": func(c *Config) { c.Now = nil },
+	} {
+		config := b.config()
+		change(&config)
+		if _, err := New(context.Background(), config); err == nil || !strings.Contains(err.Error(), "Config."+field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package upkeep
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/trust/rotation"
+)
+
+var terms = trust.Terms{
+	Issuer: "https://shop.example", TokenLifetime: time.Minute, ListLifetime: time.Minute, Skew: 5 * time.Second,
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), text)
+}
+
+func open(t *testing.T, path string) *database.DB {
+	t.Helper()
+	db, err := database.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal(what, "does not happen")
+		}
+	}
+}
+
+// What another process changes is noticed, once for each change: the publisher is
+// told, and the keys are read anew.
+func TestNoticesOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server1.db")
+	db, other := open(t, path), open(t, path)
+	if err := db.KeepTerms(t.Context(), terms, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	folder, err := signing.OpenFolder(filepath.Join(t.TempDir(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &lockedBuffer{}
+	keys, err := signing.New(t.Context(), signing.Config{
+		DB: db, Folder: folder, Terms: terms, Log: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 100)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		Run(ctx, Config{
+			DB: db, Terms: terms, Keys: keys, Changed: func() { changed <- struct{}{} },
+			Log: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now,
+		})
+	})
+	defer wg.Wait()
+	defer stop()
+	<-changed // the first look
+	before, err := keys.Signer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := signing.Steps{DB: other, Folder: folder, Now: time.Now}
+	if _, _, err := steps.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := steps.Taint(t.Context(), before.Key().ID()); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	eventually(t, "the change of the key", func() bool {
+		signer, err := keys.Signer(t.Context())
+		return err == nil && signer.Key().ID() != before.Key().ID()
+	})
+	time.Sleep(3 * look)
+	if n := len(changed); n > 1 { // the two steps may have been seen apart
+		t.Errorf("told %d times more, of nothing", n)
+	}
+	if used, err := other.Terms(t.Context(), time.Now()); err != nil || used != terms {
+		t.Errorf("terms %v, %v", used, err)
+	}
+	if _, err := other.ChangeRing(t.Context(), time.Now(), func(r rotation.Ring, _ trust.Terms) (rotation.Ring, error) {
+		return r, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+}
+
+// A database that fails is reported once, and once when it answers again.
+func TestReportsOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "server1.db")
+	db := open(t, path)
+	if err := db.KeepTerms(t.Context(), terms, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	log := &lockedBuffer{}
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		Run(ctx, Config{DB: db, Terms: terms, Log: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now})
+	})
+	for _, step := range []struct{ statement, report string }{
+		{`ALTER TABLE changes RENAME TO away`, "upkeep fails"}, {`ALTER TABLE away RENAME TO changes`, "upkeep succeeds again"},
+	} {
+		if _, err := raw.Exec(step.statement); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, step.report, func() bool { return log.count(step.report) > 0 })
+		time.Sleep(3 * look)
+	}
+	stop()
+	wg.Wait()
+	if fails, succeeds := log.count("upkeep fails"), log.count("upkeep succeeds"); fails != 1 || succeeds != 1 {
+		t.Errorf("reported %d and %d times", fails, succeeds)
+	}
+}
