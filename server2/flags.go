@@ -41,7 +41,12 @@ type serveCommand struct {
 	TrustCA      string         `group:"trust" placeholder:"FILE" help:"Certificates that vouch for the host of --trust, in PEM. Unless set: the system's."`
 	MaxStaleness *time.Duration `group:"trust" placeholder:"TIME" help:"Age at which the trust list is no longer relied on: every token is then refused, and health says so, until there is a fresh one. From 1s to 24h; 10s unless set."`
 
-	Replay string `group:"replay" default:"memory" placeholder:"PLACE" help:"memory, or the FOLDER of a journal, as \"init\" makes it. A journal forgets nothing when the process ends; with memory, a start refuses tokens for as long as --skew."`
+	Replay                    string         `group:"replay" default:"memory" placeholder:"PLACE" help:"memory; or the FOLDER of a journal, as \"init\" makes it, which forgets nothing when the process ends; or a Redis that replicas share, redis://HOST:PORT on this machine and rediss://… elsewhere. With memory, a start refuses tokens for as long as --skew. A password is best given by the variable."`
+	RedisTimeout              *time.Duration `group:"replay" placeholder:"TIME" help:"How long the Redis may take for a redemption before the call is refused, from 10ms to 1s; 150ms unless set."`
+	RedisCA                   string         `group:"replay" placeholder:"FILE" help:"Certificates that vouch for the host of rediss://, in PEM. Unless set: the system's."`
+	RedisWait                 int            `group:"replay" placeholder:"N" help:"How many replicas of the Redis must have a redemption before it counts. If it has any: at least half, rounded up."`
+	RedisAppendfsync          string         `group:"replay" placeholder:"WORD" help:"The Redis's appendfsync, always or everysec, where it forbids CONFIG and so does not show it."`
+	RedisAcceptLastSecondLoss bool           `group:"replay" help:"Accept appendfsync everysec: a crash of the Redis's machine lets tokens of the last second be used again."`
 }
 
 type initCommand struct {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -44,7 +46,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 		return err
 	}
 	defer trusting.end(&err)
-	store, remembering, err := c.redemptions(log)
+	store, remembering, err := c.redemptions(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -112,4 +114,21 @@ func (c *serveCommand) verifier(keys handoff.KeySource, store handoff.Store) (*h
 		return nil, inFlags("VerifierConfig", err)
 	}
 	return verifier, nil
+}
+
+// readRoots returns the certificates in a file, or nil, for the system's, where
+// no file is given.
+func readRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+	}
+	return roots, nil
 }

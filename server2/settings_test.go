@@ -183,6 +183,11 @@ func TestSettingsRefused(t *testing.T) {
 		"a journal not made":        {set("replay", filepath.Join(t.TempDir(), "journal")), program + " init --replay"},
 		"a folder, not a journal":   {set("replay", t.TempDir()), "--replay"},
 		"a file, not a journal":     {set("replay", file("text")), "--replay"},
+		"a Redis time, no Redis":    {set("redis-timeout", "100ms"), "--redis-timeout"},
+		"a Redis CA, no Redis":      {func(s settings) { s["redis-ca"] = s["tls-cert"] }, "--redis-ca"},
+		"a Redis wait, no Redis":    {set("redis-wait", "1"), "--redis-wait"},
+		"a Redis fsync, no Redis":   {set("redis-appendfsync", "always"), "--redis-appendfsync"},
+		"a Redis loss, no Redis":    {set("redis-accept-last-second-loss", "true"), "--redis-accept-last-second-loss"},
 		"replay over HTTP":          {set("replay", "https://127.0.0.1/"), "--replay"},
 		"no address":                {set("listen", ""), "--listen"},
 		"an address without a port": {set("listen", "127.0.0.1"), "--listen"},
@@ -292,7 +297,8 @@ func TestHelp(t *testing.T) {
 		text := strings.Join(strings.Fields(stdout.String()), " ")
 		s, _ := goodSettings(t)
 		for _, flag := range []string{
-			"metrics", "reflection", "log-level", "max-lifetime", "shutdown-grace", "trust-key", "trust", "trust-ca", "max-staleness", "replay",
+			"metrics", "reflection", "log-level", "max-lifetime", "shutdown-grace", "trust-key", "trust", "trust-ca", "max-staleness",
+			"replay", "redis-timeout", "redis-ca", "redis-wait", "redis-appendfsync", "redis-accept-last-second-loss",
 		} {
 			s[flag] = ""
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay"
+	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
 	"github.com/handoff-auth/handoff/shared/serving"
 )
 
@@ -28,13 +29,18 @@ type store interface {
 }
 
 // redemptions returns where redemptions are remembered.
-func (c *serveCommand) redemptions(log *slog.Logger) (handoff.Store, part, error) {
+func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (handoff.Store, part, error) {
+	scheme, _, isURL := strings.Cut(c.Replay, "://")
+	shared := isURL && (scheme == "redis" || scheme == "rediss")
+	if err := c.checkRedis(shared); err != nil {
+		return nil, part{}, err
+	}
 	config := replay.Config{Skew: c.Skew, Observe: remembered(log)}
-	switch _, _, isURL := strings.Cut(c.Replay, "://"); {
-	case c.Replay == "":
-		return nil, part{}, wrong("replay", errors.New("must be memory or a journal"))
-	case isURL:
-		return nil, part{}, wrong("replay", errors.New("must be memory or a journal"))
+	switch {
+	case shared:
+		return c.inRedis(ctx, config.Observe)
+	case c.Replay == "", isURL:
+		return nil, part{}, wrong("replay", errors.New("must be memory, a journal, redis://… or rediss://…"))
 	case c.Replay == inMemory:
 		memory := replay.NewMemory(config)
 		return memory, part{ready: readiness(memory), metrics: marks(memory.Live)}, nil
@@ -48,6 +54,62 @@ func (c *serveCommand) redemptions(log *slog.Logger) (handoff.Store, part, error
 	}
 	return journal, part{ready: readiness(journal), metrics: marks(journal.Live), close: journal.Close}, nil
 }
+
+// checkRedis refuses settings of a Redis where there is none.
+func (c *serveCommand) checkRedis(isRedis bool) error {
+	if isRedis {
+		return nil
+	}
+	for _, given := range []struct {
+		setting string
+		is      bool
+	}{
+		{"redis-timeout", c.RedisTimeout != nil},
+		{"redis-ca", c.RedisCA != ""},
+		{"redis-wait", c.RedisWait != 0},
+		{"redis-appendfsync", c.RedisAppendfsync != ""},
+		{"redis-accept-last-second-loss", c.RedisAcceptLastSecondLoss},
+	} {
+		if given.is {
+			return wrong(given.setting, errors.New("is for --replay redis://… or rediss://…"))
+		}
+	}
+	return nil
+}
+
+// inRedis returns the redemptions that all replicas share.
+func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event)) (handoff.Store, part, error) {
+	roots, err := readRoots(c.RedisCA)
+	if err != nil {
+		return nil, part{}, wrong("redis-ca", err)
+	}
+	config := redisreplay.Config{
+		URL: c.Replay, RootCAs: roots, Skew: c.Skew, WaitReplicas: c.RedisWait,
+		AppendFsync: c.RedisAppendfsync, AcceptLastSecondLoss: c.RedisAcceptLastSecondLoss, Observe: observe,
+	}
+	if c.RedisTimeout != nil {
+		if *c.RedisTimeout == 0 { // which a redisreplay.Config takes for its default
+			return nil, part{}, wrong("redis-timeout", errors.New("must be more than 0"))
+		}
+		config.Timeout = *c.RedisTimeout
+	}
+	shared, err := redisreplay.Open(ctx, config)
+	if err != nil {
+		return nil, part{}, wrong("replay", errors.New(redisFlags.Replace(err.Error())))
+	}
+	return shared, part{ready: readiness(shared), close: shared.Close}, nil
+}
+
+// redisFlags puts what package redisreplay says of its configuration into the
+// operator's words.
+var redisFlags = strings.NewReplacer(
+	"Config.URL", "the URL",
+	"Config.WaitReplicas", "--redis-wait",
+	"Config.AppendFsync", "--redis-appendfsync",
+	"Config.AcceptLastSecondLoss", "--redis-accept-last-second-loss",
+	"Config.Timeout", "--redis-timeout",
+	"Config.Skew", "--skew",
+)
 
 // readiness is not there while the store refuses, for whatever reason.
 func readiness(s store) []serving.Readiness {
@@ -78,7 +140,7 @@ func remembered(log *slog.Logger) func(replay.Event) {
 		case replay.Failed:
 			level = slog.LevelError
 		}
-		if e.Kind == replay.Restored || e.Kind == replay.BegunAnew {
+		if e.Kind == replay.Restored {
 			attributes = append(attributes, slog.Int("marks", e.Marks))
 		}
 		if e.Err != nil {

@@ -9,14 +9,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // asProgram makes a process of this binary run the program instead of its tests.
@@ -137,4 +140,102 @@ func TestJournalInUse(t *testing.T) {
 	}
 	_, err := r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw))
 	wantReason(t, "twice", err, handoff.ReasonTokenReplayed)
+}
+
+// Replicas that share a Redis spend a token once, whichever of them gets it and
+// however often; without their Redis they refuse, say so to health, and remember
+// when it is back.
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	redis := servingtest.StartRedis(t)
+	s, key := goodSettings(t)
+	s["replay"] = redis.URL()
+	s["redis-timeout"], s["skew"] = "1s", "1s" // of a busy machine
+	issuer := newIssuer(t, key, nil)
+	var replicas []*running
+	for range 2 {
+		s["database"] = filepath.Join(t.TempDir(), "server2.db") // so that it is the Redis that remembers
+		r := start(t, s.args())
+		r.connect(t, s["tls-cert"])
+		replicas = append(replicas, r)
+	}
+	req := payment("INV-404", 1, 1)
+	raw := token(t, issuer, payMethod, req, nil)
+	var wg sync.WaitGroup
+	var ran atomic.Int32
+	for i := range 32 {
+		wg.Go(func() {
+			_, err := replicas[i%2].client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw))
+			switch {
+			case status.Code(err) == codes.NotFound: // the handler's own answer
+				ran.Add(1)
+			case handoffgrpc.ReasonOf(err) != handoff.ReasonTokenReplayed:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if ran.Load() != 1 {
+		t.Errorf("it ran %d times", ran.Load())
+	}
+
+	redis.Kill(t)
+	_, err := replicas[0].client.PayInvoice(t.Context(), req, handoffgrpc.Token(token(t, issuer, payMethod, req, nil)))
+	wantReason(t, "without a Redis", err, handoff.ReasonStoreUnavailable)
+	for _, r := range replicas {
+		r.health(t, 5*time.Second, healthpb.HealthCheckResponse_NOT_SERVING)
+	}
+	redis.Start(t)
+	for i, r := range replicas {
+		r.health(t, 10*time.Second, healthpb.HealthCheckResponse_SERVING)
+		_, err := r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw))
+		wantReason(t, fmt.Sprintf("replica %d, after the Redis was killed", i), err, handoff.ReasonTokenReplayed)
+	}
+
+	redis.Do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	replicas[1].health(t, 10*time.Second, healthpb.HealthCheckResponse_NOT_SERVING)
+	if log := replicas[1].log.String(); !strings.Contains(log, "maxmemory-policy") {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
+}
+
+// A Redis that loses marks stops the start, and the line says which setting of
+// its own, or which flag, to change.
+func TestRedisRefused(t *testing.T) {
+	t.Parallel()
+	redis := servingtest.StartRedis(t)
+	set := func(name, value string) func(settings) {
+		return func(settings) { redis.Do(t, "CONFIG", "SET", name, value) }
+	}
+	flag := func(name, value string) func(settings) { return func(s settings) { s[name] = value } }
+	for _, c := range []struct {
+		change, back func(settings)
+		names        string
+	}{
+		{set("appendonly", "no"), set("appendonly", "yes"), "appendonly"},
+		{set("appendfsync", "everysec"), set("appendfsync", "always"), "--redis-accept-last-second-loss"},
+		{set("maxmemory-policy", "volatile-ttl"), set("maxmemory-policy", "noeviction"), "maxmemory-policy"},
+		{flag("redis-wait", "1"), nil, "--redis-wait"},
+		{flag("redis-wait", "-1"), nil, "--redis-wait"},
+		{flag("redis-wait", "many"), nil, "--redis-wait"},
+		{flag("redis-appendfsync", "no"), nil, "--redis-appendfsync"},
+		{flag("redis-appendfsync", "everysec"), nil, "--redis-appendfsync"}, // it is always
+		{flag("redis-timeout", "0s"), nil, "--redis-timeout"},
+		{flag("redis-timeout", "1001ms"), nil, "--redis-timeout"},
+		{flag("redis-ca", "/nowhere/ca.pem"), nil, "--redis-ca"},
+		{flag("replay", "redis://127.0.0.1:1"), nil, "--replay"},
+		{flag("replay", "redis://192.0.2.1:6379"), nil, "rediss://"},
+		{flag("replay", "redis://:c2VjcmV0@[::1"), nil, "--replay"},
+		{func(s settings) { s["replay"] = "rediss" + strings.TrimPrefix(redis.URL(), "redis") }, nil, "--replay"},
+	} {
+		s, _ := goodSettings(t)
+		s["replay"] = redis.URL()
+		c.change(s)
+		refused(t, s.args(), c.names)
+		if c.back != nil {
+			c.back(s)
+		}
+	}
+	redis.Do(t, "CONFIG", "SET", "appendfsync", "everysec")
+	startWith(t, func(s settings) { s["replay"], s["redis-accept-last-second-loss"] = redis.URL(), "true" })
 }

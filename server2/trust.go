@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -131,10 +128,11 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 	if !isURL && c.TrustCA != "" {
 		return nil, wrong("trust-ca", errors.New("is for TLS: --trust names a file"))
 	}
-	config, err := c.trustTLS()
+	roots, err := readRoots(c.TrustCA)
 	if err != nil {
 		return nil, wrong("trust-ca", err)
 	}
+	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
 	switch {
 	case !isURL:
 		feed, err = trust.NewFileFeed(c.Trust, poll)
@@ -152,23 +150,6 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 		return nil, wrong("trust", err)
 	}
 	return feed, nil
-}
-
-// trustTLS returns how SERVER1 is known when the list is read from it.
-func (c *serveCommand) trustTLS() (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS13}
-	if c.TrustCA == "" {
-		return config, nil // with the system's roots
-	}
-	text, err := os.ReadFile(c.TrustCA)
-	if err != nil {
-		return nil, err
-	}
-	config.RootCAs = x509.NewCertPool()
-	if !config.RootCAs.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", c.TrustCA)
-	}
-	return config, nil
 }
 
 // report logs what happens to the trust list.

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// owner is whom PostgreSQL runs as. It refuses to run as root.
+// owner is whom a server runs as. PostgreSQL refuses to run as root.
 type owner struct {
 	credential *syscall.Credential // nil: as the test does
 }

@@ -4,7 +4,7 @@ package servingtest
 
 import "syscall"
 
-// owner is whom PostgreSQL runs as: as the test does.
+// owner is whom a server runs as: as the test does.
 type owner struct{}
 
 func findOwner() (*owner, error) { return &owner{}, nil }

@@ -1,28 +1,27 @@
 // Package servingtest starts what the demo servers' own tests need beside them: a
-// private PostgreSQL.
+// private PostgreSQL, and a private Redis.
 //
 //	db, err := ledger.Open(t.Context(), servingtest.Postgres(t))
 //
 // # Invariants
 //
-// A server belongs to one test: it has a folder of its own, no port, and ends
-// with the test. Nobody but the test's user (and root) reaches it.
+// A server belongs to one test: it has a folder of its own, and ends with the
+// test, however that ends.
 //
 // It keeps what it promises a client, as one in production would: nothing is
 // turned off to be faster.
 //
 // # What it does not do
 //
-// It installs nothing. Where Debian's package postgresql is missing, the test is
-// skipped with a line that says so, or fails if the environment has CI or
-// HANDOFF_CI.
+// It installs nothing. Where Debian's package postgresql, or redis-server, is
+// missing, the test is skipped with a line that says so, or fails if the
+// environment has CI or HANDOFF_CI.
 package servingtest
 
 import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -30,7 +29,6 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
-	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 )
@@ -48,14 +46,10 @@ type PostgresServer struct {
 	dir       string // all that it keeps, its socket and its log
 	owner     *owner
 	databases int
-	process   *os.Process
-	exited    chan struct{} // closed when all of its processes have ended
+	process   *process
 }
 
-const (
-	superuser = "handoff"
-	patience  = time.Minute // of a busy machine
-)
+const superuser = "handoff"
 
 // StartPostgres starts a PostgreSQL that is stopped when the test ends.
 func StartPostgres(t testing.TB) *PostgresServer {
@@ -72,7 +66,7 @@ func StartPostgres(t testing.TB) *PostgresServer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		p.end(t, syscall.SIGQUIT)
+		p.process.end(t, syscall.SIGQUIT)
 		if err := os.RemoveAll(p.dir); err != nil {
 			t.Error(err)
 		}
@@ -100,15 +94,6 @@ func (p *PostgresServer) initialize() error {
 	return nil
 }
 
-// unavailable skips the test, or fails it where nothing may be skipped.
-func unavailable(t testing.TB, err error) {
-	t.Helper()
-	if os.Getenv("CI") != "" || os.Getenv("HANDOFF_CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-}
-
 // findPrograms returns the folder of initdb and postgres: that of the PATH, or
 // the newest of Debian's.
 func findPrograms() (string, error) {
@@ -126,96 +111,34 @@ func findPrograms() (string, error) {
 	return "", errors.New("no PostgreSQL to test with: install Debian's package postgresql")
 }
 
-// environment is no more than the programs need: none of the user's PG variables.
-func environment() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
-}
-
 func (p *PostgresServer) data() string { return filepath.Join(p.dir, "data") }
 
 // Start starts a server that Kill has ended, and waits until it answers.
 func (p *PostgresServer) Start(t testing.TB) {
 	t.Helper()
-	if err := p.launch(); err != nil {
+	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=")
+	cmd.Dir, cmd.SysProcAttr = p.dir, p.owner.attributes()
+	log := filepath.Join(p.dir, "log")
+	var err error
+	if p.process, err = launch(cmd, log); err != nil {
 		t.Fatal(err)
 	}
-	if !p.answers() {
-		log, _ := os.ReadFile(filepath.Join(p.dir, "log"))
-		t.Fatalf("PostgreSQL does not start:\n%s", log)
-	}
-}
-
-// launch starts the process. The kernel ends it with the thread that started it,
-// so that thread waits for it. The log is a pipe to us, and so ends with the last
-// of the server's processes, not with the first.
-func (p *PostgresServer) launch() error {
-	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=")
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = p.dir, environment(), p.owner.attributes()
-	cmd.Stderr = struct{ io.Writer }{log}
-	p.exited = make(chan struct{})
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer close(p.exited)
-		defer log.Close()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	p.process = cmd.Process
-	return nil
-}
-
-// answers waits until the server answers, and is false if it ends instead.
-func (p *PostgresServer) answers() bool {
 	db, err := sql.Open("pgx", p.url("postgres"))
 	if err != nil {
-		return false
+		t.Fatal(err)
 	}
 	defer db.Close()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		if db.Ping() == nil {
-			return true
-		}
-		select {
-		case <-p.exited:
-			return false
-		case <-time.After(20 * time.Millisecond):
-		}
+	if !p.process.answers(func() bool { return db.Ping() == nil }) {
+		text, _ := os.ReadFile(log)
+		t.Fatalf("PostgreSQL does not start:\n%s", text)
 	}
-	return false
 }
 
 // Kill ends the server as kill -9 does: when it returns, its last process has
 // ended. Start starts it again, where it was.
 func (p *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
-	p.end(t, syscall.SIGKILL)
-}
-
-// end sends a signal to the server, if there is one, and waits for its end.
-func (p *PostgresServer) end(t testing.TB, with syscall.Signal) {
-	t.Helper()
-	if p.process == nil {
-		return
-	}
-	if err := p.process.Signal(with); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Error(err)
-	}
-	select {
-	case <-p.exited:
-	case <-time.After(patience):
-		t.Errorf("PostgreSQL does not end: %v", p.process.Kill())
-	}
+	p.process.end(t, syscall.SIGKILL)
 	p.process = nil
 }
 
