@@ -35,7 +35,7 @@ func TestE01E03Chaos(t *testing.T) {
 	p := newProxy(t, r)
 	var replicas []*opened
 	for range 3 {
-		replicas = append(replicas, open(t, redisreplay.Config{URL: p.url()}))
+		replicas = append(replicas, open(t, redisreplay.Config{URL: p.url(), Timeout: 200 * time.Millisecond}))
 	}
 	var tokens, succeeded atomic.Int64
 	var wait sync.WaitGroup

@@ -19,10 +19,9 @@ import (
 // E06: a Redis that hangs, with callers all the while: each is refused in time,
 // nothing piles up, and it is used again soon after it answers again.
 func TestE06RedisStopped(t *testing.T) {
-	t.Parallel()
 	r := start(t, safe()...).age()
 	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 100 * time.Millisecond})
-	redeem(t, s, token(), nil)
+	eventually(t, 5*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
 	r.stall()
 	const callers = 32
 	var took [callers][]time.Duration
@@ -67,10 +66,24 @@ func TestE06RedisStopped(t *testing.T) {
 		t.Error("healthy, with a Redis that hangs")
 	}
 	r.cont()
-	eventually(t, 2*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
+	eventually(t, 2*time.Second, "a redemption, soon after it goes on", func() bool { return s.Redeem(context.Background(), token()) == nil })
 	if err := s.Healthy(); err != nil {
 		t.Error(err)
 	}
+}
+
+// E06: more callers than may wait are refused too, and leave nothing behind.
+func TestE06RedisStoppedUnderAnAvalanche(t *testing.T) {
+	r := start(t, safe()...).age()
+	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 150 * time.Millisecond})
+	r.stall()
+	var wait sync.WaitGroup
+	for range 10_000 {
+		wait.Go(func() { refused(t, s, token()) })
+	}
+	wait.Wait()
+	r.cont()
+	eventually(t, 5*time.Second, "a redemption", func() bool { return s.Redeem(context.Background(), token()) == nil })
 }
 
 func TestE06RedisGone(t *testing.T) {

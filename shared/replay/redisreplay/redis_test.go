@@ -171,8 +171,13 @@ type opened struct {
 	events []replay.EventKind
 }
 
+// open opens a store which, unless told, waits as long as it can: the machine may
+// be busy.
 func open(t testing.TB, c redisreplay.Config) *opened {
 	t.Helper()
+	if c.Timeout == 0 {
+		c.Timeout = time.Second
+	}
 	s := new(opened)
 	c.Observe = func(e replay.Event) {
 		s.mu.Lock()

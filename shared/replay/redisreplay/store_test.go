@@ -106,7 +106,7 @@ func later(a, b time.Time) time.Time {
 func TestE03RedisKilled(t *testing.T) {
 	t.Parallel()
 	r := start(t, safe()...).age()
-	s := open(t, redisreplay.Config{URL: r.url(), Timeout: time.Second})
+	s := open(t, redisreplay.Config{URL: r.url()})
 	var mu sync.Mutex
 	var acknowledged []handoff.Redemption
 	for round := range 3 {
