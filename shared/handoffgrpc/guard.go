@@ -33,8 +33,10 @@ type Config struct {
 	// Zero: 64 for each of GOMAXPROCS.
 	MaxInFlight int
 	// MaxWaiting is how many goroutines of this process may be waiting for a
-	// processor before Tap refuses calls, at some 50 us of work each. Zero: 64 for
-	// each of GOMAXPROCS.
+	// processor before Tap refuses calls. To refuse a call costs some 8 us: with
+	// little room a server refuses calls that it could check a moment later, and
+	// with much those that wait get old. Zero: 512 for each of GOMAXPROCS, which
+	// is some 30 ms of checks.
 	MaxWaiting int
 }
 
@@ -99,14 +101,14 @@ func NewGuard(config Config) (*Guard, error) {
 	if config.MaxWaiting < 0 {
 		return nil, errors.New("Config.MaxWaiting is negative")
 	}
-	enough := 64 * runtime.GOMAXPROCS(0)
+	processors := runtime.GOMAXPROCS(0)
 	return &Guard{
 		verifier: config.Verifier,
 		exempt:   append([]string(nil), config.Exempt...),
 		notify:   config.Observe,
 
-		mostInFlight: int64(cmp.Or(config.MaxInFlight, enough)),
-		mostWaiting:  uint64(cmp.Or(config.MaxWaiting, enough)),
+		mostInFlight: int64(cmp.Or(config.MaxInFlight, 64*processors)),
+		mostWaiting:  uint64(cmp.Or(config.MaxWaiting, 512*processors)),
 	}, nil
 }
 
