@@ -307,7 +307,7 @@ func TestF07TaintedKeyStaysOut(t *testing.T) {
 }
 
 // A process whose folder lacks a key is not ready before the key is to sign, and
-// issues nothing once it is.
+// issues nothing once it is, until the key is there.
 func TestPrivateKeyElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newQuickSite(t)
@@ -316,17 +316,24 @@ func TestPrivateKeyElsewhere(t *testing.T) {
 	ctx, _ := r.signIn(t, "alice")
 	r.issue(t, ctx)
 	s.command(t, "keys", "prepare", "--key-dir", s.path("elsewhere"))
+	next := nextKey(t, s)
 	eventually(t, "it is not ready", func() bool { return !r.serving(t) })
 	r.issue(t, ctx)
 	time.Sleep(2300 * time.Millisecond)
-	s.command(t, "keys", "activate", "--", nextKey(t, s))
-	eventually(t, "it issues nothing", func() bool {
+	s.command(t, "keys", "activate", "--", next)
+	issues := func() bool {
 		_, err := r.handoffs().IssueHandoff(ctx, pay(t))
 		if err != nil {
 			wantReason(t, "without the private key", err, handoff.ReasonIssuerUnavailable)
 		}
-		return err != nil
-	})
+		return err == nil
+	}
+	eventually(t, "it issues nothing", func() bool { return !issues() })
+	if err := os.Rename(s.path("elsewhere/"+next+".key"), s.path("keys/"+next+".key")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it issues again", issues)
+	eventually(t, "it is ready", func() bool { return r.serving(t) })
 }
 
 // serving reports whether the server says that it is.

@@ -123,6 +123,62 @@ func TestWithoutTrustKey(t *testing.T) {
 	wantReason(t, "the session", err, handoff.ReasonSessionInvalid)
 }
 
+// F03: while what was taken back cannot be read, no list is made up: audiences
+// refuse everything once the last is too old, until SERVER1 can read again.
+func TestF03StoreFails(t *testing.T) {
+	t.Parallel()
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, s.publishing("trust-lifetime", "2s"))
+	a := r.audience(t)
+	ctx, _ := r.signIn(t, "alice")
+	raw := r.issue(t, ctx).GetToken()
+	a.wantNow(t, "before", raw, 0)
+	db := s.open(t)
+	reason := func() handoff.Reason {
+		_, err := a.verifier.Verify(t.Context(), raw)
+		return handoff.ReasonOf(err)
+	}
+	if _, err := db.Exec(`ALTER TABLE revocations RENAME TO away`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the list is too old", func() bool { return reason() == handoff.ReasonTrustStale })
+	eventually(t, "SERVER1 says that it is not well", func() bool { return !r.serving(t) })
+	_, err := r.sessions().SignOut(ctx, &server1v1.SignOutRequest{})
+	wantReason(t, "a sign-out that cannot be recorded", err, handoff.ReasonIssuerUnavailable)
+	if _, err := db.Exec(`ALTER TABLE away RENAME TO revocations`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the audience accepts again", func() bool { return reason() == 0 })
+	if _, err := r.sessions().SignOut(ctx, &server1v1.SignOutRequest{}); err != nil {
+		t.Error(err)
+	}
+	a.wantSoon(t, "after signing out", raw, handoff.ReasonTokenRevoked)
+}
+
+// F05: a user is an id that nobody else ever has, whatever becomes of the name:
+// what was taken from the former alice is not taken from the next.
+func TestF05NameGivenAgain(t *testing.T) {
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, s.publishing())
+	a := r.audience(t)
+	ctx, _ := r.signIn(t, "alice")
+	former := r.issue(t, ctx).GetToken()
+	s.command(t, "user", "disable", "alice")
+	a.wantSoon(t, "the former alice", former, handoff.ReasonTokenRevoked)
+	if _, err := s.open(t).Exec(`DELETE FROM users WHERE name = 'alice'`); err != nil {
+		t.Fatal(err)
+	}
+	s.addUser(t, "alice", "payer")
+	ctx, _ = r.signIn(t, "alice")
+	next := r.issue(t, ctx).GetToken()
+	a.wantNow(t, "the next alice", next, 0)
+	if s.verify(t, former).Claims().Subject == s.verify(t, next).Claims().Subject {
+		t.Error("both are one subject")
+	}
+}
+
 // Only a user's own handoffs can be taken back, and nobody learns of others'.
 func TestRevokeHandoffRefuses(t *testing.T) {
 	s := newTrustedSite(t)

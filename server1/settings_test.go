@@ -121,9 +121,9 @@ func TestMistakesInSettings(t *testing.T) {
 		"HTTPS without a port":             {trusting("http", "127.0.0.1"), "--http"},
 		"no skew":                          {change{"skew": "0s"}, "--skew"},
 		"too much skew":                    {change{"skew": "61s"}, "--skew"},
-		"PostgreSQL off this machine":      {change{"database": "postgres://shop:" + password + "@db.example/shop"}, "--database"},
-		"PostgreSQL that is not there":     {change{"database": "postgres://shop:" + password + "@127.0.0.1:1/shop"}, "--database"},
-		"a URL that is none":               {change{"database": "postgres://shop:" + password + "@["}, "--database"},
+		"PostgreSQL off this machine":      {change{"database": "postgres://shop:battery-staple@db.example/shop"}, "--database"},
+		"PostgreSQL that is not there":     {change{"database": "postgres://shop:battery-staple@127.0.0.1:1/shop"}, "--database"},
+		"a URL that is none":               {change{"database": "postgres://shop:battery-staple@["}, "--database"},
 		"another issuer's database":        {change{"database": other}, "--database"},
 		"a flag that is none":              {change{"skip-tls": "true"}, "--skip-tls"},
 	} {
@@ -150,7 +150,7 @@ func refused(t *testing.T, args, env []string, setting string) {
 	if status != 2 || stdout.Len() > 0 {
 		t.Errorf("exit status %d, stdout %q; want 2 and nothing; stderr:\n%s", status, &stdout, line)
 	}
-	if strings.Contains(line, password) {
+	if strings.Contains(line, password) || strings.Contains(line, "battery-staple") {
 		t.Errorf("stderr has a password:\n%s", line)
 	}
 	if strings.Count(line, "\n") != 1 || !strings.Contains(line, setting) {

@@ -550,3 +550,34 @@ func testChanges(t *testing.T, e engine) {
 		t.Error("the process that made the changes is not told")
 	}
 }
+
+// The store's part in a list of 100,000 entries.
+func BenchmarkTrust(b *testing.B) {
+	db := sqliteEngine().issuing(b)
+	u := User{ID: handoff.NewID(), Name: "alice", PasswordHash: "x", Created: start}
+	if err := db.AddUser(b.Context(), u); err != nil {
+		b.Fatal(err)
+	}
+	fill := func(ctx context.Context, tx *sql.Tx) error {
+		for range 1000 {
+			entry, err := terms.Token(handoff.NewID(), start.Add(time.Minute))
+			if err != nil {
+				return err
+			}
+			if _, err := takeBack(ctx, tx, u.ID, entry, start); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for range 100 {
+		if err := db.change(b.Context(), fill); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if state, err := db.Trust(b.Context(), start); err != nil || len(state.Revoked) != 100_000 {
+			b.Fatal(len(state.Revoked), err)
+		}
+	}
+}

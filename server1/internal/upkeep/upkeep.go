@@ -97,16 +97,18 @@ func (u *upkeep) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if u.following && changes == u.changes {
-		if u.Keys != nil {
-			u.Keys.Confirm(at)
-		}
-		return nil
-	}
-	if u.Keys != nil {
+	same := u.following && changes == u.changes
+	switch {
+	case u.Keys == nil:
+	case same && u.Keys.Ready(ctx) == nil:
+		u.Keys.Confirm(at)
+	default: // or a private key is missing, and may have come
 		if err := u.Keys.Refresh(ctx); err != nil {
 			return err
 		}
+	}
+	if same {
+		return nil
 	}
 	if u.Changed != nil {
 		u.Changed()
