@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -67,7 +68,7 @@ func parse(args []string, stdout io.Writer) (command, error) {
 	parser, err := kong.New(&line,
 		kong.Name(program),
 		kong.Description("The demo SERVER2: runs what a user of SERVER1 was handed off to run, once, with SERVER1's public key alone."),
-		kong.DefaultEnvars("HANDOFF_SERVER2"),
+		kong.DefaultEnvars(prefix),
 		kong.Vars{"listen": "127.0.0.1:8442"},
 		kong.ExplicitGroups([]kong.Group{{
 			Key: "trust", Title: "Whose tokens count: --keys, or --trust-key with --trust.",
@@ -82,6 +83,9 @@ func parse(args []string, stdout io.Writer) (command, error) {
 		return nil, err
 	}
 	context, err := parser.Parse(args)
+	if err == nil {
+		err = unread(parser.Model, os.Environ())
+	}
 	switch {
 	case helped:
 		return nil, nil
@@ -95,6 +99,28 @@ func parse(args []string, stdout io.Writer) (command, error) {
 		return &line.Seed, nil
 	}
 	return &line.Serve, nil
+}
+
+const prefix = "HANDOFF_SERVER2"
+
+// unread refuses a variable that no flag of any command has: somebody believes to
+// have set something.
+func unread(model *kong.Application, env []string) error {
+	known := map[string]bool{}
+	err := kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			for _, variable := range flag.Envs {
+				known[variable] = true
+			}
+		}
+		return next(nil)
+	})
+	for _, pair := range env {
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, prefix+"_") && !known[name] {
+			err = errors.Join(err, fmt.Errorf("%s: there is no such setting", name))
+		}
+	}
+	return err
 }
 
 // help shows what was asked for, and the flags of the default command where

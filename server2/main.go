@@ -6,13 +6,16 @@
 //	    --audience https://server2.example --issuer https://server1.example \
 //	    --keys server1.jwks --database server2.db
 //
-// It holds SERVER1's public key and nothing that signs a token. The files, in
+// With --trust-key trust.jwks --trust grpc://server1.example:8441 in the place of
+// --keys it follows SERVER1's trust list, and so what SERVER1 takes back.
+//
+// It holds public keys of SERVER1's and nothing that signs a token. The files, in
 // the order in which things happen:
 //
 //	flags.go       what the operator sets
 //	serve.go       the parts and their wiring
 //	trust.go       whose tokens count: a file of keys, or SERVER1's trust list
-//	single_use.go  where redemptions are remembered
+//	single_use.go  where redemptions are remembered: memory, a journal, a Redis
 //	seed.go        the invoices, for a start
 //	internal/      audit, invoices (the handlers), ledger (the database)
 package main

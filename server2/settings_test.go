@@ -262,6 +262,12 @@ func TestVariables(t *testing.T) {
 	t.Setenv("HANDOFF_SERVER2_SKEW", "much")
 	refused(t, s.args(), "HANDOFF_SERVER2_SKEW")
 	s["skew"] = "50ms"
+	t.Setenv("HANDOFF_SERVER2_SKEW", "50ms")
+	t.Setenv("HANDOFF_SERVER2_TRUSTKEY", "trust.jwks")
+	refused(t, s.args(), "HANDOFF_SERVER2_TRUSTKEY")
+	if err := os.Unsetenv("HANDOFF_SERVER2_TRUSTKEY"); err != nil {
+		t.Fatal(err)
+	}
 	for flag, value := range s {
 		t.Setenv("HANDOFF_SERVER2_"+strings.ToUpper(strings.ReplaceAll(flag, "-", "_")), value)
 	}

@@ -142,10 +142,10 @@ func TestJournalInUse(t *testing.T) {
 	wantReason(t, "twice", err, handoff.ReasonTokenReplayed)
 }
 
-// Replicas that share a Redis spend a token once, whichever of them gets it and
+// TestE06: replicas that share a Redis spend a token once, whichever of them gets it and
 // however often; without their Redis they refuse, say so to health, and remember
 // when it is back.
-func TestRedis(t *testing.T) {
+func TestE06(t *testing.T) {
 	t.Parallel()
 	redis := servingtest.StartRedis(t)
 	s, key := goodSettings(t)
