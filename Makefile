@@ -23,6 +23,11 @@ demo: build ## build the pair, run the story from sign-in to refusals, stop
 run: build ## the same pair, left running until Ctrl-C
 	@bin/demo run
 
+.PHONY: cluster
+cluster: build ## two SERVER1s and three SERVER2s over PostgreSQL and Redis, which Debian's postgresql and redis-server bring
+	@go build -trimpath -o bin/cluster ./scripts/cluster
+	@bin/cluster
+
 .PHONY: build
 build: ## build the programs into bin/
 	@echo "building the programs (the first time takes about a minute)"
@@ -48,6 +53,14 @@ test: ## every test, with the race detector where there is a C compiler
 e2e: ## only the tests between real processes, never from the test cache
 	@echo "testing real processes"
 	@go test -count=1 ./scripts/e2e/... ./scripts/demo/...
+
+.PHONY: chaos
+chaos: ## the tests that kill, stop and cut off, in full: ten minutes
+	@echo "testing what crashes lose (the first time builds the tests: a few minutes)"
+	@HANDOFF_LONG=1 go test -count=1 -timeout 20m ./scripts/e2e/...
+	@HANDOFF_REVOKE_KILLS=100 go test -count=1 -timeout 20m -run '^TestF04Killed$$' ./server1
+	@HANDOFF_REPLAY_KILLS=500 go test -count=1 -timeout 20m -run '^TestE02JournalKilled$$' ./shared/replay
+	@HANDOFF_REDIS_CHAOS=60s go test -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each

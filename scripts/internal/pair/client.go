@@ -12,6 +12,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/health" // lets the client watch it
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -35,15 +38,10 @@ type Client struct {
 // Dial returns a client of the pair at these addresses, whose certificates the
 // authority in the file ca has signed.
 func Dial(server1, server2, ca string) (*Client, error) {
-	authority, err := os.ReadFile(ca)
+	transport, err := trustIn(ca)
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
-		return nil, fmt.Errorf("%s holds no certificate", ca)
-	}
-	transport := grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}))
 	one, err := grpc.NewClient(server1, transport)
 	if err != nil {
 		return nil, err
@@ -52,12 +50,60 @@ func Dial(server1, server2, ca string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newClient(one, two), nil
+}
+
+// DialReplicas returns a client that takes the servers at these addresses in
+// turns, those that say they are serving.
+func DialReplicas(server1, server2 []*Process, ca string) (*Client, error) {
+	transport, err := trustIn(ca)
+	if err != nil {
+		return nil, err
+	}
+	one, err := balance(server1, transport)
+	if err != nil {
+		return nil, err
+	}
+	two, err := balance(server2, transport)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(one, two), nil
+}
+
+// inTurns has no retryPolicy: a handoff that may have been spent is not for gRPC
+// to try again.
+const inTurns = `{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}`
+
+func balance(replicas []*Process, transport grpc.DialOption) (*grpc.ClientConn, error) {
+	state := resolver.State{}
+	for _, replica := range replicas {
+		state.Addresses = append(state.Addresses, resolver.Address{Addr: replica.Address})
+	}
+	addresses := manual.NewBuilderWithScheme("replicas")
+	addresses.InitialState(state)
+	return grpc.NewClient("replicas:///localhost", transport, grpc.WithResolvers(addresses), grpc.WithDefaultServiceConfig(inTurns))
+}
+
+func trustIn(ca string) (grpc.DialOption, error) {
+	authority, err := os.ReadFile(ca)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		return nil, fmt.Errorf("%s holds no certificate", ca)
+	}
+	return grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13})), nil
+}
+
+func newClient(one, two *grpc.ClientConn) *Client {
 	return &Client{
 		Sessions:    server1v1.NewSessionServiceClient(one),
 		Handoffs:    handoffv1.NewHandoffServiceClient(one),
 		Invoices:    server2v1.NewInvoiceServiceClient(two),
 		connections: []*grpc.ClientConn{one, two},
-	}, nil
+	}
 }
 
 // Close closes the client's connections.

@@ -46,6 +46,12 @@ type Config struct {
 	// Audiences is how many SERVER2s there are, each with a folder and a database
 	// of its own. Zero: one.
 	Audiences int
+	// Issuers is how many SERVER1s there are: processes of one issuer, which need
+	// Postgres to be more than one. Zero: one.
+	Issuers int
+	// Postgres has all SERVER1s keep one database in it, and all SERVER2s another.
+	// Nil: files.
+	Postgres *Postgres
 	// Trust has SERVER2 follow SERVER1's trust list, with the public trust key
 	// alone. Otherwise it is given a file with the public signing key.
 	Trust bool
@@ -58,7 +64,9 @@ type Config struct {
 
 // Pair is the running processes: two, unless there are more audiences.
 type Pair struct {
+	// Server1 is the first of the issuer's processes.
 	Server1 *Process
+	Issuers []*Process
 	// Server2 is the first of the audiences.
 	Server2   *Process
 	Audiences []*Process
@@ -68,14 +76,18 @@ type Pair struct {
 	Users map[string]User
 
 	config  Config
-	listen1 string // where SERVER1 listens: its audiences are told before it starts
+	listen1 []string // where each SERVER1 listens: audiences are told before it starts
 }
 
 // Start makes the keys, the certificates, the users and the invoices, and starts
 // both servers on free loopback ports.
 func Start(ctx context.Context, config Config) (*Pair, error) {
 	config.Audiences = max(config.Audiences, 1)
-	p := &Pair{config: config, CA: filepath.Join(config.Dir, "tls", "ca.pem"), Audiences: make([]*Process, config.Audiences)}
+	config.Issuers = max(config.Issuers, 1)
+	p := &Pair{
+		config: config, CA: filepath.Join(config.Dir, "tls", "ca.pem"),
+		Issuers: make([]*Process, config.Issuers), Audiences: make([]*Process, config.Audiences), listen1: make([]string, config.Issuers),
+	}
 	folders := []string{p.path("server1")}
 	for i := range p.Audiences {
 		folders = append(folders, p.server2(i))
@@ -85,12 +97,14 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 			return nil, err
 		}
 	}
-	var err error
-	if p.listen1, err = freeAddress(); err != nil {
-		return nil, err
+	for i := range p.listen1 {
+		var err error
+		if p.listen1[i], err = freeAddress(); err != nil {
+			return nil, err
+		}
 	}
 	for _, step := range []func(context.Context) error{
-		p.makeKeys, p.addUsers, p.writeInvoices, p.startAudiences, p.writePolicy, p.StartServer1,
+		p.makeKeys, p.addUsers, p.writeInvoices, p.startAudiences, p.writePolicy, p.startIssuers,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, p.Stop())
@@ -102,7 +116,7 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 // Stop stops both processes, and says if either did not end well.
 func (p *Pair) Stop() error {
 	var failures []error
-	for _, process := range append([]*Process{p.Server1}, p.Audiences...) {
+	for _, process := range slices.Concat(p.Issuers, p.Audiences) {
 		if process != nil {
 			failures = append(failures, process.Stop())
 		}
@@ -163,7 +177,7 @@ func (p *Pair) addUsers(ctx context.Context) error {
 		users = append(users, User{Name: fmt.Sprintf("guest-%d", i+1), Roles: []string{"payer"}})
 	}
 	for _, user := range users {
-		args := []string{"user", "add", "--database", p.path("server1", "server1.db"), "--name", user.Name}
+		args := []string{"user", "add", "--database", p.database1(), "--name", user.Name}
 		for _, role := range user.Roles {
 			args = append(args, "--role", role)
 		}
@@ -203,9 +217,12 @@ func (p *Pair) writeInvoices(ctx context.Context) error {
 		if err := writeJSON(p.server2(i, "invoices.json"), all); err != nil {
 			return err
 		}
-		_, err := run(ctx, "", p.program("handoff-server2"), "seed", "--database", p.server2(i, "server2.db"), p.server2(i, "invoices.json"))
+		_, err := run(ctx, "", p.program("handoff-server2"), "seed", "--database", p.database2(i), p.server2(i, "invoices.json"))
 		if err != nil {
 			return err
+		}
+		if p.config.Postgres != nil {
+			break // which all have
 		}
 	}
 	return nil
@@ -238,20 +255,74 @@ func writeJSON(path string, value any) error {
 	return os.WriteFile(path, append(text, '\n'), 0o600)
 }
 
-// StartServer1 starts SERVER1, which must not be running.
-func (p *Pair) StartServer1(ctx context.Context) (err error) {
+// database1 is what SERVER1's --database is given, and database2 an audience's.
+func (p *Pair) database1() string {
+	if p.config.Postgres != nil {
+		return p.config.Postgres.URL("server1")
+	}
+	return p.path("server1", "server1.db")
+}
+
+func (p *Pair) database2(i int) string {
+	if p.config.Postgres != nil {
+		return p.config.Postgres.URL("server2")
+	}
+	return p.server2(i, "server2.db")
+}
+
+// StartServer1 starts the first SERVER1, which must not be running.
+func (p *Pair) StartServer1(ctx context.Context) error { return p.startIssuer(ctx, 0) }
+
+func (p *Pair) startIssuers(ctx context.Context) error {
+	for i := range p.Issuers {
+		if err := p.startIssuer(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Pair) startIssuer(ctx context.Context, i int) error {
 	args := []string{
-		"serve", "--listen", p.listen1,
+		"serve", "--listen", p.listen1[i],
 		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-		"--issuer", Issuer, "--policy", p.path("server1", "policy.json"), "--database", p.path("server1", "server1.db"),
+		"--issuer", Issuer, "--policy", p.path("server1", "policy.json"), "--database", p.database1(),
 	}
 	if p.config.Trust {
 		args = append(args, "--key-dir", p.path("server1", "keys"), "--trust-key", p.path("server1", "trust.key"))
 	} else {
 		args = append(args, "--key", p.path("server1", "signing.key"))
 	}
-	p.Server1, err = startProcess(ctx, "SERVER1", p.path("server1", "server1.log"), p.program("handoff-server1"), append(args, p.config.Server1...)...)
-	return err
+	log := p.path("server1", "server1.log")
+	if i > 0 {
+		log = p.path("server1", fmt.Sprintf("server1-%d.log", i))
+	}
+	process, err := startProcess(ctx, "SERVER1", log, p.program("handoff-server1"), append(args, p.config.Server1...)...)
+	if err != nil {
+		return err
+	}
+	p.Issuers[i] = process
+	p.Server1 = p.Issuers[0]
+	return nil
+}
+
+// Restart starts those that have ended, where they were.
+func (p *Pair) Restart(ctx context.Context) error {
+	for i, process := range p.Issuers {
+		if process.ended() {
+			if err := p.startIssuer(ctx, i); err != nil {
+				return err
+			}
+		}
+	}
+	for i, process := range p.Audiences {
+		if process.ended() {
+			if err := p.StartServer2(ctx, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // StartServer2 starts an audience, which must not be running: on a free port, or
@@ -264,10 +335,10 @@ func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
 	args := []string{
 		"serve", "--listen", listen,
 		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-		"--audience", Audience, "--issuer", Issuer, "--database", p.server2(i, "server2.db"),
+		"--audience", Audience, "--issuer", Issuer, "--database", p.database2(i),
 	}
 	if p.config.Trust {
-		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.listen1, "--trust-ca", p.CA)
+		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.listen1[0], "--trust-ca", p.CA)
 	} else {
 		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
 	}
@@ -302,7 +373,7 @@ func freeAddress() (string, error) {
 // server, such as keys activate, and returns what it prints. The arguments are
 // the command's: an id may begin with a dash.
 func (p *Pair) Operate(ctx context.Context, command []string, arguments ...string) (string, error) {
-	args := append(slices.Clip(command), "--database", p.path("server1", "server1.db"))
+	args := append(slices.Clip(command), "--database", p.database1())
 	if len(arguments) > 0 {
 		args = append(append(args, "--"), arguments...)
 	}
@@ -316,8 +387,8 @@ func (p *Pair) KeyDir() string { return p.path("server1", "keys") }
 func (p *Pair) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for _, audience := range p.Audiences {
-		client, err := Dial(p.Server1.Address, audience.Address, p.CA)
+	for i, audience := range p.Audiences {
+		client, err := Dial(p.Issuers[i%len(p.Issuers)].Address, audience.Address, p.CA)
 		if err != nil {
 			return err
 		}

@@ -88,6 +88,15 @@ func (p *Process) Pid() int { return p.command.Process.Pid }
 // Exited is closed when the process has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
+func (p *Process) ended() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // Stop asks the process to end as an operator would, and kills it if it has not
 // ended after a while. It returns an error unless the process ended well.
 func (p *Process) Stop() error {
