@@ -36,7 +36,9 @@ type settings struct {
 	write bool   // keep the table in RESULTS.md
 	bin   string // the folder of the built programs
 	dir   string // for what the run keeps; it goes with the run
-	say   func(format string, args ...any)
+
+	profile string // a folder for the servers' profiles; empty: none are made
+	say     func(format string, args ...any)
 }
 
 // sections are what is measured, in the order of the table.
@@ -47,6 +49,8 @@ func sections() []section {
 		{"refuse", "a hostile token", measureRefuse},
 		{"redeem", "the embedded stores", measureRedeem},
 		{"wire", "a call over TLS", measureWire},
+		{"round", "the demo pair as it is: a handoff from a session to a payment", measureRound},
+		{"overload", "three times what one processor can do", measureOverload},
 	}
 }
 
@@ -78,6 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.BoolVar(&s.short, "short", false, "shorten every section: numbers to look at, not to keep")
 	flags.BoolVar(&s.write, "write", false, "write the table to "+resultsFile+", with the machine, the versions and the date")
 	flags.StringVar(&s.bin, "bin", "../../bin", "the `folder` of the programs that make build builds")
+	flags.StringVar(&s.profile, "profile", "", "a `folder` for profiles of what the servers spend their processor time on")
 	flags.Usage = func() {
 		fmt.Fprintln(stderr, "usage: bench [flags] [section ...]")
 		for _, of := range sections() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -12,26 +13,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// residentBytes is the memory of this process that is in RAM, and peakBytes the
-// most that ever was.
-func residentBytes() float64 { return statusKB("VmRSS:") * 1024 }
-func peakBytes() float64     { return statusKB("VmHWM:") * 1024 }
+// usageOf is what a process has used, to within some 10 ms, and what it holds.
+// What cannot be read is zero.
+func usageOf(pid int) usage {
+	const ticks = 100 // a second, on every Linux
+	var u usage
+	stat, _ := os.ReadFile(processFile(pid, "stat"))
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // behind the name, where the third field begins
+	if fields := bytes.Fields(rest); len(fields) > 12 {
+		u.Processor = time.Duration(number64(fields[14-3])+number64(fields[15-3])) * time.Second / ticks
+	}
+	status, _ := os.ReadFile(processFile(pid, "status"))
+	for name, of := range map[string]*float64{"VmRSS:": &u.Resident, "VmHWM:": &u.Peak} {
+		_, rest, _ := bytes.Cut(status, []byte(name))
+		if fields := bytes.Fields(rest); len(fields) > 0 {
+			*of = number64(fields[0]) * 1024
+		}
+	}
+	return u
+}
 
-func statusKB(name string) float64 {
-	status, err := os.ReadFile("/proc/self/status")
+func processFile(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
+
+func number64(text []byte) float64 {
+	x, err := strconv.ParseFloat(string(text), 64)
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := bytes.Cut(status, []byte(name))
-	fields := bytes.Fields(rest)
-	if len(fields) == 0 {
-		return 0
-	}
-	kb, err := strconv.ParseFloat(string(fields[0]), 64)
-	if err != nil {
-		return 0
-	}
-	return kb
+	return x
 }
 
 // threadTime is what this thread has used of its processor.
@@ -61,24 +70,42 @@ func startOn(command *exec.Cmd, cores []int) error {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var before unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
+	if err := unix.SchedSetaffinity(0, processors(cores...)); err != nil {
 		return err
 	}
-	if err := unix.SchedSetaffinity(0, cpuSet(cores)); err != nil {
-		return err
-	}
-	err := command.Start() // it inherits this thread's
-	if err := unix.SchedSetaffinity(0, &before); err != nil {
-		return err
-	}
-	return err
+	err := command.Start() // it inherits this thread's processors
+	return errors.Join(err, unix.SchedSetaffinity(0, processors()))
 }
 
-func cpuSet(cores []int) *unix.CPUSet {
+// confine puts every thread of a process on some processors.
+func confine(pid int, cores ...int) error {
+	threads, err := os.ReadDir(processFile(pid, "task"))
+	if err != nil {
+		return err
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(id, processors(cores...)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// unconfine lets it have all again.
+func unconfine(pid int) error { return confine(pid) }
+
+// processors is a set of them; of none, all that the machine has.
+func processors(cores ...int) *unix.CPUSet {
 	var set unix.CPUSet
 	for _, core := range cores {
 		set.Set(core)
+	}
+	if len(cores) == 0 {
+		set.Fill()
 	}
 	return &set
 }

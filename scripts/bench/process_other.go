@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// Where there is no /proc, what a process holds is not measured.
-func residentBytes() float64 { return 0 }
-func peakBytes() float64     { return 0 }
+// Where there is no /proc, other processes and memory are not measured.
+func usageOf(int) usage { return usage{} }
 
 func threadTime() time.Duration { return processorTime() }
 
@@ -21,7 +20,13 @@ func withParent() *syscall.SysProcAttr { return nil }
 
 func startOn(command *exec.Cmd, cores []int) error {
 	if len(cores) > 0 {
-		return errors.New("a process can be given a processor of its own on Linux alone")
+		return errConfine
 	}
 	return command.Start()
 }
+
+func confine(int, ...int) error { return errConfine }
+
+func unconfine(int) error { return errConfine }
+
+var errConfine = errors.New("a process can be given a processor of its own on Linux alone")

@@ -110,7 +110,7 @@ func measureStore(ctx context.Context, live, callers int, short bool, open opene
 	began := time.Now()
 	clock := began.Add(-time.Minute) // then it stands still: nothing ends
 	debug.FreeOSMemory()
-	heap, resident := inHeap(), residentBytes()
+	heap, resident := inHeap(), usageOf(os.Getpid()).Resident
 	store, closed, err := open(replay.Config{Now: func() time.Time { return clock }, MaxLive: math.MaxInt})
 	if err != nil {
 		return found, err
@@ -132,7 +132,7 @@ func measureStore(ctx context.Context, live, callers int, short bool, open opene
 		runtime.GC()
 		found.heap = (inHeap() - heap) / float64(live)
 		debug.FreeOSMemory() // what growing has left behind is nobody's any more
-		found.resident = (residentBytes() - resident) / float64(live)
+		found.resident = (usageOf(os.Getpid()).Resident - resident) / float64(live)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return found, err

@@ -14,6 +14,8 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
+	"runtime/pprof"
 	"time"
 
 	"google.golang.org/grpc"
@@ -31,6 +33,7 @@ type variant string
 const (
 	unprotected variant = "unprotected"
 	guarded     variant = "handoff"
+	guardedTap  variant = "handoff, with Guard.Tap"
 	byHand      variant = "golang-jwt by hand"
 )
 
@@ -44,6 +47,17 @@ func serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	var o order
 	if err := json.Unmarshal(text, &o); err != nil {
 		return err
+	}
+	if o.Profile != "" {
+		f, err := os.Create(o.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	s, greeting, err := open(ctx, o)
 	if err != nil {
@@ -59,7 +73,7 @@ func serve(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 		} else if err != nil {
 			return err
 		}
-		if err := answers.Encode(usage{processorTime(), residentBytes(), peakBytes()}); err != nil {
+		if err := answers.Encode(usage{Processor: processorTime()}); err != nil {
 			return err
 		}
 	}
@@ -81,7 +95,7 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 	check := func(*grpc.Server) error { return nil }
 	switch key := keys.Keys()[0]; o.Variant {
 	case unprotected:
-	case guarded:
+	case guarded, guardedTap:
 		billing, err := newBilling(ctx, o.Dir, key)
 		if err != nil {
 			return nil, hello{}, err
@@ -91,14 +105,17 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 			return nil, hello{}, err
 		}
 		options = append(options, grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream))
+		if o.Variant == guardedTap {
+			options = append(options, grpc.InTapHandle(guard.Tap))
+		}
 		check = guard.Check
 	case byHand:
 		options = append(options, grpc.UnaryInterceptor(newHandmade(newGolangJWT(key.Algorithm(), key.Public())).unary))
 	default:
 		return nil, hello{}, fmt.Errorf("no variant %q", o.Variant)
 	}
-	s := grpc.NewServer(options...)
-	server2v1.RegisterInvoiceServiceServer(s, till{granted: o.Variant == guarded})
+	s := grpc.NewServer(append(options, grpc.MaxConcurrentStreams(128))...)
+	server2v1.RegisterInvoiceServiceServer(s, till{granted: o.Variant == guarded || o.Variant == guardedTap})
 	if err := check(s); err != nil {
 		return nil, hello{}, err
 	}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,7 +77,11 @@ func startServer(ctx context.Context, s settings, shop *shop, v variant, cores .
 	if err != nil {
 		return nil, err
 	}
-	return startChild(ctx, order{Variant: v, Keys: jwks, Dir: s.dir}, cores...)
+	o := order{Variant: v, Keys: jwks, Dir: s.dir}
+	if s.profile != "" {
+		o.Profile = filepath.Join(s.profile, fmt.Sprintf("%s-%d.prof", strings.ReplaceAll(string(v), " ", "-"), len(cores)))
+	}
+	return startChild(ctx, o, cores...)
 }
 
 // pay returns a call of a contender, each with a fresh token made beforehand.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// The processors of the server and of the flood, and the flood's connections.
+const (
+	serverCore = 0
+	floodCore  = 1
+	fewLanes   = 8
+	manyLanes  = 64
+)
+
+// measureOverload offers a server three times what it can do.
+func measureOverload(ctx context.Context, s settings, t *table) error {
+	if runtime.NumCPU() < 2 {
+		return errors.New("the server and the flood need a processor each")
+	}
+	span := 30 * time.Second
+	if s.short {
+		span = 5 * time.Second
+	}
+	for _, of := range []struct {
+		what  string
+		open  func(context.Context, settings) (*target, error)
+		lanes int
+		goal  bool
+	}{
+		{"the guard alone, without Tap", bare(guarded), manyLanes, false},
+		{"the guard alone", bare(guardedTap), fewLanes, true},
+		{"the guard alone", bare(guardedTap), manyLanes, true},
+		{"SERVER2", server2, fewLanes, true},
+		{"SERVER2", server2, manyLanes, true},
+	} {
+		what := fmt.Sprintf("%s, %d connections", of.what, of.lanes)
+		s.say("overload: %s", what)
+		to, err := of.open(ctx, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		found, err := overload(ctx, s, to, of.lanes, span)
+		if err = errors.Join(err, to.stop()); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		found.report(t, what)
+		if of.goal {
+			t.least("overload, "+what+", goodput to capacity", found.goodput/found.capacity, 0.8, " x")
+			t.most("overload, "+what+", resident at the most", found.peak/(1<<20), 256, " MiB")
+			t.most("overload, "+what+", time to recover", found.recovered.Seconds(), 2, " s")
+		}
+	}
+	return nil
+}
+
+// strain is how a server stood an overload.
+type strain struct {
+	capacity, goodput float64 // calls with a good token that succeeded, a second
+	offered           float64 // calls a second, of all kinds
+	shed, unsent      float64 // parts of them
+	calm, p99         time.Duration
+	peak              float64 // bytes
+	recovered         time.Duration
+	efficiency        float64       // decisions a second of the server's processor time, to those at capacity
+	whole, refusal    time.Duration // processor time of a call that is looked at, and of one that is shed
+}
+
+func (f strain) report(t *table, what string) {
+	t.add(line{
+		what: what, median: grouped(f.goodput) + " good calls/s", ratio: f.goodput / f.capacity,
+		note: fmt.Sprintf("capacity %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
+			"processor time of a call %s, of one that is shed %s; %.2f of the processor time went into decisions",
+			grouped(f.capacity), grouped(f.offered), 100*f.shed, 100*f.unsent, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
+			f.peak/(1<<20), f.recovered.Round(time.Millisecond), microseconds(float64(f.whole)), microseconds(float64(f.refusal)), f.efficiency),
+	})
+}
+
+// overload finds what a server can do, offers it half of that, three times that,
+// and half again.
+func overload(ctx context.Context, s settings, to *target, lanes int, span time.Duration) (found strain, err error) {
+	f, err := newFlood(ctx, to, lanes)
+	if err != nil {
+		return found, err
+	}
+	defer f.close()
+	m, err := newMixture(ctx, to, f)
+	if err != nil {
+		return found, err
+	}
+	// As many calls under way as keep the server busy, and no more.
+	full, err := m.prepare(ctx, int(span.Seconds()*2000), 0)
+	if err != nil {
+		return found, err
+	}
+	used, err := m.send(ctx, full)
+	if err != nil {
+		return found, err
+	}
+	rate := float64(len(full.answers)) / full.length().Seconds()
+	found.capacity, found.offered, found.whole = full.good(), 3*rate, used/time.Duration(len(full.answers))
+
+	calm, err := m.prepare(ctx, int(rate), rate/2)
+	if err != nil {
+		return found, err
+	}
+	storm, err := m.prepare(ctx, int(3*rate*span.Seconds()), 3*rate)
+	if err != nil {
+		return found, err
+	}
+	after, err := m.prepare(ctx, int(2*rate), rate/2)
+	if err != nil {
+		return found, err
+	}
+	if _, err := m.send(ctx, calm); err != nil {
+		return found, err
+	}
+	s.say("overload: %.0f calls a second for %s", 3*rate, span)
+	if used, err = m.send(ctx, storm); err != nil {
+		return found, err
+	}
+	if _, err := m.send(ctx, after); err != nil {
+		return found, err
+	}
+	found.goodput, found.shed, found.calm, found.p99 = storm.good(), storm.part(answer.shed), calm.p99(), storm.p99()
+	found.recovered = after.recovered(3 * found.calm)
+	found.efficiency = storm.part(answer.decided) * float64(len(storm.answers)) * float64(found.whole) / float64(used)
+	found.unsent = storm.part(answer.unsent)
+	if n := found.shed * float64(len(storm.answers)); n > 0 {
+		found.refusal = time.Duration((float64(used) - storm.part(answer.decided)*float64(len(storm.answers))*float64(found.whole)) / n)
+	}
+	found.peak = usageOf(to.pid).Peak
+	return found, nil
+}
