@@ -152,17 +152,27 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 	return feed, nil
 }
 
-// report logs what happens to the trust list.
+// report logs what happens to the trust list, and what is in force all the same.
 func report(log *slog.Logger) func(trust.Event) {
 	return func(e trust.Event) {
-		held := []any{"seq", e.Status.Seq, "issued", e.Status.IssuedAt, "keys", e.Status.Keys, "entries", e.Status.Entries}
+		var said []any
+		if e.Fault != "" {
+			said = append(said, "fault", string(e.Fault))
+		}
+		if e.Check != "" {
+			said = append(said, "check", string(e.Check))
+		}
+		if e.Err != nil {
+			said = append(said, "cause", e.Err.Error())
+		}
+		if s := e.Status; s.Seq != 0 {
+			said = append(said, "seq", s.Seq, "issued", s.IssuedAt, "keys", s.Keys, "entries", s.Entries)
+		}
 		if e.Fault == "" {
-			log.Info("the trust list is in force", held...)
+			log.Info("the trust list is in force", said...)
 			return
 		}
-		log.Warn("the trust list is not renewed", append([]any{
-			"fault", string(e.Fault), "check", string(e.Check), "cause", e.Err.Error(),
-		}, held...)...)
+		log.Warn("the trust list is not renewed", said...)
 	}
 }
 
