@@ -46,7 +46,7 @@ func inShort(short, full int) int {
 
 func build() error {
 	for name, from := range map[string]string{
-		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo",
+		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo", "cluster": "scripts/cluster",
 	} {
 		command := exec.Command("go", "build", "-o", filepath.Join(bin, name), "./"+from)
 		command.Dir = filepath.Join("..", "..")
