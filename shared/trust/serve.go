@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -77,7 +79,7 @@ func (p *Publisher) Handler() http.Handler {
 		if e := p.newest(); e == nil {
 			unavailable(w)
 		} else {
-			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), []byte(e.raw))
+			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), strings.NewReader(e.raw))
 		}
 	})
 	mux.HandleFunc("GET "+KeysPath, func(w http.ResponseWriter, r *http.Request) {
@@ -85,20 +87,20 @@ func (p *Publisher) Handler() http.Handler {
 			unavailable(w)
 		} else {
 			tag := sha256.Sum256(e.keys)
-			p.serve(w, r, "application/jwk-set+json", base64url.EncodeToString(tag[:16]), e.keys)
+			p.serve(w, r, "application/jwk-set+json", base64url.EncodeToString(tag[:16]), bytes.NewReader(e.keys))
 		}
 	})
 	return mux
 }
 
-func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag string, content []byte) {
+func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag string, content io.ReadSeeker) {
 	seconds := max(1, int(p.config.Refresh/time.Second))
 	h := w.Header()
 	h.Set("Content-Type", kind)
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(seconds)+", must-revalidate")
 	h.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(w, r, "", time.Time{}, content)
 }
 
 func unavailable(w http.ResponseWriter) {
@@ -110,12 +112,20 @@ func unavailable(w http.ResponseWriter) {
 // writeFile puts content in the place of a file, so that a reader sees the former
 // or the new, whole, and a crash leaves one of them.
 func writeFile(path, content string) (err error) {
-	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".next")
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	// A name of its own, for there may be several publishers.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.next")
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(content)
+	next := f.Name()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(next)
+		}
+	}()
+	if err = f.Chmod(0o644); err == nil {
+		_, err = f.WriteString(content)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

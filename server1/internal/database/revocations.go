@@ -44,7 +44,7 @@ func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now t
 		if err != nil {
 			return err
 		}
-		if added, err := takeBack(ctx, tx, e.user, entry, now); err != nil || !added {
+		if added, err := takeBack(ctx, tx, e.user, entry); err != nil || !added {
 			return err
 		}
 		if userID != "" {
@@ -141,9 +141,32 @@ func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID stri
 	if err != nil {
 		return err
 	}
-	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
-	_, err = takeBack(ctx, tx, u.id, entry, now)
-	return err
+	added, err := takeBackUser(ctx, tx, u, entry, terms)
+	if err != nil || !added {
+		return err
+	}
+	// Signing out is cheap, and the list is everybody's: one cut-off stands for many
+	// sessions, and takes back no less.
+	const live = `SELECT COUNT(*) FROM revocations WHERE user_id = $1 AND kind = $2 AND ends_at > $3`
+	var n int
+	if err := tx.QueryRowContext(ctx, live, u.id, string(trust.KindSession), toMillis(now)).Scan(&n); err != nil {
+		return wrap("counting revocations", err)
+	}
+	if n > MaxRevoked {
+		return cutOff(ctx, tx, u, now)
+	}
+	return nil
+}
+
+// takeBackUser lists an entry of a user that is held until the last of the user's
+// handoffs is dead. Their recorded ends count, not this clock: by a wrong one the
+// entry would be left out, or leave too early, and nobody would notice.
+func takeBackUser(ctx context.Context, tx *sql.Tx, u standing, e trust.Entry, terms trust.Terms) (added bool, err error) {
+	if !u.handoffsExpire.After(fromMillis(0)) {
+		return false, nil // the user never had one
+	}
+	e.Until = u.handoffsExpire.Add(terms.Skew)
+	return takeBack(ctx, tx, u.id, e)
 }
 
 // cutOff takes back all handoffs of a user that is held, and has RecordHandoff
@@ -168,8 +191,7 @@ func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	entry.Until = earlier(entry.Until, u.handoffsExpire.Add(terms.Skew))
-	if _, err = takeBack(ctx, tx, u.id, entry, now); err != nil {
+	if _, err = takeBackUser(ctx, tx, u, entry, terms); err != nil {
 		return err
 	}
 	// Each handoff that these take back has an iat up to the cut-off.
@@ -178,19 +200,9 @@ func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
 	return wrap("cutting a user off", err)
 }
 
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// takeBack lists an entry, unless all that it touches is dead at now. added is
-// false where that changed nothing.
-func takeBack(ctx context.Context, tx *sql.Tx, userID string, e trust.Entry, now time.Time) (added bool, err error) {
-	if !e.Until.After(now) {
-		return false, nil
-	}
+// takeBack lists an entry. Whoever reads it leaves out what is over by their own
+// clock. added is false where the entry changes nothing.
+func takeBack(ctx context.Context, tx *sql.Tx, userID string, e trust.Entry) (added bool, err error) {
 	const upsert = `INSERT INTO revocations (kind, id, user_id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (kind, id) DO UPDATE SET
 			cut_off_at = CASE WHEN excluded.cut_off_at > revocations.cut_off_at THEN excluded.cut_off_at ELSE revocations.cut_off_at END,
@@ -222,15 +234,15 @@ func (db *DB) Changes(ctx context.Context) (n int64, err error) {
 	return n, wrap("looking for changes", err)
 }
 
-// Sweep forgets the sessions that have expired and the revocations that no longer
-// matter.
+// Sweep forgets the sessions that have expired and the revocations that have not
+// mattered for a day: one process's clock may be ahead of the others'.
 func (db *DB) Sweep(ctx context.Context, now time.Time) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		for _, over := range []string{
-			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`,
-			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`,
+		for over, by := range map[string]time.Time{
+			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`: now,
+			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`:   now.Add(-24 * time.Hour),
 		} {
-			if _, err := tx.ExecContext(ctx, over, toMillis(now)); err != nil {
+			if _, err := tx.ExecContext(ctx, over, toMillis(by)); err != nil {
 				return wrap("sweeping", err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -114,7 +115,7 @@ func testNothingAlive(t *testing.T, e engine) {
 			t.Error(err)
 		}
 	}
-	wantEntries(t, db, start)
+	wantEntries(t, db, later)
 }
 
 // F02: a cut-off takes back every handoff up to now, or up to the latest if that
@@ -366,7 +367,8 @@ func testSweep(t *testing.T, e engine) {
 		now               time.Time
 		sessions, revoked int
 	}{
-		{start, 1, 1}, {s.IdleExpires.Add(-time.Millisecond), 1, 1}, {s.IdleExpires, 0, 1}, {c.Expires.Add(terms.Skew), 0, 0},
+		{start, 1, 1}, {s.IdleExpires.Add(-time.Millisecond), 1, 1}, {s.IdleExpires, 0, 1},
+		{c.Expires.Add(terms.Skew + 24*time.Hour - time.Millisecond), 0, 1}, {c.Expires.Add(terms.Skew + 24*time.Hour), 0, 0},
 	} {
 		if err := db.Sweep(t.Context(), at.now); err != nil {
 			t.Fatal(err)
@@ -564,7 +566,7 @@ func BenchmarkTrust(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			if _, err := takeBack(ctx, tx, u.ID, entry, start); err != nil {
+			if _, err := takeBack(ctx, tx, u.ID, entry); err != nil {
 				return err
 			}
 		}
@@ -579,5 +581,48 @@ func BenchmarkTrust(b *testing.B) {
 		if state, err := db.Trust(b.Context(), start); err != nil || len(state.Revoked) != 100_000 {
 			b.Fatal(len(state.Revoked), err)
 		}
+	}
+}
+
+// F01: a clock that is wrong, by more than anybody has declared, takes back no
+// less: what counts is when the user's handoffs end, as it was recorded.
+func testWrongClock(t *testing.T, e engine) {
+	db := e.issuing(t)
+	for i, off := range []time.Duration{-24 * time.Hour, -6 * time.Minute, 2 * time.Minute, 24 * time.Hour} {
+		alice := addUser(t, db, fmt.Sprintf("alice-%d", i))
+		s := startSession(t, db, alice)
+		c := issue(t, db, s)
+		if err := db.RevokeSession(t.Context(), s.HandoffID, start.Add(off)); err != nil && off < time.Hour {
+			t.Fatal(err)
+		}
+		if err := db.CutOffUser(t.Context(), alice.ID, start.Add(off)); err != nil {
+			t.Fatal(err)
+		}
+		state, err := db.Trust(t.Context(), start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		covered := slices.ContainsFunc(state.Revoked, func(e trust.Entry) bool {
+			return e.Kind == trust.KindSubject && !e.Cutoff.Before(c.IssuedAt) && e.Until.After(c.Expires)
+		})
+		if !covered || len(state.Revoked) != i+1 {
+			t.Errorf("a clock off by %s: %v", off, state.Revoked)
+		}
+	}
+}
+
+// A user who signs out again and again fills nobody's list: one cut-off stands for
+// all.
+func testManySessions(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	issue(t, db, startSession(t, db, alice))
+	for range MaxRevoked + 5 {
+		if err := db.EndSession(t.Context(), startSession(t, db, alice), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if listed := entries(t, db, start); len(listed) > MaxRevoked || len(listed) == 0 {
+		t.Errorf("%d entries of one user", len(listed))
 	}
 }
