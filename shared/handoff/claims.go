@@ -220,6 +220,9 @@ func (c *Claims) readFields(r *strictjson.Reader) error {
 	size := len("{}") - len(",") // each member comes with a comma, but the first
 	c.Fields = make([]Field, 0, 8)
 	return r.Object(func(path string) error {
+		if len(c.Fields) == maxInlineNumber {
+			return &claimError{CheckClaimDetails, "more than 64 fields: fields_sha256 replaces them"}
+		}
 		value, err := r.String()
 		if err != nil {
 			return err

@@ -142,7 +142,7 @@ func (i *Issuer) Issue(ctx context.Context, params IssueParams) (raw string, cla
 		Method:   op.Method,
 		Fields:   op.Bound,
 	}
-	if canonical := appendCanonical(nil, op.Bound); len(canonical) > maxInlineFields {
+	if canonical := appendCanonical(nil, op.Bound); len(canonical) > maxInlineFields || len(op.Bound) > maxInlineNumber {
 		claims.Fields, claims.FieldsSHA256 = nil, digest(canonical)
 	}
 	signer, err := i.config.Key.Signer(ctx)

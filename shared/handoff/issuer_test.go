@@ -152,6 +152,42 @@ func TestIssueFieldsAreCanonical(t *testing.T) {
 	}
 }
 
+// 64 fields stand in the token; of one more, the digest. A token that carries more
+// itself is refused.
+func TestIssueManyFields(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	for _, n := range []int{64, 65} {
+		p := params()
+		p.Operation = handoff.Operation{Method: pay}
+		for i := range n {
+			p.Operation.Bound = append(p.Operation.Bound, handoff.Field{Path: fmt.Sprintf("a[%d]", i), Value: "1"})
+		}
+		raw, claims, err := b.issuer(t, asIs).Issue(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if many := n > 64; (claims.FieldsSHA256 != "") != many || (claims.Fields == nil) != many {
+			t.Errorf("%d fields: digest %q", n, claims.FieldsSHA256)
+		}
+		verified, err := b.verifier.Verify(t.Context(), raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := verified.Allows(p.Operation, handoff.Rule{}); err != nil {
+			t.Errorf("%d fields: %v", n, err)
+		}
+		_, err = b.verifier.Verify(t.Context(), b.good().WithDetails(forge.Details(p.Operation)).Compact())
+		if n <= 64 && err != nil {
+			t.Errorf("%d fields in the token: %v", n, err)
+		}
+		if n > 64 {
+			if got := refusal(t, err); got.Check != handoff.CheckClaimDetails {
+				t.Errorf("%d fields in the token: %v", n, got)
+			}
+		}
+	}
+}
+
 // A canonical form of 1024 bytes stands in the token; of a longer one, the digest.
 // A token that carries a longer one itself is refused.
 func TestIssueDigest(t *testing.T) {

@@ -187,17 +187,8 @@ func TestRefusalsAllocateLittle(t *testing.T) {
 		}
 		check(raw)
 	}
-	// Only a trusted issuer can make the verifier read fields, and 64 small ones fit:
-	// beyond that, jsontext keeps a map of their names.
 	for _, n := range []int{64, 65, 139, 160} {
-		raw := good.WithClaim("authorization_details", `[{"type":"grpc_call","actions":["`+pay+`"],"fields":{`+manyFields(n)+`}},1]`).Compact()
-		if n > 64 {
-			if least := refuse(raw); least > 3*most {
-				t.Errorf("%d bytes for a token of %d fields", least, n)
-			}
-			continue
-		}
-		check(raw)
+		check(good.WithClaim("authorization_details", `[{"type":"grpc_call","actions":["`+pay+`"],"fields":{`+manyFields(n)+`}},1]`).Compact())
 	}
 }
 

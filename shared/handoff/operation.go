@@ -48,9 +48,13 @@ type Rule struct {
 	MaxLifetime time.Duration
 }
 
-// maxInlineFields is the longest canonical form, in bytes, that a token carries
-// as it is; the SHA-256 of a longer one replaces it.
-const maxInlineFields = 1024
+// What a token carries as it is: at most so many bytes of canonical form, and so
+// many fields, which is what bounds the work of reading it. The SHA-256 of what is
+// more replaces it.
+const (
+	maxInlineFields = 1024
+	maxInlineNumber = 64
+)
 
 // Checks of the operation. SPEC.md defines each.
 const (

@@ -122,7 +122,7 @@ func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
 	}
 	if _, ok := detail["fields"]; ok {
 		fields, ok := r.take("fields").(map[string]any)
-		r.check(ok && canonicalLength(fields) <= 1024, "fields")
+		r.check(ok && len(fields) <= 64 && canonicalLength(fields) <= 1024, "fields")
 		for path, value := range fields {
 			text, ok := value.(string)
 			r.check(ok, "a field")

@@ -16,6 +16,7 @@ func TestH10EverySwitchIsKnown(t *testing.T) {
 		"AcceptLastSecondLoss", // of redisreplay: it says what it accepts, of a machine that crashes
 		"Published",            // of SERVER1: without it, taking back is refused
 		"Reflection",           // of the servers: show the contract, which is public
+		"RedisAcceptLastSecondLoss", // of server2: by this name alone, a Redis with appendfsync everysec
 		"Reusable",
 	}
 	found := map[string]bool{}
