@@ -13,9 +13,9 @@ import (
 // is read from the environment behind a setting's back.
 func TestH10EverySwitchIsKnown(t *testing.T) {
 	known := []string{
-		"AcceptLastSecondLoss", // of redisreplay: it says what it accepts, of a machine that crashes
-		"Published",            // of SERVER1: without it, taking back is refused
-		"Reflection",           // of the servers: show the contract, which is public
+		"AcceptLastSecondLoss",      // of redisreplay: it says what it accepts, of a machine that crashes
+		"Published",                 // of SERVER1: without it, taking back is refused
+		"Reflection",                // of the servers: show the contract, which is public
 		"RedisAcceptLastSecondLoss", // of server2: by this name alone, a Redis with appendfsync everysec
 		"Reusable",
 	}
