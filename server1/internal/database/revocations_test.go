@@ -367,8 +367,11 @@ func testSweep(t *testing.T, e engine) {
 		now               time.Time
 		sessions, revoked int
 	}{
-		{start, 1, 1}, {s.IdleExpires.Add(-time.Millisecond), 1, 1}, {s.IdleExpires, 0, 1},
-		{c.Expires.Add(terms.Skew + 24*time.Hour - time.Millisecond), 0, 1}, {c.Expires.Add(terms.Skew + 24*time.Hour), 0, 0},
+		{start, 1, 1},
+		{s.IdleExpires.Add(-time.Millisecond), 1, 1},
+		{s.IdleExpires, 0, 1},
+		{c.Expires.Add(terms.Skew + 24*time.Hour - time.Millisecond), 0, 1},
+		{c.Expires.Add(terms.Skew + 24*time.Hour), 0, 0},
 	} {
 		if err := db.Sweep(t.Context(), at.now); err != nil {
 			t.Fatal(err)
