@@ -11,8 +11,9 @@ import (
 // concurrent use; handofftest.Store is their conformance test.
 //
 // A store whose memory may be lost in a restart refuses what was issued before
-// it began, up to the clock skew: it then also implements Skew() time.Duration,
-// and NewVerifier refuses one whose skew is smaller than the verifier's.
+// it began, up to the clock skew that it is set up for. It refuses a Redemption
+// with a larger one, and has the method Skew() time.Duration, by which
+// NewVerifier refuses it at once when the verifier's is larger.
 type Store interface {
 	// Redeem records r, atomically. It returns nil for the first call with an
 	// issuer and id, and ErrReplayed for every other, as long as a token with
@@ -29,6 +30,8 @@ type Redemption struct {
 	ID       string    // the token's jti: unique for the issuer alone
 	IssuedAt time.Time // the token's iat
 	Expires  time.Time // the token's exp
+	// Skew is the verifier's: how far ahead of its clock IssuedAt may lie.
+	Skew time.Duration
 }
 
 // What a Store answers.
@@ -136,7 +139,7 @@ func (v *Verifier) spend(ctx context.Context, verified *Verified, op Operation, 
 		return nil
 	}
 	c := verified.claims
-	err := v.store.Redeem(ctx, Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires})
+	err := v.store.Redeem(ctx, Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires, Skew: v.skew})
 	if err == nil {
 		return nil
 	}
