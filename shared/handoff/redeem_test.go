@@ -8,6 +8,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/internal/forge"
+	"github.com/handoff-auth/handoff/shared/replay"
 )
 
 // redeem offers raw for the operation, and says why not.
@@ -148,6 +149,42 @@ func TestH07NothingShowsBeforeTheSignature(t *testing.T) {
 		}
 		if got.Error() != first.Error() || got.Check != handoff.CheckSignature || math.Abs(allocations-work) > 1 { // under the race detector a pool forgets
 			t.Errorf("%d: %v after %v allocations, want %v after %v", i, got, allocations, first, work)
+		}
+	}
+}
+
+// E02: the store learns each verifier's skew, though another Store around it hides
+// its own from NewVerifier: nothing is redeemed that it would not know to refuse
+// after a restart.
+func TestE02SkewOfTheVerifierReachesTheStore(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	b.now = now.Add(-time.Minute)
+	memory := replay.NewMemory(replay.Config{Now: b.clock})
+	b.now = now
+	raw := b.good().Compact()
+	for _, step := range []struct {
+		skew time.Duration
+		want handoff.Reason
+	}{
+		{handoff.MaxSkew, handoff.ReasonStoreUnavailable},
+		{6 * time.Second, handoff.ReasonStoreUnavailable},
+		{5 * time.Second, 0},
+		{time.Second, handoff.ReasonTokenReplayed},
+	} {
+		config := handoff.VerifierConfig{
+			Audience: billing, Issuers: map[string]handoff.KeySource{shop: keys{b.key.Public}},
+			Store: memory, Skew: step.skew, Now: b.clock,
+		}
+		if _, err := handoff.NewVerifier(config); (err != nil) != (step.want == handoff.ReasonStoreUnavailable) {
+			t.Errorf("skew %s: NewVerifier: %v", step.skew, err)
+		}
+		config.Store = struct{ handoff.Store }{memory}
+		var err error
+		if b.verifier, err = handoff.NewVerifier(config); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.redeem(t, raw); got != step.want {
+			t.Errorf("skew %s: got %s, want %s", step.skew, got, step.want)
 		}
 	}
 }

@@ -201,6 +201,8 @@ func (t *storeTest) rest() {
 		t.replayed(other, "the same id with another exp")
 		other.IssuedAt = r.IssuedAt.Add(time.Second)
 		t.replayed(other, "the same id with another iat and exp")
+		other.Skew = time.Millisecond
+		t.replayed(other, "the same id from a verifier with another skew")
 	}
 }
 

@@ -28,6 +28,6 @@
 //
 // The stores of two processes know nothing of each other: give each replica its
 // own audience, or let them share a Redis. A Memory that is restarted after the
-// machine's clock was set back by more than the skew can accept tokens that it
+// machine's clock was set back, or with a smaller skew, can accept tokens that it
 // accepted before; a Journal does not.
 package replay

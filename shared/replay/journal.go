@@ -18,7 +18,8 @@ import (
 //
 // What the kernel took survives the process, but not for certain the machine:
 // after a reboot, or when the files are damaged, a journal begins anew, as a
-// Memory does. It then refuses what was issued before, up to the skew.
+// Memory does. It then refuses what was issued before, up to the skew, and up to
+// 20 s more if it was in use moments ago, for the clock may have been set back.
 type Journal struct {
 	marks   *marks
 	dir     *os.File // locked
@@ -79,7 +80,9 @@ func Create(path string, c Config) (err error) {
 	}
 	defer dir.Close()
 	now := c.Now()
-	first := header{boot: currentBoot(), sequence: 1, clock: now, after: now.Add(c.Skew), passed: now.Add(-2 * c.Skew)}
+	first := header{
+		boot: currentBoot(), sequence: 1, clock: now, after: now.Add(c.Skew), passed: now.Add(-2 * c.Skew), skew: c.Skew,
+	}
 	s, err := createSegment(dir, first)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(path))
@@ -165,7 +168,10 @@ func (j *Journal) Ready() time.Time { return j.marks.ready() }
 // Live returns how many marks the journal holds.
 func (j *Journal) Live() int { return int(j.marks.live.Load()) }
 
-// Healthy returns nil if the journal can accept redemptions now, or why not.
+// Healthy returns nil if the journal accepts a token that is issued now, or why
+// not: its file cannot be written, it has only been made or begun anew, it is full,
+// or the clock was set back by more than twice the skew. It is cheap enough for
+// each readiness probe.
 func (j *Journal) Healthy() error {
 	if err := j.writer.failed(); err != nil {
 		return err

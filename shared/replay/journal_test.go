@@ -301,7 +301,13 @@ func TestE02JournalDamaged(t *testing.T) {
 			c.Add(time.Second)
 			s = j.reopen(s, replay.Restored)
 			redeem(t, s, c.token(), handoff.ErrIssuedBeforeStart)
-			c.Add(5 * time.Second)
+			wait := s.Ready().Sub(c.Now())
+			if wait > 30*time.Second {
+				t.Errorf("ready in %s", wait)
+			}
+			c.Add(wait - time.Millisecond)
+			redeem(t, s, c.token(), handoff.ErrIssuedBeforeStart)
+			c.Add(time.Millisecond)
 			redeem(t, s, c.token(), nil)
 			for _, r := range before {
 				redeem(t, s, r, handoff.ErrIssuedBeforeStart)

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// keep begins a segment every so often, as long as there are marks, and after a
-// failed write each second until one can be begun.
+// keep begins a segment every so often, as long as there are marks; when the
+// writer needs another, since the last is too old; and after a failed write each
+// second until one can be begun.
 func (j *Journal) keep(every time.Duration) {
 	tick := time.NewTicker(min(every, time.Second))
 	defer tick.Stop()
@@ -19,6 +20,11 @@ func (j *Journal) keep(every time.Duration) {
 		select {
 		case <-j.stop:
 			return
+		case <-j.writer.due:
+			if clock := j.marks.advance(); j.begun.over(clock) {
+				due = time.Now().Add(every)
+				j.turn(clock)
+			}
 		case now := <-tick.C:
 			clock := j.marks.advance() // an idle store forgets too
 			failed := j.writer.failed() != nil
@@ -42,8 +48,13 @@ func (j *Journal) turn(clock time.Time) {
 	h.passed = later(h.passed, clock.Add(-2*j.marks.skew))
 	s, err := createSegment(j.dir, h)
 	if err != nil {
-		if j.writer.failed() == nil {
-			j.observe(Event{Kind: Overdue, Err: fmt.Errorf("beginning a segment: %w", err)})
+		err = fmt.Errorf("beginning a segment: %w", err)
+		switch {
+		case j.writer.failed() != nil: // that has been told
+		case j.begun.over(clock):
+			j.writer.refuse(err)
+		default:
+			j.observe(Event{Kind: Overdue, Err: err})
 		}
 		return
 	}

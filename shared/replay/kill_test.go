@@ -191,7 +191,7 @@ func TestE02JournalAfterAReboot(t *testing.T) {
 				t.Fatal(err)
 			}
 			rewriteBoot(t, path, boot)
-			now = now.Add(10 * time.Second)
+			now = now.Add(tenure) // else it waits until none of before can have been later
 			s, err := Open(path, c)
 			if err != nil {
 				t.Fatal(err)
@@ -226,7 +226,7 @@ func TestF01JournalAfterARebootWithTheClockSetBack(t *testing.T) {
 	}
 	rewriteBoot(t, path, bootID{1})
 	before := handoff.Redemption{
-		Issuer: "https://shop.example", ID: "1", IssuedAt: now.Add(period), Expires: now.Add(period + time.Minute),
+		Issuer: "https://shop.example", ID: "1", IssuedAt: now.Add(tenure + c.complete().Skew), Expires: now.Add(tenure + time.Minute),
 	}
 	now = time.Unix(0, 0)
 	s, err := Open(path, c)

@@ -18,6 +18,10 @@ var (
 	errTooFar     = errors.New("the token expires further ahead than any may live")
 )
 
+// errSkew is for a verifier that accepts what the store, begun anew, would not
+// know to refuse. NewVerifier tells at once, but for a store that is wrapped.
+var errSkew = errors.New("the verifier's skew is larger than the store's: a restart would forget redemptions")
+
 // marks remembers keys until they cannot matter any more. It is the memory of
 // both embedded stores.
 //
@@ -66,6 +70,9 @@ func newMarks(c Config) *marks {
 
 // redeem adds the mark of r, or refuses it.
 func (m *marks) redeem(k *key, r *handoff.Redemption) error {
+	if r.Skew > m.skew {
+		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, m.skew)
+	}
 	clock := m.advance()
 	switch {
 	case !r.IssuedAt.After(m.after):
@@ -84,8 +91,11 @@ func (m *marks) add(k *key, current, end int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.forget(s, current)
-	if end < s.first {
+	switch {
+	case end < s.first:
 		return errTimePassed
+	case end >= s.first+int64(periods): // its table is an earlier period's
+		return errTooFar
 	}
 	for left := s.filled; left != 0; left &= left - 1 {
 		if s.tables[bits.TrailingZeros32(left)].has(k) {
@@ -111,8 +121,19 @@ func (m *marks) shardOf(k *key) int { return int(k.low() & uint64(len(m.shards)-
 // load adds marks that were redeemed before, of which no two are alike, but for
 // those that have ended. It sorts them by their shards first, so that it goes
 // through memory in order, and the processor finds a shard's tables in its cache.
+//
+// The clock learns from the marks, for none was made longer before its token's
+// exp than redeem allows. So each finds a table, however far back the clock was set
+// meanwhile.
 func (m *marks) load(all []mark) {
-	clock := m.clock.Load()
+	if len(all) == 0 {
+		return
+	}
+	latest := all[0].expires
+	for i := range all {
+		latest = max(latest, all[i].expires)
+	}
+	clock := m.see(latest*1000 - (handoff.MaxLifetime + handoff.MaxSkew).Milliseconds())
 	ends := make([]int, len(m.shards)+1) // of each shard's marks in sorted, once all are there
 	for i := range all {
 		ends[m.shardOf(&all[i].key)+1]++
@@ -139,8 +160,10 @@ func (m *marks) loadShard(s *shard, clock int64, all []mark) {
 	m.forget(s, clock/period.Milliseconds())
 	live := 0
 	for i := range all {
-		if end := all[i].expires*1000 + 2*m.skew.Milliseconds(); end > clock {
-			s.put(&all[i].key, end/period.Milliseconds())
+		end := all[i].expires*1000 + 2*m.skew.Milliseconds()
+		// Another segment's marks may have told the shard a later time.
+		if last := end / period.Milliseconds(); end > clock && last >= s.first {
+			s.put(&all[i].key, last)
 			live++
 		}
 	}
@@ -150,17 +173,7 @@ func (m *marks) loadShard(s *shard, clock int64, all []mark) {
 // advance returns the time by a clock that never goes back. The first to see a
 // new period has every shard forget what ended before it.
 func (m *marks) advance() time.Time {
-	now := m.now().UnixMilli()
-	for seen := m.clock.Load(); ; seen = m.clock.Load() {
-		if now <= seen {
-			now = seen
-			break
-		}
-		if m.clock.CompareAndSwap(seen, now) {
-			break
-		}
-	}
-	clock := time.UnixMilli(now)
+	clock := time.UnixMilli(m.see(m.now().UnixMilli()))
 	current := periodOf(clock)
 	if swept := m.swept.Load(); swept < current && m.swept.CompareAndSwap(swept, current) {
 		for i := range m.shards {
@@ -172,6 +185,21 @@ func (m *marks) advance() time.Time {
 	}
 	return clock
 }
+
+// see sets the clock to now unless that would set it back, and returns it.
+func (m *marks) see(now int64) int64 {
+	for {
+		switch seen := m.clock.Load(); {
+		case now <= seen:
+			return seen
+		case m.clock.CompareAndSwap(seen, now):
+			return now
+		}
+	}
+}
+
+// latest returns the latest time seen.
+func (m *marks) latest() time.Time { return time.UnixMilli(m.clock.Load()) }
 
 // forget drops the tables of the periods before current. The shard is locked.
 func (m *marks) forget(s *shard, current int64) {

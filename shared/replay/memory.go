@@ -14,9 +14,13 @@ const DefaultMaxLive = 10_000_000
 
 // Config sets up an embedded store. Its zero value is a good one, and there is
 // no bad one: a value out of its range counts as the nearest in it.
+//
+// A Memory, and a Journal that has just been made, refuses every token issued up
+// to Skew after it began: the first five or six seconds of a fresh service's
+// tokens. Ready says from when on they are accepted, Healthy whether it is so far.
 type Config struct {
-	// Skew is the largest skew of a verifier that uses the store, at most 60 s.
-	// Zero or less: 5 s.
+	// Skew is the largest skew of a verifier that uses the store, at most 60 s: what
+	// one with a larger skew asks for is refused. Zero or less: 5 s.
 	Skew time.Duration
 	// MaxLive is how many marks the store holds; the next redemption is refused
 	// with handoff.ErrStoreFull. A mark takes 20 to 25 bytes, and stays for its
@@ -56,6 +60,11 @@ type Memory struct {
 }
 
 // NewMemory returns an empty store whose memory begins now.
+//
+// For the next seconds it redeems nothing: what was issued before it began, or
+// within Config.Skew after, is refused with handoff.ErrIssuedBeforeStart, since a
+// Memory before it may have redeemed it. A service is ready, and a test can hand
+// off, from Ready on.
 func NewMemory(c Config) *Memory {
 	c = c.complete()
 	m := newMarks(c)
@@ -79,7 +88,9 @@ func (m *Memory) Skew() time.Duration { return m.marks.skew }
 // whole second later than its start + skew. Until then health says NOT_SERVING.
 func (m *Memory) Ready() time.Time { return m.marks.ready() }
 
-// Healthy returns nil if the store can accept redemptions now, or why not.
+// Healthy returns nil if the store accepts a token that is issued now, or why
+// not: it has only begun, it is full, or the clock was set back by more than
+// twice the skew. It is cheap enough for each readiness probe.
 func (m *Memory) Healthy() error { return m.marks.healthy() }
 
 // Live returns how many marks the store holds.

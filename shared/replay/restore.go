@@ -22,10 +22,12 @@ func (j *Journal) restore(c Config) error {
 		return err
 	}
 	now := c.Now()
-	h := header{boot: currentBoot(), clock: now, passed: now.Add(-2 * c.Skew)}
+	h := header{boot: currentBoot(), passed: now.Add(-2 * c.Skew), skew: c.Skew}
+	skew := c.Skew // the largest with which a mark can have been made
 	for _, s := range old {
 		h.sequence = max(h.sequence, s.header.sequence+1)
 		h.clock = later(h.clock, s.header.clock)
+		skew = max(skew, s.header.skew)
 		h.after = later(h.after, s.header.after)
 		h.passed = later(h.passed, s.header.passed)
 	}
@@ -35,22 +37,25 @@ func (j *Journal) restore(c Config) error {
 		}
 	}
 	j.marks = newMarks(c)
-	j.marks.clock.Store(h.clock.UnixMilli())
+	j.marks.see(later(now, h.clock).UnixMilli())
 	if err := j.marks.read(old); errors.Is(err, errDamaged) {
 		doubt = err
 	} else if err != nil {
 		return err
 	}
 	if doubt != nil {
-		h.after = later(h.after, start(now, h.clock).Add(c.Skew))
+		// The clock may have been set back since, by however little: so now alone
+		// does not bound the time of what is missing. The newest header does.
+		h.after = later(h.after, later(now, h.clock.Add(tenure)).Add(skew))
 	}
+	h.clock = j.marks.latest()
 	j.marks.after, j.marks.passed = h.after, h.passed
 	s, err := createSegment(j.dir, h)
 	if err != nil {
 		return err
 	}
 	j.begun = h
-	j.writer = startWriter(s, c.Observe)
+	j.writer = startWriter(s, j.marks.latest, c.Observe)
 	if doubt == nil {
 		j.old = old
 		c.Observe(Event{Kind: Restored, Marks: j.Live()})
@@ -60,16 +65,6 @@ func (j *Journal) restore(c Config) error {
 	j.remove(old)
 	c.Observe(Event{Kind: BegunAnew, Marks: j.Live(), Err: doubt})
 	return nil
-}
-
-// start returns a time later than any at which the journal can have been written
-// before. Where the clock was set back while it was not, that is a guess from
-// above: a segment is written for little more than a period.
-func start(now, clock time.Time) time.Time {
-	if now.Before(clock) {
-		return clock.Add(2 * period)
-	}
-	return now
 }
 
 // readHeaders returns a journal's segments in their order, at least one. doubt

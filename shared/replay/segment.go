@@ -28,10 +28,19 @@ const (
 type header struct {
 	boot     bootID
 	sequence uint64
-	clock    time.Time // the journal's clock, which never goes back
-	after    time.Time // what was issued at or before is refused
-	passed   time.Time // what expires at or before is refused: its mark may have been dropped
+	clock    time.Time     // the journal's clock, which never goes back
+	after    time.Time     // what was issued at or before is refused
+	passed   time.Time     // what expires at or before is refused: its mark may have been dropped
+	skew     time.Duration // with which marks are made, to the next millisecond
 }
+
+// tenure is how long a segment takes marks, by the journal's clock from its
+// header's on. So a header bounds the time of every mark beneath it, and of those
+// that are lost.
+const tenure = period + 4*time.Second
+
+// over reports whether the segment must take no more marks.
+func (h *header) over(clock time.Time) bool { return clock.After(h.clock.Add(tenure)) }
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
@@ -44,7 +53,7 @@ func (h *header) encode() []byte {
 	for _, t := range [...]time.Time{h.clock, h.after, h.passed} {
 		b = binary.BigEndian.AppendUint64(b, uint64(t.UnixMilli()))
 	}
-	b = binary.BigEndian.AppendUint32(b, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32((h.skew+time.Millisecond-1)/time.Millisecond))
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 }
 
@@ -64,7 +73,10 @@ func decodeHeader(b []byte, sequence uint64) (h header, err error) {
 		return h, errDamaged
 	}
 	at := func(offset int) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b[offset:]))) }
-	h = header{boot: bootID(b[16:32]), sequence: binary.BigEndian.Uint64(b[32:]), clock: at(40), after: at(48), passed: at(56)}
+	h = header{
+		boot: bootID(b[16:32]), sequence: binary.BigEndian.Uint64(b[32:]), clock: at(40), after: at(48), passed: at(56),
+		skew: time.Duration(binary.BigEndian.Uint32(b[64:])) * time.Millisecond,
+	}
 	if h.sequence != sequence {
 		return h, errDamaged
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 var errClosed = errors.New("the journal is closed")
@@ -14,8 +15,10 @@ var errClosed = errors.New("the journal is closed")
 // way share the next one. The file is one goroutine's, so that callers wait no
 // longer than their contexts do.
 type writer struct {
+	clock   func() time.Time // later than no mark that is appended afterwards
 	observe func(Event)
 	wake    chan struct{} // a batch has begun, or the writer is closed
+	due     chan struct{} // the batch waits for another segment: this one's tenure is over
 	next    chan *segment // the segment to go on with
 	former  chan *segment // the one before it, in answer
 	ended   chan error
@@ -34,10 +37,12 @@ type batch struct {
 	err     error
 }
 
-func startWriter(s *segment, observe func(Event)) *writer {
+func startWriter(s *segment, clock func() time.Time, observe func(Event)) *writer {
 	w := &writer{
+		clock:   clock,
 		observe: observe,
 		wake:    make(chan struct{}, 1),
+		due:     make(chan struct{}, 1),
 		next:    make(chan *segment),
 		former:  make(chan *segment),
 		ended:   make(chan error, 1),
@@ -69,15 +74,15 @@ func (w *writer) join(m mark) (*batch, error) {
 	if w.batch == nil {
 		w.batch = &batch{marks: w.spare, written: make(chan struct{})}
 		w.spare = nil
-		w.signal()
+		nudge(w.wake)
 	}
 	w.batch.marks = append(w.batch.marks, m)
 	return w.batch, nil
 }
 
-func (w *writer) signal() {
+func nudge(c chan<- struct{}) {
 	select {
-	case w.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -90,6 +95,7 @@ func (w *writer) run(s *segment) {
 			s = next
 			w.resume()
 			w.former <- former
+			nudge(w.wake) // a batch may wait for it
 		case <-w.wake:
 			if closed := w.flush(s); closed {
 				w.ended <- s.file.Close()
@@ -101,15 +107,11 @@ func (w *writer) run(s *segment) {
 
 // flush writes the batch, if there is one.
 func (w *writer) flush(s *segment) (closed bool) {
-	w.mu.Lock()
-	b := w.batch
-	w.batch = nil
-	closed = w.closed
-	w.mu.Unlock()
+	b, closed := w.take(s)
 	if b == nil {
 		return closed
 	}
-	if b.err = w.failed(); b.err == nil {
+	if b.err == nil {
 		if err := s.write(b.marks); err != nil {
 			b.err = w.fail(err)
 		}
@@ -120,6 +122,32 @@ func (w *writer) flush(s *segment) (closed bool) {
 	w.spare = marks
 	w.mu.Unlock()
 	return closed
+}
+
+// take returns the batch that s is to take, or that is refused.
+func (w *writer) take(s *segment) (b *batch, closed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.batch == nil {
+		return nil, w.closed
+	}
+	err := w.failed()
+	if err == nil && s.header.over(w.clock()) {
+		if !w.closed {
+			nudge(w.due)
+			return nil, false
+		}
+		err = errClosed
+	}
+	b, w.batch = w.batch, nil
+	b.err = err
+	return b, w.closed
+}
+
+// refuse fails the batch that waits for another segment, which there is not.
+func (w *writer) refuse(err error) {
+	w.fail(err)
+	nudge(w.wake)
 }
 
 // A segment to which a write failed is never written again, for what it ends
@@ -156,6 +184,6 @@ func (w *writer) close() error {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
-	w.signal()
+	nudge(w.wake)
 	return <-w.ended
 }

@@ -27,7 +27,7 @@ func TestE06WriterWhenTheDiskStalls(t *testing.T) {
 	}
 	w.SetWriteDeadline(time.Time{})
 
-	writer := startWriter(s, func(Event) {})
+	writer := startWriter(s, func() time.Time { return time.Time{} }, func(Event) {})
 	var wait sync.WaitGroup
 	for i := range 50 {
 		wait.Go(func() {
