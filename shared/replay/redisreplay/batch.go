@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -40,8 +41,9 @@ type call struct {
 	answer   chan error    // has room for the one
 }
 
-// Redeem implements handoff.Store. Every error but handoff.ErrReplayed and
-// handoff.ErrIssuedBeforeStart leaves open whether the token is spent.
+// Redeem implements handoff.Store. Every error but handoff.ErrReplayed,
+// handoff.ErrIssuedBeforeStart and handoff.ErrStoreFull leaves open whether the
+// token is spent.
 func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("not redeemed: %w", err)
@@ -150,6 +152,9 @@ func (w *worker) redeem(batch []*call) {
 		case rueidis.IsRedisNil(err):
 			c.answer <- handoff.ErrReplayed
 		default: // READONLY, OOM, MISCONF: the server is not what it was
+			if strings.HasPrefix(err.Error(), "OOM ") {
+				err = fmt.Errorf("%w: %w", handoff.ErrStoreFull, err)
+			}
 			c.answer <- fmt.Errorf("the Redis refuses: %w", err)
 			w.doubt()
 		}

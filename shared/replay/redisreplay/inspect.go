@@ -17,6 +17,7 @@ type report struct {
 	run      string // changes when the server's process does
 	role     string
 	cluster  bool
+	loading  bool   // it reads its files; until then it shows appendonly as no
 	policy   string // maxmemory-policy
 	aof      bool   // appendonly
 	aofError bool
@@ -28,6 +29,8 @@ type report struct {
 	time     time.Time
 }
 
+var errLoading = errors.New("the Redis still reads its files")
+
 // inspect asks the server at the other end of a connection.
 func inspect(ctx context.Context, client rueidis.Client) (r report, err error) {
 	b := client.B()
@@ -37,6 +40,9 @@ func inspect(ctx context.Context, client rueidis.Client) (r report, err error) {
 		return r, fmt.Errorf("asking INFO: %w", err)
 	}
 	r.readInfo(info)
+	if r.loading {
+		return r, errLoading
+	}
 	config, err := results[1].AsStrMap()
 	if _, forbidden := rueidis.IsRedisErr(err); err != nil && !forbidden {
 		return r, fmt.Errorf("asking CONFIG: %w", err)
@@ -66,6 +72,8 @@ func (r *report) readInfo(info string) {
 			r.role = value
 		case "cluster_enabled":
 			r.cluster = value != "0"
+		case "loading":
+			r.loading = value != "0"
 		case "maxmemory_policy":
 			r.policy = value
 		case "aof_enabled":

@@ -82,6 +82,7 @@ func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
 func (s *Store) watch(l *link) {
 	tick := time.NewTimer(checkEvery)
 	defer tick.Stop()
+	checked := time.Now()
 	for {
 		select {
 		case <-s.closed:
@@ -91,6 +92,10 @@ func (s *Store) watch(l *link) {
 			return
 		case <-tick.C:
 		case <-s.doubts:
+			if wait := retryEvery - time.Since(checked); wait > 0 {
+				tick.Reset(wait)
+				continue
+			}
 		}
 		var err error
 		if l, err = s.checkAgain(l); err != nil {
@@ -98,6 +103,7 @@ func (s *Store) watch(l *link) {
 		} else {
 			tick.Reset(checkEvery)
 		}
+		checked = time.Now()
 	}
 }
 

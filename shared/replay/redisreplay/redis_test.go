@@ -234,6 +234,22 @@ func eventually(t testing.TB, within time.Duration, what string, condition func(
 	}
 }
 
+// recovers waits until s redeems again.
+func recovers(t testing.TB, s handoff.Store, within time.Duration) {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := s.Redeem(context.Background(), token())
+		if err == nil {
+			return
+		}
+		if time.Since(began) > within {
+			t.Fatalf("not within %s: %v", within, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // proxy stands between a store and a Redis, on a port that stays.
 type proxy struct {
 	testing.TB

@@ -88,6 +88,9 @@ func TestE02AnEmptiedRedisBeginsAnew(t *testing.T) {
 		}
 	}
 	redeem(t, replicas[1], spent, handoff.ErrIssuedBeforeStart)
+	for _, s := range replicas {
+		eventually(t, 5*time.Second, "it is known", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
+	}
 	late := token()
 	late.IssuedAt = later(replicas[0].Ready(), replicas[1].Ready())
 	redeem(t, replicas[0], late, nil)
@@ -131,9 +134,7 @@ func TestE03RedisKilled(t *testing.T) {
 			t.Error("redeemed without a Redis")
 		}
 		r.run()
-		eventually(t, 5*time.Second, "a redemption after the restart", func() bool {
-			return s.Redeem(context.Background(), token()) == nil
-		})
+		recovers(t, s, 5*time.Second)
 		if len(acknowledged) == 0 {
 			t.Fatal("nothing was acknowledged")
 		}
