@@ -326,18 +326,21 @@ func isMethod(s string) bool {
 	return ok && len(s) <= maxName && s[0] == '/' && isDotted(service) && isDotted(method) && !strings.Contains(method, ".")
 }
 
+// isDotted reports whether s is names of letters, digits and underscores between
+// dots, of which none begins with a digit.
 func isDotted(s string) bool {
-	for part := range strings.SplitSeq(s, ".") {
-		if part == "" || part[0] >= '0' && part[0] <= '9' {
+	begins := true // a name
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '_' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' && !begins:
+			begins = false
+		case c == '.' && !begins:
+			begins = true
+		default:
 			return false
 		}
-		for i := range len(part) {
-			if c := part[i]; c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-				return false
-			}
-		}
 	}
-	return true
+	return !begins
 }
 
 // checkName is isName for settings and parameters.

@@ -163,12 +163,13 @@ func split(raw string) (compact, error) {
 
 // verify returns the decoded payload if the signature is the key's.
 func (c compact) verify(key Key) (payload string, err error) {
-	var room [1024]byte // on the stack; longer parts get room of their own
-	signature, err := base64url.AppendDecode(room[:0], []byte(c.signature))
+	var room [2048]byte // on the stack; what is longer gets room of its own
+	input := append(room[:0], c.input...)
+	signature, err := base64url.AppendDecode(input[len(input):], []byte(c.signature))
 	if err != nil {
 		return "", invalid(CheckTokenBase64URL)
 	}
-	if !key.verify([]byte(c.input), signature) {
+	if !key.verify(input, signature) {
 		return "", invalid(CheckSignature)
 	}
 	decoded, err := base64url.AppendDecode(room[:0], []byte(c.payload))

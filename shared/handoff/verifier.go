@@ -133,17 +133,19 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := v.listed(ctx, claims, key); err != nil {
+	listed, err := v.listed(ctx, claims, key)
+	if err != nil {
 		return nil, err
 	}
-	if err := v.accept(ctx, claims, key); err != nil {
+	if err := v.accept(ctx, claims, listed); err != nil {
 		return nil, withClaims(err, claims)
 	}
 	return &Verified{claims: claims, key: key, verifier: v}, nil
 }
 
-// accept checks what depends on the verifier: for whom, how long, and now.
-func (v *Verifier) accept(ctx context.Context, c *Claims, key Key) error {
+// accept checks what depends on the verifier, of a token whose key is listed: for
+// whom, how long, and now.
+func (v *Verifier) accept(ctx context.Context, c *Claims, listed Key) error {
 	if c.Audience != v.audience {
 		return &Refusal{Reason: ReasonAudienceMismatch, Check: CheckAudience, Detail: "the token is for another audience"}
 	}
@@ -153,7 +155,10 @@ func (v *Verifier) accept(ctx context.Context, c *Claims, key Key) error {
 			Detail: fmt.Sprintf("the token lives %s; this audience accepts %s", lifetime, v.maxLifetime),
 		}
 	}
-	return v.current(ctx, c, key)
+	if err := v.timely(c); err != nil {
+		return err
+	}
+	return standing(ctx, c, listed)
 }
 
 // withClaims adds to a refusal what the token says, once its issuer vouches for
@@ -178,6 +183,18 @@ func (v *Verifier) Recheck(ctx context.Context, grant *Grant) error {
 // current checks everything that can change while a token lives: the time, the
 // listing of its key, and what its issuer has taken back.
 func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
+	if err := v.timely(c); err != nil {
+		return err
+	}
+	listed, err := v.listed(ctx, c, key)
+	if err != nil {
+		return err
+	}
+	return standing(ctx, c, listed)
+}
+
+// timely checks that now is within the token's life.
+func (v *Verifier) timely(c *Claims) error {
 	now := v.now()
 	switch {
 	case !now.Before(c.Expires):
@@ -190,10 +207,11 @@ func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
 	case c.NotBefore.After(now.Add(v.skew)):
 		return early(CheckStart, "valid", c.NotBefore.Sub(now))
 	}
-	listed, err := v.listed(ctx, c, key)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// standing checks that the issuer has not taken the token back.
+func standing(ctx context.Context, c *Claims, listed Key) error {
 	if listed.revocations == nil {
 		return nil
 	}
