@@ -373,10 +373,16 @@ func testSweep(t *testing.T, e engine) {
 		{c.Expires.Add(terms.Skew + 24*time.Hour - time.Millisecond), 0, 1},
 		{c.Expires.Add(terms.Skew + 24*time.Hour), 0, 0},
 	} {
-		if err := db.Sweep(t.Context(), at.now); err != nil {
-			t.Fatal(err)
+		var n, m int
+		for range 10 { // a row that another transaction holds is left to the next
+			if err := db.Sweep(t.Context(), at.now); err != nil {
+				t.Fatal(err)
+			}
+			if n, m = count(t, db, "sessions"), count(t, db, "revocations"); n == at.sessions && m == at.revoked {
+				break
+			}
 		}
-		if n, m := count(t, db, "sessions"), count(t, db, "revocations"); n != at.sessions || m != at.revoked {
+		if n != at.sessions || m != at.revoked {
 			t.Errorf("at %s: %d sessions, %d revocations", at.now.Sub(start), n, m)
 		}
 	}

@@ -46,7 +46,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 func source(path, lock string, pragmas ...string) string {
 	query := url.Values{
 		"_txlock": {lock},
-		"_pragma": append([]string{"busy_timeout(1000)", "journal_mode(WAL)", "foreign_keys(1)"}, pragmas...),
+		"_pragma": append([]string{"busy_timeout(2000)", "journal_mode(WAL)", "foreign_keys(1)"}, pragmas...),
 	}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}).String()
 }
