@@ -19,28 +19,28 @@ import (
 func TestF01JournalThatWasIdle(t *testing.T) {
 	for _, idle := range []time.Duration{0, 10 * time.Minute, 10 * time.Hour} {
 		for _, back := range []time.Duration{0, 20 * time.Second, time.Hour, 9 * time.Hour} {
-			for _, lifetime := range []time.Duration{time.Minute, handoff.MaxLifetime} {
-				for _, skew := range []time.Duration{time.Second, handoff.MaxSkew} {
-					t.Run(fmt.Sprintf("idle %s, set back %s, lifetime %s, skew %s", idle, back, lifetime, skew), func(t *testing.T) {
-						c := newClock()
-						j := newJournal(t, c)
-						j.config.Skew = skew
-						s := j.open()
-						c.Add(idle)
-						r := c.token()
-						r.IssuedAt = r.IssuedAt.Add(skew)
-						r.Expires = r.IssuedAt.Add(lifetime)
-						redeem(t, s, r, nil)
-						c.Add(-back)
-						s = j.reopen(s, replay.Restored)
-						for c.Add(back + time.Second); c.Now().Before(r.Expires.Add(skew)); c.Add(7 * time.Second) {
-							redeem(t, s, r, handoff.ErrReplayed)
-						}
-						if err := s.Healthy(); err != nil {
-							t.Errorf("with the clock right again: %v", err)
-						}
-					})
-				}
+			for lifetime, skew := range map[time.Duration]time.Duration{
+				time.Minute: time.Second, handoff.MaxLifetime: handoff.MaxSkew,
+			} {
+				t.Run(fmt.Sprintf("idle %s, set back %s, lifetime %s", idle, back, lifetime), func(t *testing.T) {
+					c := newClock()
+					j := newJournal(t, c)
+					j.config.Skew = skew
+					s := j.open()
+					c.Add(idle)
+					r := c.token()
+					r.IssuedAt = r.IssuedAt.Add(skew)
+					r.Expires = r.IssuedAt.Add(lifetime)
+					redeem(t, s, r, nil)
+					c.Add(-back)
+					s = j.reopen(s, replay.Restored)
+					for c.Add(back + time.Second); c.Now().Before(r.Expires.Add(skew)); c.Add(7 * time.Second) {
+						redeem(t, s, r, handoff.ErrReplayed)
+					}
+					if err := s.Healthy(); err != nil {
+						t.Errorf("with the clock right again: %v", err)
+					}
+				})
 			}
 		}
 	}

@@ -124,8 +124,8 @@ func (m *marks) shardOf(k *key) int { return int(k.low() & uint64(len(m.shards)-
 //
 // The clock learns from the marks, for none was made longer before its token's
 // exp than redeem allows. So each finds a table, however far back the clock was set
-// meanwhile.
-func (m *marks) load(all []mark) {
+// meanwhile. sorted is room for as many.
+func (m *marks) load(all, sorted []mark) {
 	if len(all) == 0 {
 		return
 	}
@@ -141,7 +141,6 @@ func (m *marks) load(all []mark) {
 	for i := range m.shards {
 		ends[i+1] += ends[i]
 	}
-	sorted := make([]mark, len(all))
 	for i := range all {
 		end := &ends[m.shardOf(&all[i].key)]
 		sorted[*end] = all[i]

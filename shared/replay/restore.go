@@ -100,8 +100,9 @@ func (m *marks) read(segments []*segment) error {
 	var wait sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wait.Go(func() {
+			r := newReader()
 			for i := next.Add(1) - 1; i < int64(len(segments)); i = next.Add(1) - 1 {
-				if err := m.readSegment(segments[i]); err != nil {
+				if err := m.readSegment(r, segments[i]); err != nil {
 					errs[i] = fmt.Errorf("segment %d: %w", segments[i].header.sequence, err)
 				}
 			}
@@ -111,15 +112,15 @@ func (m *marks) read(segments []*segment) error {
 	return errors.Join(errs...)
 }
 
-func (m *marks) readSegment(s *segment) error {
+func (m *marks) readSegment(r *reader, s *segment) error {
 	if s.damaged {
 		return nil
 	}
-	return readRecords(s.path, &s.header, func(all []mark) {
+	return r.records(s.path, &s.header, func(all []mark) {
 		for i := range all {
 			s.latest = max(s.latest, all[i].expires)
 		}
-		m.load(all)
+		m.load(all, r.sorted)
 	})
 }
 

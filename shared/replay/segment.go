@@ -211,17 +211,32 @@ func readHeader(path string, sequence uint64) (h header, err error) {
 	return decodeHeader(b[:n], sequence)
 }
 
-// recordsAtOnce is how many marks readRecords hands out at a time: the more, the
-// better marks.load uses the processor's caches.
+// reader reads segments, one after the other, through the same buffers.
+type reader struct {
+	raw    []byte
+	marks  []mark
+	sorted []mark // for marks.load
+}
+
+// A reader handles this many marks at a time: the more, the better marks.load uses
+// the processor's caches. It costs 18 MB while a journal is opened.
 const recordsAtOnce = 1 << 18
 
-// readRecords calls each for the marks of a segment, many at a time, and returns
+func newReader() *reader {
+	return &reader{
+		raw:    make([]byte, recordsAtOnce*recordSize),
+		marks:  make([]mark, 0, recordsAtOnce),
+		sorted: make([]mark, recordsAtOnce),
+	}
+}
+
+// records calls each for the marks of a segment, many at a time, and returns
 // errDamaged at the first record whose checksum is wrong.
 //
 // What is shorter than a record at the end is no damage: it is what a write left
 // that failed or was killed. It was never acknowledged, and while the machine
 // runs a file loses nothing of what was written before.
-func readRecords(path string, h *header, each func([]mark)) error {
+func (r *reader) records(path string, h *header, each func([]mark)) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -230,28 +245,30 @@ func readRecords(path string, h *header, each func([]mark)) error {
 	if _, err := f.Seek(headerSize, io.SeekStart); err != nil {
 		return err
 	}
-	c := h.codec()
-	buf := make([]byte, recordsAtOnce*recordSize)
-	marks := make([]mark, 0, recordsAtOnce)
-	for {
-		n, err := io.ReadFull(f, buf)
-		marks = marks[:0]
-		damaged := false
-		for b := buf[:n]; len(b) >= recordSize && !damaged; b = b[recordSize:] {
-			m, ok := c.decode(b[:recordSize])
-			if ok {
-				marks = append(marks, m)
-			}
-			damaged = !ok
-		}
-		each(marks)
+	for c := h.codec(); ; {
+		n, end := io.ReadFull(f, r.raw)
+		err := r.decode(&c, r.raw[:n])
+		each(r.marks)
 		switch {
-		case damaged:
-			return errDamaged
-		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			return nil
 		case err != nil:
 			return err
+		case end == io.EOF || end == io.ErrUnexpectedEOF:
+			return nil
+		case end != nil:
+			return end
 		}
 	}
+}
+
+// decode fills marks up to the first damaged record.
+func (r *reader) decode(c *codec, raw []byte) error {
+	r.marks = r.marks[:0]
+	for ; len(raw) >= recordSize; raw = raw[recordSize:] {
+		m, ok := c.decode(raw[:recordSize])
+		if !ok {
+			return errDamaged
+		}
+		r.marks = append(r.marks, m)
+	}
+	return nil
 }

@@ -29,6 +29,7 @@ var (
 	errTimePassed = errors.New("the token's time has passed by the store's clock, which never goes back: its mark may have expired")
 	errTooFar     = errors.New("the token expires further ahead than any may live")
 	errDoubt      = errors.New("the answers are not certain to be these commands'")
+	errSkew       = errors.New("the verifier's skew is larger than Config.Skew: a Redis that begins anew would forget redemptions")
 	errNotHeld    = errors.New("too few replicas have the redemption")
 )
 
@@ -47,6 +48,9 @@ type call struct {
 func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("not redeemed: %w", err)
+	}
+	if r.Skew > s.config.Skew {
+		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, s.config.Skew)
 	}
 	clock := s.advance()
 	// The mark outlives every clock by which the token can still be accepted.

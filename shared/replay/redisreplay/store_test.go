@@ -262,3 +262,14 @@ func TestE05EvictedBetweenChecks(t *testing.T) {
 	eventually(t, 5*time.Second, "the store begins anew", func() bool { return s.Healthy() != nil })
 	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
 }
+
+// E13: a verifier with a larger skew accepts tokens longer than their marks live.
+func TestE13LargerSkew(t *testing.T) {
+	t.Parallel()
+	s := open(t, redisreplay.Config{URL: start(t, safe()...).age().url()})
+	r := token()
+	r.Skew = 6 * time.Second
+	refused(t, s, r)
+	r.Skew = 5 * time.Second
+	redeem(t, s, r, nil)
+}
