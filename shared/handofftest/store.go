@@ -26,16 +26,17 @@ import (
 func Store(t *testing.T, open func(t *testing.T) handoff.Store) {
 	t.Helper()
 	for name, test := range map[string]func(*storeTest){
-		"E01 one of many at once succeeds":            (*storeTest).concurrent,
-		"E09 a refused token marks nothing":           (*storeTest).poisoning,
-		"E10 one issuer's ids are not another's":      (*storeTest).issuers,
-		"E11 ids that differ anywhere are different":  (*storeTest).ids,
-		"E13 a mark outlives its token":               (*storeTest).outlives,
-		"E14 the id is what is spent, not the rest":   (*storeTest).rest,
-		"a token of the past is not redeemed twice":   (*storeTest).past,
-		"a context that is done redeems nothing":      (*storeTest).done,
-		"many different tokens at once all succeed":   (*storeTest).different,
-		"chosen issuers and ids are taken as written": (*storeTest).chosen,
+		"E01 one of many at once succeeds":             (*storeTest).concurrent,
+		"E02 a verifier's skew is the store's at most": (*storeTest).skew,
+		"E09 a refused token marks nothing":            (*storeTest).poisoning,
+		"E10 one issuer's ids are not another's":       (*storeTest).issuers,
+		"E11 ids that differ anywhere are different":   (*storeTest).ids,
+		"E13 a mark outlives its token":                (*storeTest).outlives,
+		"E14 the id is what is spent, not the rest":    (*storeTest).rest,
+		"a token of the past is not redeemed twice":    (*storeTest).past,
+		"a context that is done redeems nothing":       (*storeTest).done,
+		"many different tokens at once all succeed":    (*storeTest).different,
+		"chosen issuers and ids are taken as written":  (*storeTest).chosen,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -212,6 +213,23 @@ func (t *storeTest) outlives() {
 	t.accepted(r, "a token that expires within a second")
 	time.Sleep(time.Until(r.Expires) + 500*time.Millisecond)
 	t.replayed(r, "the token after its exp, within the skew")
+}
+
+// skew asks on behalf of a verifier whose skew the store does not cover.
+func (t *storeTest) skew() {
+	store, ok := t.store.(interface{ Skew() time.Duration })
+	if !ok {
+		return // it has no start before which it forgets
+	}
+	r := t.fresh()
+	for _, more := range []time.Duration{1, time.Second, handoff.MaxSkew} {
+		r.Skew = store.Skew() + more
+		if t.redeem(r) == nil {
+			t.Errorf("redeemed for a verifier with a skew of %s; the store covers %s", r.Skew, store.Skew())
+		}
+	}
+	r.Skew = store.Skew()
+	t.once(r, "a verifier with the store's skew")
 }
 
 func (t *storeTest) past() {

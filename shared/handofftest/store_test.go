@@ -29,6 +29,7 @@ var mistakes = map[string]string{
 	"every-field":      "TestNaive/E14",
 	"lower-case":       "TestNaive/chosen",
 	"ignores-context":  "TestNaive/a_context",
+	"ignores-skew":     "TestNaive/E02",
 	"none":             "",
 }
 
@@ -59,9 +60,18 @@ func TestNaive(t *testing.T) {
 		t.Skip("TestStoreCatches runs it")
 	}
 	handofftest.Store(t, func(*testing.T) handoff.Store {
-		return &naive{mistake: mistake, seen: map[any]time.Time{}}
+		n := &naive{mistake: mistake, seen: map[any]time.Time{}}
+		if mistake == "ignores-skew" {
+			return skewed{n}
+		}
+		return n
 	})
 }
+
+// skewed is a store that says which skew it covers, and does not keep to it.
+type skewed struct{ *naive }
+
+func (skewed) Skew() time.Duration { return handoff.DefaultSkew }
 
 // naive is the store that people write first: a map, with one mistake.
 type naive struct {
