@@ -10,6 +10,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
 )
 
 func measureIssue(ctx context.Context, s settings, t *table) error {
@@ -53,6 +54,13 @@ func issueRace(ctx context.Context, algorithm handoff.Algorithm, rounds, n int) 
 	return race(ctx, rounds, n, func() error { return nil }, []runner{
 		{"signature alone", func(int) error { return input.sign(algorithm, shop.private) }},
 		{"handoff, typed request to token", func(int) error { return made(shop.issue(ctx, req)) }},
+		{"handoff, with rule.Operation each time", func(int) error {
+			op, err := rule.Operation(payMethod, req)
+			if err != nil {
+				return err
+			}
+			return made(shop.sign(ctx, op))
+		}},
 		{"go-jose Signed, Claims, Serialize", func(int) error {
 			return made(josejwt.Signed(joseSigner).Claims(golangPayment(shop.session)).Serialize())
 		}},

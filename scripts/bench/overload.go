@@ -62,6 +62,7 @@ type strain struct {
 	capacity, goodput float64 // calls with a good token that succeeded, a second
 	offered           float64 // calls a second, of all kinds
 	shed, unsent      float64 // parts of them
+	wrong             float64
 	calm, p99         time.Duration
 	peak              float64 // bytes
 	recovered         time.Duration
@@ -72,9 +73,9 @@ type strain struct {
 func (f strain) report(t *table, what string) {
 	t.add(line{
 		what: what, median: grouped(f.goodput) + " good calls/s", ratio: f.goodput / f.capacity,
-		note: fmt.Sprintf("capacity %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
+		note: fmt.Sprintf("capacity %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent, %.2f %% decided wrongly; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
 			"processor time of a call %s, of one that is shed %s; %.2f of the processor time went into decisions",
-			grouped(f.capacity), grouped(f.offered), 100*f.shed, 100*f.unsent, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
+			grouped(f.capacity), grouped(f.offered), 100*f.shed, 100*f.unsent, 100*f.wrong, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
 			f.peak/(1<<20), f.recovered.Round(time.Millisecond), microseconds(float64(f.whole)), microseconds(float64(f.refusal)), f.efficiency),
 	})
 }
@@ -98,6 +99,9 @@ func overload(ctx context.Context, s settings, to *target, lanes int, span time.
 	}
 	used, err := m.send(ctx, full)
 	if err != nil {
+		return found, err
+	}
+	if err := full.decides(); err != nil {
 		return found, err
 	}
 	rate := float64(len(full.answers)) / full.length().Seconds()
@@ -126,9 +130,13 @@ func overload(ctx context.Context, s settings, to *target, lanes int, span time.
 		return found, err
 	}
 	found.goodput, found.shed, found.calm, found.p99 = storm.good(), storm.part(answer.shed), calm.p99(), storm.p99()
-	found.recovered = after.recovered(3 * found.calm)
+	if err := calm.decides(); err != nil {
+		return found, err
+	}
+	// What was under way at the end had to be answered first.
+	found.recovered = max(0, storm.length()-span) + after.recovered(3*found.calm)
 	found.efficiency = storm.part(answer.decided) * float64(len(storm.answers)) * float64(found.whole) / float64(used)
-	found.unsent = storm.part(answer.unsent)
+	found.unsent, found.wrong = storm.part(answer.unsent), storm.wrong()
 	if n := found.shed * float64(len(storm.answers)); n > 0 {
 		found.refusal = time.Duration((float64(used) - storm.part(answer.decided)*float64(len(storm.answers))*float64(found.whole)) / n)
 	}

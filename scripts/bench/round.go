@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -16,18 +17,34 @@ import (
 )
 
 // measureRound measures the demo pair as it is: SERVER1 with its sessions, its
-// policy and its audit in SQLite, SERVER2 with its ledger in SQLite, both with
-// their logs, on the wire.
+// policy and its audit, SERVER2 with SERVER1's trust list and its ledger, both
+// with their logs, on the wire.
 func measureRound(ctx context.Context, s settings, t *table) error {
-	rounds, n := 5, 5000
-	if s.short {
-		rounds, n = 3, 1000
-	}
-	p, err := pair.Start(ctx, pair.Config{Bin: s.bin, Dir: filepath.Join(s.dir, "pair")})
-	if err != nil {
+	if err := measurePair(ctx, s, t, "SQLite", nil); err != nil {
 		return fmt.Errorf("make build comes first: %w", err)
 	}
-	defer p.Stop()
+	s.say("round: PostgreSQL")
+	postgres, err := pair.StartPostgres(ctx)
+	if errors.Is(err, exec.ErrNotFound) {
+		t.add(line{what: "PostgreSQL", note: "is not installed here"})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(measurePair(ctx, s, t, "PostgreSQL", postgres), postgres.Stop())
+}
+
+func measurePair(ctx context.Context, s settings, t *table, database string, postgres *pair.Postgres) (err error) {
+	rounds, n := 5, 5000
+	if s.short {
+		rounds, n = 3, 500
+	}
+	p, err := pair.Start(ctx, pair.Config{Bin: s.bin, Dir: filepath.Join(s.dir, database), Trust: true, Postgres: postgres})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Stop()) }()
 	if err := p.Ready(ctx); err != nil {
 		return err
 	}
@@ -46,12 +63,13 @@ func measureRound(ctx context.Context, s settings, t *table) error {
 		do   call
 		pids []int
 	}{
-		{"IssueHandoff at SERVER1, SQLite", v.issue, []int{p.Server1.Pid()}},
-		{"a whole round: IssueHandoff, PayInvoice, SQLite", v.whole, []int{p.Server1.Pid(), p.Server2.Pid()}},
+		{"IssueHandoff at SERVER1", v.issue, []int{p.Server1.Pid()}},
+		{"a whole round: IssueHandoff, PayInvoice", v.whole, []int{p.Server1.Pid(), p.Server2.Pid()}},
 	} {
-		s.say("round: %s", of.what)
-		if err := measurePair(ctx, t, of.what, of.do, of.pids, rounds, n); err != nil {
-			return fmt.Errorf("%s: %w", of.what, err)
+		what := of.what + ", " + database
+		s.say("round: %s", what)
+		if err := measureCalls(ctx, t, what, of.do, of.pids, rounds, n); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	return nil
@@ -88,8 +106,8 @@ func (v visit) whole(ctx context.Context, _ int) error {
 	return err
 }
 
-// measurePair measures a call of the pair: alone, and from many callers.
-func measurePair(ctx context.Context, t *table, what string, do call, pids []int, rounds, n int) error {
+// measureCalls measures a call of the pair: from many callers, and from one.
+func measureCalls(ctx context.Context, t *table, what string, do call, pids []int, rounds, n int) error {
 	rates, halves, worst := make([]float64, rounds), make([]float64, rounds), make([]float64, rounds)
 	for round := range rounds {
 		took := make([]time.Duration, n)

@@ -42,6 +42,7 @@ type shop struct {
 	key     *signkey.Key
 	issuer  *handoff.Issuer
 	session string
+	method  *rule.Method // looked up once, as SERVER1 does
 }
 
 // newKey makes a key of the size that most people use; RSA of 2048 bits.
@@ -73,15 +74,23 @@ func newShop(algorithm handoff.Algorithm) (*shop, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &shop{private: private, key: key, issuer: issuer, session: handoff.NewID()}, nil
+	method, err := rule.Linked().Method(payMethod)
+	if err != nil {
+		return nil, err
+	}
+	return &shop{private: private, key: key, issuer: issuer, session: handoff.NewID(), method: method}, nil
 }
 
 // issue does what SERVER1 does between its policy and its answer.
 func (s *shop) issue(ctx context.Context, req proto.Message) (string, error) {
-	op, err := rule.Operation(payMethod, req)
+	op, err := s.method.Operation(req)
 	if err != nil {
 		return "", err
 	}
+	return s.sign(ctx, op)
+}
+
+func (s *shop) sign(ctx context.Context, op handoff.Operation) (string, error) {
 	raw, _, err := s.issuer.Issue(ctx, handoff.IssueParams{Audience: billingName, Subject: user, Session: s.session, Operation: op})
 	return raw, err
 }
