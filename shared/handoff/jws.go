@@ -182,6 +182,9 @@ func (c compact) verify(key Key) (payload string, err error) {
 // Seal returns payload signed by signer as a compact JWS of this profile.
 func (p Profile) Seal(ctx context.Context, payload []byte, signer Signer) (string, error) {
 	key := signer.Key()
+	if key.id == "" {
+		return "", errors.New("the signer has no public key")
+	}
 	header := `{"alg":"` + string(key.algorithm) + `","kid":"` + key.id + `","typ":"` + p.Typ + `"}`
 	size := base64url.EncodedLen(len(header)) + 1 + base64url.EncodedLen(len(payload))
 	compact := make([]byte, 0, size+1+base64url.EncodedLen(512))

@@ -19,6 +19,7 @@ import (
 // SHA-256 thumbprint, so that one id is one key, whoever lists it. The zero Key
 // verifies nothing. A Key is immutable and safe for concurrent use.
 type Key struct {
+	_           [0]func() // two keys are the same by ID; == does not compile
 	id          string
 	algorithm   Algorithm
 	public      crypto.PublicKey

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/forge"
 )
 
 // refusedForAll asserts that no algorithm takes the key.
@@ -76,6 +77,9 @@ func TestA03KeyHasOneAlgorithm(t *testing.T) {
 func TestZeroKey(t *testing.T) {
 	if key := (handoff.Key{}); key.ID() != "" || key.Algorithm() != "" || key.Public() != nil {
 		t.Errorf("the zero Key is %v", key)
+	}
+	if raw, err := handoff.TokenProfile().Seal(t.Context(), []byte("{}"), signer{&forge.Key{}}); err == nil || raw != "" {
+		t.Errorf("a signer without a public key seals %q", raw)
 	}
 }
 

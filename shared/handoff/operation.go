@@ -71,6 +71,9 @@ func (op Operation) normal() (Operation, error) {
 	if !isMethod(op.Method) {
 		return op, errors.New("the method is not a full method name such as /billing.v1.Billing/Pay")
 	}
+	if op.MaxLifetime < 0 {
+		return op, errors.New("the longest lifetime is negative")
+	}
 	for _, fields := range []*[]Field{&op.Bound, &op.Free} {
 		if !slices.IsSortedFunc(*fields, compareFields) {
 			*fields = slices.SortedFunc(slices.Values(*fields), compareFields)
@@ -135,7 +138,12 @@ func (c *Claims) allows(op Operation) error {
 	return mismatch(CheckOperationField, "", "is not named by the token")
 }
 
+// mismatch names the field in the log, though not all of a key of a map: that is
+// the caller's, and as long as a request may be.
 func mismatch(check Check, path, what string) error {
+	if most := 128; len(path) > most {
+		path = path[:most] + "…"
+	}
 	return &Refusal{Reason: ReasonFieldMismatch, Check: check, Detail: "the field " + strconv.Quote(path) + " " + what}
 }
 

@@ -102,7 +102,7 @@ func (v *Verified) Allows(op Operation, rule Rule) error {
 	if err != nil {
 		return &Refusal{Reason: ReasonRequestUnbindable, Check: CheckOperationBind, Err: err}
 	}
-	if lifetime := v.claims.Expires.Sub(v.claims.IssuedAt); rule.MaxLifetime > 0 && lifetime > rule.MaxLifetime {
+	if lifetime := v.claims.Expires.Sub(v.claims.IssuedAt); rule.MaxLifetime != 0 && lifetime > rule.MaxLifetime {
 		return &Refusal{
 			Reason: ReasonLifetimeTooLong, Check: CheckRedeemRule,
 			Detail: fmt.Sprintf("the token lives %s; its method accepts %s", lifetime, rule.MaxLifetime),

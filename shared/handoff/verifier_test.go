@@ -263,6 +263,35 @@ func TestTimes(t *testing.T) {
 }
 
 // D14: a genuine token on any other call.
+// A rule that no .proto can set allows nothing, rather than anything.
+func TestRedeemNegativeLifetime(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	verified, err := b.verifier.Verify(t.Context(), b.good().Compact())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.verifier.Redeem(t.Context(), verified, operation, handoff.Rule{MaxLifetime: -time.Second})
+	if handoff.ReasonOf(err) != handoff.ReasonLifetimeTooLong {
+		t.Errorf("Redeem = %v", err)
+	}
+}
+
+// H08: what a refusal says for the log quotes a field's path, but not a kilobyte
+// of a map's key.
+func TestH08LongPath(t *testing.T) {
+	b := newBench(t, handoff.EdDSA)
+	verified, err := b.verifier.Verify(t.Context(), b.good().Compact())
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := operation
+	op.Bound = append(slices.Clone(op.Bound), handoff.Field{Path: `labels["` + strings.Repeat("\u00e9", 1000) + `"]`, Value: "x"})
+	_, err = b.verifier.Redeem(t.Context(), verified, op, handoff.Rule{})
+	if handoff.ReasonOf(err) != handoff.ReasonFieldMismatch || len(err.Error()) > 700 || !strings.Contains(err.Error(), "labels[") {
+		t.Errorf("Redeem = %v", err)
+	}
+}
+
 func TestRedeemOperation(t *testing.T) {
 	op := func(bound ...handoff.Field) handoff.Operation {
 		return handoff.Operation{Method: pay, Bound: bound}

@@ -93,7 +93,8 @@ func newMethod(rules *rule.Set, name string, exempt bool, info grpc.MethodInfo) 
 	case ruled && exempt:
 		return nil, fmt.Errorf("%s has a rule and is named in Config.Exempt", name)
 	case !ruled && !exempt:
-		return nil, fmt.Errorf("%s has neither a rule nor an entry in Config.Exempt", name)
+		return nil, fmt.Errorf("%s has neither a rule nor an entry in Config.Exempt, which would be %q or, for the whole service, %q",
+			name, name, name[:strings.LastIndexByte(name, '/')+1])
 	case ruled && info.IsClientStream:
 		return nil, fmt.Errorf("%s has a rule and is registered as client-streaming", name)
 	case ruled:
