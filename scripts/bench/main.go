@@ -47,6 +47,7 @@ func sections() []section {
 		{"verify", "from a token's bytes to a grant, beside the signature check alone", measureVerify},
 		{"issue", "from a typed request to a token, beside the signature alone", measureIssue},
 		{"refuse", "a hostile token", measureRefuse},
+		{"trust", "what SERVER1 has taken back", measureTrust},
 		{"redeem", "the embedded stores", measureRedeem},
 		{"wire", "a call over TLS", measureWire},
 		{"round", "the demo pair as it is: a handoff from a session to a payment", measureRound},
