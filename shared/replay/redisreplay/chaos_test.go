@@ -31,7 +31,7 @@ func TestE01E03Chaos(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	p := newProxy(t, r)
 	var replicas []*opened
 	for range 3 {

@@ -28,23 +28,23 @@ func TestOpenRefusesAnUnsafeRedis(t *testing.T) {
 		config   redisreplay.Config
 		names    string // empty: it is accepted
 	}{
-		"safe":                    {settings: safe()},
+		"safe":                    {},
 		"no append-only file":     {settings: []string{"--appendonly", "no"}, names: "appendonly"},
-		"E05 eviction, LRU":       {settings: append(safe(), "--maxmemory-policy", "allkeys-lru"), names: "maxmemory-policy"},
-		"E05 eviction, TTL":       {settings: append(safe(), "--maxmemory-policy", "volatile-ttl"), names: "maxmemory-policy"},
+		"E05 eviction, LRU":       {settings: []string{"--maxmemory-policy", "allkeys-lru"}, names: "maxmemory-policy"},
+		"E05 eviction, TTL":       {settings: []string{"--maxmemory-policy", "volatile-ttl"}, names: "maxmemory-policy"},
 		"everysec":                {settings: []string{"--appendonly", "yes", "--appendfsync", "everysec"}, names: "appendfsync"},
 		"everysec, accepted":      {settings: []string{"--appendonly", "yes", "--appendfsync", "everysec"}, config: redisreplay.Config{AcceptLastSecondLoss: true}},
 		"no fsync":                {settings: []string{"--appendonly", "yes", "--appendfsync", "no"}, names: "appendfsync"},
 		"no fsync, not accepted":  {settings: []string{"--appendonly", "yes", "--appendfsync", "no"}, config: redisreplay.Config{AcceptLastSecondLoss: true}, names: "appendfsync"},
-		"no fsync on rewrite":     {settings: append(safe(), "--no-appendfsync-on-rewrite", "yes"), names: "no-appendfsync-on-rewrite"},
-		"a replica":               {settings: append(safe(), "--replicaof", "127.0.0.1 1"), names: "role"},
-		"a cluster":               {settings: append(safe(), "--cluster-enabled", "yes"), names: "cluster-enabled"},
-		"too few replicas":        {settings: safe(), config: redisreplay.Config{WaitReplicas: 1}, names: "WaitReplicas"},
-		"stated as it is":         {settings: safe(), config: redisreplay.Config{AppendFsync: "always"}},
-		"stated as it is not":     {settings: safe(), config: redisreplay.Config{AppendFsync: "everysec", AcceptLastSecondLoss: true}, names: "AppendFsync"},
-		"no password":             {settings: append(safe(), "--requirepass", "secret"), names: "NOAUTH"},
-		"everything at once is 1": {settings: []string{"--maxmemory-policy", "allkeys-random"}, names: "maxmemory-policy"},
-		"everything at once is 2": {settings: []string{"--maxmemory-policy", "allkeys-random"}, names: "appendonly"},
+		"no fsync on rewrite":     {settings: []string{"--no-appendfsync-on-rewrite", "yes"}, names: "no-appendfsync-on-rewrite"},
+		"a replica":               {settings: []string{"--replicaof", "127.0.0.1 1"}, names: "role"},
+		"a cluster":               {settings: []string{"--cluster-enabled", "yes"}, names: "cluster-enabled"},
+		"too few replicas":        {config: redisreplay.Config{WaitReplicas: 1}, names: "WaitReplicas"},
+		"stated as it is":         {config: redisreplay.Config{AppendFsync: "always"}},
+		"stated as it is not":     {config: redisreplay.Config{AppendFsync: "everysec", AcceptLastSecondLoss: true}, names: "AppendFsync"},
+		"no password":             {settings: []string{"--requirepass", "secret"}, names: "NOAUTH"},
+		"everything at once is 1": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "maxmemory-policy"},
+		"everything at once is 2": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "appendonly"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -66,9 +66,9 @@ func TestOpenRefusesAnUnsafeRedis(t *testing.T) {
 // Replicas that are not waited for are refused: a failover would forget.
 func TestOpenRefusesReplicasWithoutWait(t *testing.T) {
 	t.Parallel()
-	primary := start(t, safe()...)
+	primary := start(t)
 	for range 3 {
-		start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+		start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	}
 	eventually(t, 20*time.Second, "the replicas are there", func() bool { return primary.info("connected_slaves") == "3" })
 	for replicas, ok := range map[int]bool{0: false, 1: false, 2: true, 3: true, 4: false} {
@@ -85,7 +85,7 @@ func TestOpenRefusesReplicasWithoutWait(t *testing.T) {
 // Where CONFIG is forbidden, what INFO does not show must be stated.
 func TestOpenWhereConfigIsForbidden(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...)
+	r := start(t)
 	r.do("ACL", "SETUSER", "app", "on", ">secret", "~handoff:*", "+@all", "-config")
 	url := "redis://app:secret@127.0.0.1:" + r.port + "/0"
 	for stated, ok := range map[string]bool{"": false, "always": true, "everysec": false} {
@@ -110,7 +110,7 @@ func TestOpenWithFewRights(t *testing.T) {
 	if rights, _, _ = strings.Cut(rights, "\n"); !ok {
 		t.Fatal("REDIS.md names no rights")
 	}
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	r.do(append([]string{"ACL", "SETUSER", "handoff", "on", ">secret"}, strings.Fields(rights)...)...)
 	s := open(t, redisreplay.Config{URL: "redis://handoff:secret@127.0.0.1:" + r.port + "/0"})
 	recovers(t, s, 5*time.Second)
@@ -162,10 +162,10 @@ func TestTLS(t *testing.T) {
 	ours.issue(t, filepath.Join(dir, "server"), "127.0.0.1")
 	other.issue(t, filepath.Join(dir, "other"), "127.0.0.1")
 	port := freePort(t)
-	r := start(t, append(safe(),
+	r := start(t,
 		"--tls-port", port, "--tls-cert-file", filepath.Join(dir, "server.crt"), "--tls-key-file", filepath.Join(dir, "server.key"),
 		"--tls-ca-cert-file", ours.write(t, filepath.Join(dir, "ca.crt")), "--tls-auth-clients", "yes",
-	)...).age()
+	).age()
 	client := ours.issue(t, filepath.Join(dir, "client"), "replica")
 	url := "rediss://127.0.0.1:" + port
 	for name, c := range map[string]struct {

@@ -1,18 +1,13 @@
 package redisreplay_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,38 +16,36 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// redis is a redis-server of a test's own, in a folder of its own.
+// redis is a redis-server of a test's own.
 type redis struct {
 	testing.TB
-	port string
-	args []string
-	cmd  *exec.Cmd
+	server *servingtest.RedisServer
+	port   string
 }
 
-// safe is how a redis-server must be set up.
-func safe() []string { return []string{"--appendonly", "yes", "--appendfsync", "always"} }
-
-// start starts a redis-server with the settings, which ends with the test.
+// start starts a redis-server that keeps all marks, but for the settings, and
+// ends with the test.
 func start(t testing.TB, settings ...string) *redis {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("redis-server is not installed")
-		}
-		t.Skip("redis-server is not installed: apt-get install redis-server")
-	}
-	r := &redis{TB: t, port: freePort(t)}
-	r.args = append([]string{
-		"--port", r.port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--logfile", "redis.log", "--repl-diskless-sync-delay", "0",
-	}, settings...)
-	r.run()
-	t.Cleanup(r.kill)
+	r := &redis{TB: t, server: servingtest.StartRedis(t, append([]string{"--repl-diskless-sync-delay", "0"}, settings...)...)}
+	_, r.port, _ = net.SplitHostPort(r.server.Address())
 	return r
 }
+
+func (r *redis) run()   { r.Helper(); r.server.Start(r.TB) }
+func (r *redis) kill()  { r.Helper(); r.server.Kill(r.TB) }
+func (r *redis) stall() { r.Helper(); r.server.Stall(r.TB) }
+func (r *redis) cont()  { r.Helper(); r.server.Continue(r.TB) }
+
+func (r *redis) url() string { return r.server.URL() }
+
+func (r *redis) do(command ...string) string { r.Helper(); return r.server.Do(r.TB, command...) }
+func (r *redis) info(name string) string     { r.Helper(); return r.server.Info(r.TB, name) }
 
 func freePort(t testing.TB) string {
 	t.Helper()
@@ -66,93 +59,6 @@ func freePort(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return port
-}
-
-// run starts the process and waits until it answers.
-func (r *redis) run() {
-	r.Helper()
-	r.cmd = exec.Command("redis-server", r.args...)
-	if err := r.cmd.Start(); err != nil {
-		r.Fatal(err)
-	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if answer, err := r.try("PING"); err == nil && (answer == "+PONG" || strings.HasPrefix(answer, "-NOAUTH")) {
-			return
-		}
-		if time.Now().After(deadline) {
-			r.Fatal("redis-server does not answer")
-		}
-	}
-}
-
-// kill ends the process as a crash does.
-func (r *redis) kill() {
-	if r.cmd != nil {
-		r.cmd.Process.Kill()
-		r.cmd.Wait()
-		r.cmd = nil
-	}
-}
-
-func (r *redis) signal(s syscall.Signal) {
-	r.Helper()
-	if err := r.cmd.Process.Signal(s); err != nil {
-		r.Fatal(err)
-	}
-}
-
-// stall stops the process for the rest of the test, or until cont.
-func (r *redis) stall() { r.signal(syscall.SIGSTOP) }
-func (r *redis) cont()  { r.signal(syscall.SIGCONT) }
-
-func (r *redis) url() string { return "redis://127.0.0.1:" + r.port }
-
-// try sends one command on a connection of its own and returns the first line of
-// its answer, and the text after it where the answer is one.
-func (r *redis) try(command ...string) (string, error) {
-	conn, err := net.DialTimeout("tcp", "127.0.0.1:"+r.port, time.Second)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	fmt.Fprintf(conn, "*%d\r\n", len(command))
-	for _, word := range command {
-		fmt.Fprintf(conn, "$%d\r\n%s\r\n", len(word), word)
-	}
-	in := bufio.NewReader(conn)
-	line, err := in.ReadString('\n')
-	line = strings.TrimSpace(line)
-	if err != nil || !strings.HasPrefix(line, "$") || line == "$-1" {
-		return line, err
-	}
-	n, err := strconv.Atoi(line[1:])
-	if err != nil {
-		return "", err
-	}
-	text := make([]byte, n)
-	_, err = io.ReadFull(in, text)
-	return string(text), err
-}
-
-func (r *redis) do(command ...string) string {
-	r.Helper()
-	answer, err := r.try(command...)
-	if err != nil || strings.HasPrefix(answer, "-") {
-		r.Fatalf("%v: %s %v", command, answer, err)
-	}
-	return answer
-}
-
-// info returns one line's value of INFO.
-func (r *redis) info(name string) string {
-	r.Helper()
-	for line := range strings.Lines(r.do("INFO")) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
 }
 
 // age makes the Redis's epoch a minute old, so that tokens issued now are

@@ -14,7 +14,7 @@ import (
 )
 
 func TestStoreConforms(t *testing.T) {
-	r := start(t, safe()...)
+	r := start(t)
 	s := open(t, redisreplay.Config{URL: r.url()})
 	t.Run("store", func(t *testing.T) {
 		handofftest.Store(t, func(*testing.T) handoff.Store { return s })
@@ -24,7 +24,7 @@ func TestStoreConforms(t *testing.T) {
 // E01: of many callers at several replicas, one redeems a token.
 func TestE01OneOfManyReplicas(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	var replicas []*opened
 	for range 3 {
 		replicas = append(replicas, open(t, redisreplay.Config{URL: r.url()}))
@@ -56,7 +56,7 @@ func TestE01OneOfManyReplicas(t *testing.T) {
 // before.
 func TestE02ANewRedisBegins(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...)
+	r := start(t)
 	s := open(t, redisreplay.Config{URL: r.url()})
 	redeem(t, s, token(), handoff.ErrIssuedBeforeStart)
 	if s.Healthy() == nil {
@@ -76,7 +76,7 @@ func TestE02ANewRedisBegins(t *testing.T) {
 
 func TestE02AnEmptiedRedisBeginsAnew(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	replicas := []*opened{open(t, redisreplay.Config{URL: r.url()}), open(t, redisreplay.Config{URL: r.url()})}
 	spent := token()
 	redeem(t, replicas[0], spent, nil)
@@ -108,7 +108,7 @@ func later(a, b time.Time) time.Time {
 // down, and the store goes on with it.
 func TestE03RedisKilled(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	var mu sync.Mutex
 	var acknowledged []handoff.Redemption
@@ -150,9 +150,9 @@ func TestE03RedisKilled(t *testing.T) {
 // matter.
 func TestE04Failover(t *testing.T) {
 	t.Parallel()
-	primary := start(t, safe()...).age()
-	replica := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
-	other := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+	primary := start(t).age()
+	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port)
+	other := start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	for _, r := range []*redis{replica, other} {
 		eventually(t, 20*time.Second, "the replica is in step", func() bool { return r.info("master_link_status") == "up" })
 	}
@@ -192,10 +192,10 @@ func TestE04Failover(t *testing.T) {
 // store has not seen yet: every mark that the new primary lacks is refused.
 func TestE04FailoverThatLosesMarks(t *testing.T) {
 	t.Parallel()
-	primary := start(t, safe()...).age()
+	primary := start(t).age()
 	p := newProxy(t, primary)
 	s := open(t, redisreplay.Config{URL: p.url()})
-	replica := start(t, append(safe(), "--replicaof", "127.0.0.1 "+primary.port)...)
+	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	eventually(t, 20*time.Second, "the replica is in step", func() bool { return replica.info("master_link_status") == "up" })
 	replica.stall()
 	var lost []handoff.Redemption
@@ -220,7 +220,7 @@ func TestE04FailoverThatLosesMarks(t *testing.T) {
 // the store runs, within seconds; and what it may have evicted stays refused.
 func TestE05Eviction(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	spent := token()
 	redeem(t, s, spent, nil)
@@ -246,14 +246,14 @@ func TestE05Eviction(t *testing.T) {
 // E05: marks that were evicted while nobody looked are noticed by their number.
 func TestE05EvictedBetweenChecks(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	spent := token()
 	redeem(t, s, spent, nil)
 	r.do("SET", "bystander", "1", "PX", "100000")
 	r.do("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
 	r.do("CONFIG", "SET", "maxmemory", "1")
-	r.try("SET", "x", "1")
+	_, _ = r.server.Ask("SET", "x", "1")
 	r.do("CONFIG", "SET", "maxmemory", "0")
 	r.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
 	if r.info("evicted_keys") == "0" {
@@ -266,7 +266,7 @@ func TestE05EvictedBetweenChecks(t *testing.T) {
 // E13: a verifier with a larger skew accepts tokens longer than their marks live.
 func TestE13LargerSkew(t *testing.T) {
 	t.Parallel()
-	s := open(t, redisreplay.Config{URL: start(t, safe()...).age().url()})
+	s := open(t, redisreplay.Config{URL: start(t).age().url()})
 	r := token()
 	r.Skew = 6 * time.Second
 	refused(t, s, r)

@@ -4,17 +4,20 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// RedisServer is a private Redis. Its methods are for one goroutine.
+// RedisServer is a private Redis. Its methods are for one goroutine, but for Ask
+// and Do.
 type RedisServer struct {
 	program  string
 	dir      string // all that it keeps, and its log
@@ -53,6 +56,9 @@ func freeAddress() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
+// Address is 127.0.0.1:PORT, where no TLS is spoken.
+func (r *RedisServer) Address() string { return r.address }
+
 // URL is redis://127.0.0.1:PORT.
 func (r *RedisServer) URL() string { return "redis://" + r.address }
 
@@ -78,7 +84,10 @@ func (r *RedisServer) start(t testing.TB) (log string, ok bool) {
 		t.Fatal(err)
 	}
 	r.process = started
-	if started.answers(func() bool { answer, err := r.ask("PING"); return err == nil && answer == "+PONG" }) {
+	if started.answers(func() bool {
+		answer, err := r.Ask("PING")
+		return err == nil && (answer == "+PONG" || strings.HasPrefix(answer, "-NOAUTH"))
+	}) {
 		return "", true
 	}
 	r.Kill(t)
@@ -86,34 +95,77 @@ func (r *RedisServer) start(t testing.TB) (log string, ok bool) {
 	return string(text), false
 }
 
-// Kill ends the server as kill -9 does. Start starts it again, where it was.
+// Kill ends the server, if it runs, as kill -9 does. Start starts it again, where
+// it was.
 func (r *RedisServer) Kill(t testing.TB) {
 	t.Helper()
 	r.process.end(t, syscall.SIGKILL)
 	r.process = nil
 }
 
-// Do sends one command without spaces in its words, and returns the first line of
-// the answer, which must not be an error.
+// Stall stops the server in the midst of whatever it does, until Continue.
+func (r *RedisServer) Stall(t testing.TB) { t.Helper(); r.signal(t, syscall.SIGSTOP) }
+
+// Continue has a server go on that Stall has stopped.
+func (r *RedisServer) Continue(t testing.TB) { t.Helper(); r.signal(t, syscall.SIGCONT) }
+
+func (r *RedisServer) signal(t testing.TB, s syscall.Signal) {
+	t.Helper()
+	if err := r.process.first.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Do sends one command, as Ask does, whose answer must not be an error.
 func (r *RedisServer) Do(t testing.TB, words ...string) string {
 	t.Helper()
-	answer, err := r.ask(words...)
+	answer, err := r.Ask(words...)
 	if err != nil || strings.HasPrefix(answer, "-") {
 		t.Fatalf("%v: %s %v", words, answer, err)
 	}
 	return answer
 }
 
-func (r *RedisServer) ask(words ...string) (string, error) {
+// Ask sends one command on a connection of its own, and returns the answer: a
+// text, or the one line of any other, such as "+OK" or ":1". An array's is the
+// number of its elements, "*2".
+func (r *RedisServer) Ask(words ...string) (string, error) {
 	conn, err := net.DialTimeout("tcp", r.address, time.Second)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := fmt.Fprintf(conn, "%s\r\n", strings.Join(words, " ")); err != nil {
+	command := fmt.Sprintf("*%d\r\n", len(words))
+	for _, word := range words {
+		command += fmt.Sprintf("$%d\r\n%s\r\n", len(word), word)
+	}
+	if _, err := io.WriteString(conn, command); err != nil {
 		return "", err
 	}
-	answer, err := bufio.NewReader(conn).ReadString('\n')
-	return strings.TrimSpace(answer), err
+	in := bufio.NewReader(conn)
+	line, err := in.ReadString('\n')
+	line = strings.TrimSpace(line)
+	length, isText := strings.CutPrefix(line, "$")
+	if err != nil || !isText || length == "-1" {
+		return line, err
+	}
+	n, err := strconv.Atoi(length)
+	if err != nil {
+		return "", err
+	}
+	text := make([]byte, n)
+	_, err = io.ReadFull(in, text)
+	return string(text), err
+}
+
+// Info returns what the server's INFO says of one thing, or an empty text.
+func (r *RedisServer) Info(t testing.TB, name string) string {
+	t.Helper()
+	for line := range strings.Lines(r.Do(t, "INFO")) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
 }

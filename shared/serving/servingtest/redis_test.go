@@ -8,7 +8,7 @@ func TestRedis(t *testing.T) {
 		t.Error(got)
 	}
 	r.Kill(t)
-	if answer, err := r.ask("PING"); err == nil {
+	if answer, err := r.Ask("PING"); err == nil {
 		t.Error("it answers after kill -9:", answer)
 	}
 	r.Start(t)
