@@ -26,6 +26,7 @@ import (
 // part is something that the server relies on from its opening until close.
 type part struct {
 	ready   []serving.Readiness
+	look    <-chan struct{} // when ready may have changed; nil: never sooner than it is asked
 	metrics []prometheus.Collector
 	close   func() error // nil: nothing to close
 }
@@ -70,6 +71,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 		Ready: slices.Concat(trusting.ready, remembering.ready, []serving.Readiness{
 			{Name: "database", Check: func(ctx context.Context) error { return db.Ready(ctx) }},
 		}),
+		Look:       remembering.look,
 		Collectors: slices.Concat(trusting.metrics, remembering.metrics, []prometheus.Collector{record.Collector()}),
 		Listening:  func(a net.Addr) { fmt.Fprintln(stdout, "listening on", a) },
 	})

@@ -35,10 +35,11 @@ func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (hando
 	if err := c.checkRedis(shared); err != nil {
 		return nil, part{}, err
 	}
-	config := replay.Config{Skew: c.Skew, Observe: remembered(log)}
+	look := make(chan struct{}, 1)
+	config := replay.Config{Skew: c.Skew, Observe: remembered(log, look)}
 	switch {
 	case shared:
-		return c.inRedis(ctx, config.Observe)
+		return c.inRedis(ctx, config.Observe, look)
 	case c.Replay == "", isURL:
 		return nil, part{}, wrong("replay", errors.New("must be memory, a journal, redis://… or rediss://…"))
 	case c.Replay == inMemory:
@@ -52,7 +53,7 @@ func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (hando
 	if err != nil {
 		return nil, part{}, wrong("replay", err)
 	}
-	return journal, part{ready: readiness(journal), metrics: marks(journal.Live), close: journal.Close}, nil
+	return journal, part{ready: readiness(journal), look: look, metrics: marks(journal.Live), close: journal.Close}, nil
 }
 
 // checkRedis refuses settings of a Redis where there is none.
@@ -78,7 +79,7 @@ func (c *serveCommand) checkRedis(isRedis bool) error {
 }
 
 // inRedis returns the redemptions that all replicas share.
-func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event)) (handoff.Store, part, error) {
+func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event), look <-chan struct{}) (handoff.Store, part, error) {
 	roots, err := readRoots(c.RedisCA)
 	if err != nil {
 		return nil, part{}, wrong("redis-ca", err)
@@ -97,7 +98,7 @@ func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event)) 
 	if err != nil {
 		return nil, part{}, wrong("replay", errors.New(redisFlags.Replace(err.Error())))
 	}
-	return shared, part{ready: readiness(shared), close: shared.Close}, nil
+	return shared, part{ready: readiness(shared), look: look, close: shared.Close}, nil
 }
 
 // redisFlags puts what package redisreplay says of its configuration into the
@@ -130,8 +131,8 @@ func marks(live func() int) []prometheus.Collector {
 	}, func() float64 { return float64(live()) })}
 }
 
-// remembered logs what happens to the store.
-func remembered(log *slog.Logger) func(replay.Event) {
+// remembered logs what happens to the store, and has health look at it.
+func remembered(log *slog.Logger, look chan<- struct{}) func(replay.Event) {
 	return func(e replay.Event) {
 		level, attributes := slog.LevelWarn, []slog.Attr{slog.String("event", string(e.Kind))}
 		switch e.Kind {
@@ -147,6 +148,10 @@ func remembered(log *slog.Logger) func(replay.Event) {
 			attributes = append(attributes, slog.String("cause", e.Err.Error()))
 		}
 		log.LogAttrs(context.Background(), level, "redemptions", attributes...)
+		select {
+		case look <- struct{}{}:
+		default:
+		}
 	}
 }
 

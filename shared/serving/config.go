@@ -54,6 +54,9 @@ type Config struct {
 	// Ready are the conditions of health: SERVING while all hold, and NOT_SERVING
 	// otherwise. They are checked twice a second.
 	Ready []Readiness
+	// Look, if set, has them checked at once as well, whenever something can be
+	// received from it.
+	Look <-chan struct{}
 	// Watches are the full names of streaming methods that are meant to stay open:
 	// they end after WatchTimeout, for their clients to ask again, and when the
 	// server stops. Of each, a quarter of Flags.MaxConnections can be open at once,

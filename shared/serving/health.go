@@ -46,8 +46,9 @@ func (s *Server) followReadiness(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.checkReadiness(ctx)
+		case <-s.config.Look:
 		}
+		s.checkReadiness(ctx)
 	}
 }
 

@@ -194,11 +194,14 @@ func wantHealth(t *testing.T, watch grpc.ServerStreamingClient[healthpb.HealthCh
 	}
 }
 
-// Health is SERVING while every condition holds.
+// Health is SERVING while every condition holds, and looks at once when it is to.
 func TestReadiness(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
+	var look chan struct{}
 	ready := func(c *Config) {
+		look = make(chan struct{})
+		c.Look = look
 		c.Ready = []Readiness{
 			{Name: "always", Check: func(context.Context) error { return nil }},
 			{Name: "store", Check: func(ctx context.Context) error {
@@ -222,7 +225,12 @@ func TestReadiness(t *testing.T) {
 			broken.Store(false)
 			wantHealth(t, watch, healthpb.HealthCheckResponse_SERVING)
 			broken.Store(true)
+			began := time.Now()
+			look <- struct{}{}
 			wantHealth(t, watch, healthpb.HealthCheckResponse_NOT_SERVING)
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("it looked only after %s", waited)
+			}
 		}
 	})
 }

@@ -144,9 +144,9 @@ func (w *worker) redeem(batch []*call) {
 	defer cancel()
 	results, err := l.send(ctx, batch, w.config.WaitReplicas)
 	if err != nil {
-		answer(batch, err)
 		w.drop()
-		w.doubt()
+		w.suspect(err)
+		answer(batch, err)
 		return
 	}
 	for i, c := range batch {
@@ -155,12 +155,11 @@ func (w *worker) redeem(batch []*call) {
 			c.answer <- nil
 		case rueidis.IsRedisNil(err):
 			c.answer <- handoff.ErrReplayed
-		default: // READONLY, OOM, MISCONF: the server is not what it was
-			if strings.HasPrefix(err.Error(), "OOM ") {
-				err = fmt.Errorf("%w: %w", handoff.ErrStoreFull, err)
-			}
+		case strings.HasPrefix(err.Error(), "OOM "):
+			c.answer <- fmt.Errorf("the Redis refuses: %w: %w", handoff.ErrStoreFull, err)
+		default: // READONLY, MISCONF: the server is not what it was
+			w.look()
 			c.answer <- fmt.Errorf("the Redis refuses: %w", err)
-			w.doubt()
 		}
 	}
 }

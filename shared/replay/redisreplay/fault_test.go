@@ -19,7 +19,7 @@ import (
 // E06: a Redis that hangs, with callers all the while: each is refused in time,
 // nothing piles up, and it is used again soon after it answers again.
 func TestE06RedisStopped(t *testing.T) {
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 100 * time.Millisecond})
 	recovers(t, s, 5*time.Second)
 	r.stall()
@@ -74,7 +74,7 @@ func TestE06RedisStopped(t *testing.T) {
 
 // E06: more callers than may wait are refused too, and leave nothing behind.
 func TestE06RedisStoppedUnderAnAvalanche(t *testing.T) {
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 150 * time.Millisecond})
 	r.stall()
 	var wait sync.WaitGroup
@@ -86,9 +86,40 @@ func TestE06RedisStoppedUnderAnAvalanche(t *testing.T) {
 	recovers(t, s, 5*time.Second)
 }
 
+// E06: the first redemption that meets with doubt makes the store unhealthy, and
+// all that follow are refused at once, until a check has found the Redis well.
+func TestE06InDoubt(t *testing.T) {
+	r := start(t).age()
+	p := newProxy(t, r)
+	s := open(t, redisreplay.Config{URL: p.url()})
+	redeem(t, s, token(), nil)
+	r.stall()
+	refused(t, s, token())
+	eventually(t, 100*time.Millisecond, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	began := time.Now()
+	for range 100 {
+		refused(t, s, token())
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("100 more refusals take %s", took)
+	}
+	r.cont()
+	recovers(t, s, 2*time.Second)
+	p.cut() // one link of several is in doubt
+	for range 20 {
+		if s.Redeem(context.Background(), token()) != nil {
+			break
+		}
+	}
+	recovers(t, s, 500*time.Millisecond)
+	if err := s.Healthy(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestE06RedisGone(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	r.kill()
 	for range 20 {
@@ -102,7 +133,7 @@ func TestE06RedisGone(t *testing.T) {
 // E06, E12: no memory left refuses, and drops nothing.
 func TestE06E12RedisFull(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	spent := token()
 	redeem(t, s, spent, nil)
@@ -118,7 +149,7 @@ func TestE06E12RedisFull(t *testing.T) {
 // E06: a primary that becomes a replica refuses to write.
 func TestE06RedisReadOnly(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	redeem(t, s, token(), nil)
 	r.do("REPLICAOF", "127.0.0.1", "1")
@@ -132,7 +163,7 @@ func TestE06RedisReadOnly(t *testing.T) {
 // spent.
 func TestE07AppliedAndNotAnswered(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	p := newProxy(t, r)
 	var silent sync.Map
 	p.pass(r, func(from io.Reader, to io.Writer) {
@@ -180,7 +211,7 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := start(t, safe()...).age()
+			r := start(t).age()
 			p := newProxy(t, r)
 			var mu sync.Mutex
 			var on bool
@@ -222,7 +253,7 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 // E13: the mark outlives the token by twice the skew, by Redis's own clock.
 func TestE13TheMarkOutlivesTheToken(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url()})
 	for _, lifetime := range []time.Duration{time.Second, time.Minute, 5 * time.Minute} {
 		one := token()
@@ -256,7 +287,7 @@ func TestE13TheMarkOutlivesTheToken(t *testing.T) {
 // marks would end too early, or too late.
 func TestF01ClocksApart(t *testing.T) {
 	t.Parallel()
-	r := start(t, safe()...).age()
+	r := start(t).age()
 	for _, apart := range []time.Duration{-10 * time.Second, 10 * time.Second, 24 * time.Hour} {
 		now := func() time.Time { return time.Now().Add(apart) }
 		if s, err := redisreplay.Open(t.Context(), redisreplay.Config{URL: r.url(), Now: now}); err == nil {

@@ -24,12 +24,13 @@ type link struct {
 	round  int // the status's when it was made
 }
 
-// status is what the last check found. Each change begins a round, for which
-// every link is made anew.
+// status is whether the Redis takes redemptions. Each change begins a round, for
+// which every link is made anew.
 type status struct {
 	round int
 	epoch epoch
-	err   error // nil if the Redis takes redemptions
+	err   error // nil if it does
+	doubt bool  // err is a redemption's, and no check's
 }
 
 // connect makes a connection and checks the server at its other end.
@@ -107,7 +108,7 @@ func (s *Store) watch(l *link) {
 	}
 }
 
-// checkAgain publishes what a check finds. It returns no link after an error.
+// checkAgain makes known what a check finds. It returns no link after an error.
 func (s *Store) checkAgain(l *link) (*link, error) {
 	var err error
 	if l == nil {
@@ -120,22 +121,51 @@ func (s *Store) checkAgain(l *link) (*link, error) {
 			l = nil
 		}
 	}
-	was := s.status.Load()
-	if err == nil && was.err == nil && l.epoch == was.epoch {
-		return l, nil
-	}
-	now := &status{round: was.round + 1, epoch: was.epoch, err: err}
+	found := status{err: err}
 	if err == nil {
-		now.epoch = l.epoch
+		found.epoch = l.epoch
 	}
-	s.status.Store(now)
+	s.become(found)
+	return l, err
+}
+
+// become begins a round with another status, unless nothing changes.
+func (s *Store) become(now status) {
+	was := s.status.Load()
+	for {
+		if now.doubt && was.err != nil || now.err == nil && was.err == nil && now.epoch == was.epoch {
+			return
+		}
+		now.round = was.round + 1
+		if now.err != nil {
+			now.epoch = was.epoch
+		}
+		if s.status.CompareAndSwap(was, &now) {
+			break
+		}
+		was = s.status.Load()
+	}
 	switch {
-	case err != nil && was.err == nil:
-		s.config.Observe(replay.Event{Kind: replay.Failed, Err: err})
-	case err == nil && was.err != nil:
+	case now.err != nil && (was.err == nil || was.doubt):
+		s.config.Observe(replay.Event{Kind: replay.Failed, Err: now.err})
+	case now.err == nil && was.err != nil:
 		s.config.Observe(replay.Event{Kind: replay.Resumed})
 	}
-	return l, err
+}
+
+// suspect refuses every redemption until the server has been checked, which is
+// done now.
+func (s *Store) suspect(err error) {
+	s.become(status{err: err, doubt: true})
+	s.look()
+}
+
+// look has the server checked now.
+func (s *Store) look() {
+	select {
+	case s.doubts <- struct{}{}:
+	default:
+	}
 }
 
 // worker sends redemptions over a link of its own.
@@ -158,7 +188,7 @@ func (w *worker) linked() (*link, error) {
 	}
 	l, err := w.connect(context.Background())
 	if err != nil {
-		w.doubt()
+		w.suspect(err)
 		return nil, err
 	}
 	l.round = now.round
@@ -171,13 +201,5 @@ func (w *worker) drop() {
 	if w.link != nil {
 		w.link.close()
 		w.link = nil
-	}
-}
-
-// doubt has the server checked now.
-func (s *Store) doubt() {
-	select {
-	case s.doubts <- struct{}{}:
-	default:
 	}
 }

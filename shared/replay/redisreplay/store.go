@@ -45,8 +45,9 @@ type Config struct {
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 	// Observe is told when the store begins anew (replay.BegunAnew), starts to
-	// refuse (replay.Failed) and goes on (replay.Resumed). It must return soon.
-	// Nil: nobody.
+	// refuse (replay.Failed), at the first doubt and once more when a check has
+	// found what is wrong, and goes on (replay.Resumed). It must return soon. Nil:
+	// nobody.
 	Observe func(replay.Event)
 }
 
