@@ -60,6 +60,8 @@ type Config struct {
 	Guests int
 	// Server1 and Server2 are flags in addition to the necessary ones.
 	Server1, Server2 []string
+	// Audience returns more flags of one audience. Nil: there are none.
+	Audience func(i int) []string
 }
 
 // Pair is the running processes: two, unless there are more audiences.
@@ -342,7 +344,11 @@ func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
 	} else {
 		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
 	}
-	process, err := startProcess(ctx, "SERVER2", p.server2(i, "server2.log"), p.program("handoff-server2"), append(args, p.config.Server2...)...)
+	args = append(args, p.config.Server2...)
+	if p.config.Audience != nil {
+		args = append(args, p.config.Audience(i)...)
+	}
+	process, err := startProcess(ctx, "SERVER2", p.server2(i, "server2.log"), p.program("handoff-server2"), args...)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,9 @@ import (
 
 // Postgres is a PostgreSQL of one's own, reached by a socket in its folder.
 type Postgres struct {
-	dir     string
-	process *Process
+	dir, bin   string
+	attributes *syscall.SysProcAttr
+	process    *Process
 }
 
 const postgresRole = "handoff"
@@ -29,15 +30,13 @@ const postgresRole = "handoff"
 // rights where this program has them all. The error is exec.ErrNotFound where
 // there is none installed.
 func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
-	bin, err := postgresPrograms()
-	if err != nil {
-		return nil, err
-	}
-	attributes, err := postgresAttributes()
-	if err != nil {
-		return nil, err
-	}
 	p := &Postgres{}
+	if p.bin, err = postgresPrograms(); err != nil {
+		return nil, err
+	}
+	if p.attributes, err = postgresAttributes(); err != nil {
+		return nil, err
+	}
 	if p.dir, err = os.MkdirTemp("", "handoff-postgres-"); err != nil {
 		return nil, err
 	}
@@ -46,24 +45,48 @@ func StartPostgres(ctx context.Context) (_ *Postgres, err error) {
 			err = errors.Join(err, p.Stop())
 		}
 	}()
-	if as := attributes.Credential; as != nil {
+	if as := p.attributes.Credential; as != nil {
 		if err := os.Chown(p.dir, int(as.Uid), int(as.Gid)); err != nil {
 			return nil, err
 		}
 	}
-	data := filepath.Join(p.dir, "data")
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata", data, "--username", postgresRole,
+	initdb := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"), "--pgdata", p.data(), "--username", postgresRole,
 		"--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions")
-	initdb.Dir, initdb.Env, initdb.SysProcAttr = p.dir, cleanEnvironment(), attributes
+	initdb.Dir, initdb.Env, initdb.SysProcAttr = p.dir, cleanEnvironment(), p.attributes
 	if output, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, output)
 	}
-	p.process, _, err = launch("PostgreSQL", filepath.Join(p.dir, "postgres.log"), filepath.Join(bin, "postgres"), attributes,
-		"-D", data, "-k", p.dir, "-c", "listen_addresses=")
-	if err != nil {
+	if err := p.Start(ctx); err != nil {
 		return nil, err
 	}
 	return p, p.create(ctx, "server1", "server2")
+}
+
+func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
+
+// Start starts a PostgreSQL that Kill or Halt has ended, with what it had, and
+// waits until it answers.
+func (p *Postgres) Start(ctx context.Context) (err error) {
+	p.process, _, err = launch("PostgreSQL", filepath.Join(p.dir, "postgres.log"), filepath.Join(p.bin, "postgres"), p.attributes,
+		"-D", p.data(), "-k", p.dir, "-c", "listen_addresses=")
+	if err != nil {
+		return err
+	}
+	connection, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return connection.Close(ctx)
+}
+
+// Kill ends the PostgreSQL as kill -9 does: when it returns, its last process has
+// ended.
+func (p *Postgres) Kill() error { return p.process.Kill() }
+
+// Halt has the PostgreSQL end well, and at once: it waits for no client.
+func (p *Postgres) Halt() error {
+	_ = p.process.command.Process.Signal(syscall.SIGINT)
+	return p.process.Stop()
 }
 
 // postgresPrograms is the folder of initdb and postgres: the newest of Debian's,
@@ -102,29 +125,38 @@ func postgresAttributes() (*syscall.SysProcAttr, error) {
 	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody")
 }
 
-// create makes databases as soon as the server answers.
-func (p *Postgres) create(ctx context.Context, databases ...string) error {
+// connect waits until the server answers.
+func (p *Postgres) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		connection, err := pgx.Connect(ctx, p.URL("postgres"))
 		if err == nil {
-			defer connection.Close(ctx)
-			for _, name := range databases {
-				if _, err := connection.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-					return err
-				}
-			}
-			return nil
+			return connection, nil
 		}
 		select {
 		case <-p.process.exited:
-			return fmt.Errorf("PostgreSQL stopped at once: %s", lastLine(p.process.Log))
+			return nil, fmt.Errorf("PostgreSQL stopped at once: %s", lastLine(p.process.Log))
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL does not answer: %w", err)
+			return nil, fmt.Errorf("PostgreSQL does not answer: %w", err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// create makes databases.
+func (p *Postgres) create(ctx context.Context, databases ...string) error {
+	connection, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer connection.Close(ctx)
+	for _, name := range databases {
+		if _, err := connection.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // URL is what a server's --database is given: of the database server1 or server2.
@@ -141,8 +173,7 @@ func (p *Postgres) Pid() int { return p.process.Pid() }
 func (p *Postgres) Stop() error {
 	var failed error
 	if p.process != nil {
-		_ = p.process.command.Process.Signal(syscall.SIGINT) // without waiting for its clients
-		failed = p.process.Stop()
+		failed = p.Halt()
 	}
 	return errors.Join(failed, os.RemoveAll(p.dir))
 }

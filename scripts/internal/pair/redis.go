@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -22,12 +24,15 @@ type Redis struct {
 	URL string
 
 	dir, address string
+	settings     []string
 	process      *Process
 }
 
 // StartRedis starts a redis-server that keeps its data in a folder, which is
-// made. The error is exec.ErrNotFound where there is no such program.
-func StartRedis(ctx context.Context, dir string) (*Redis, error) {
+// made. Its settings are those that lose nothing, but for what is given:
+// "--appendfsync", "everysec". The error is exec.ErrNotFound where there is no
+// such program.
+func StartRedis(ctx context.Context, dir string, settings ...string) (*Redis, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -35,7 +40,7 @@ func StartRedis(ctx context.Context, dir string) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{URL: "redis://" + address, dir: dir, address: address}
+	r := &Redis{URL: "redis://" + address, dir: dir, address: address, settings: settings}
 	return r, r.Start(ctx)
 }
 
@@ -51,9 +56,10 @@ func (r *Redis) Start(ctx context.Context) error {
 		return err
 	}
 	log := filepath.Join(r.dir, "redis.log")
-	r.process, _, err = launch("redis-server", log, program, nil,
+	r.process, _, err = launch("redis-server", log, program, nil, append([]string{
 		"--bind", host, "--port", port, "--dir", r.dir, "--logfile", log, "--save", "",
-		"--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+		"--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction",
+	}, r.settings...)...)
 	if err != nil {
 		return err
 	}
@@ -73,20 +79,57 @@ func (r *Redis) Start(ctx context.Context) error {
 
 // answers says whether the Redis has read its data and takes commands.
 func (r *Redis) answers(ctx context.Context) bool {
+	answer, err := r.ask(ctx, "PING")
+	return err == nil && answer == "+PONG"
+}
+
+// Info returns what the Redis says of itself, by name: used_memory.
+func (r *Redis) Info(ctx context.Context) (map[string]string, error) {
+	text, err := r.ask(ctx, "INFO")
+	if err != nil {
+		return nil, err
+	}
+	said := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			said[name] = value
+		}
+	}
+	return said, nil
+}
+
+// ask sends one word on a connection of its own, and returns the text that it is
+// answered by, or the line.
+func (r *Redis) ask(ctx context.Context, command string) (string, error) {
 	connection, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", r.address)
 	if err != nil {
-		return false
+		return "", err
 	}
 	defer connection.Close()
 	if err := connection.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return false
+		return "", err
 	}
-	if _, err := connection.Write([]byte("PING\r\n")); err != nil {
-		return false
+	if _, err := io.WriteString(connection, command+"\r\n"); err != nil {
+		return "", err
 	}
-	answer, err := bufio.NewReader(connection).ReadString('\n')
-	return err == nil && strings.TrimSpace(answer) == "+PONG"
+	answer := bufio.NewReader(connection)
+	line, err := answer.ReadString('\n')
+	line = strings.TrimSpace(line)
+	length, isText := strings.CutPrefix(line, "$")
+	if err != nil || !isText {
+		return line, err
+	}
+	n, err := strconv.Atoi(length)
+	if err != nil {
+		return "", err
+	}
+	text := make([]byte, n)
+	_, err = io.ReadFull(answer, text)
+	return string(text), err
 }
+
+// Address is where the Redis listens: host:port.
+func (r *Redis) Address() string { return r.address }
 
 // Pid is the process's id.
 func (r *Redis) Pid() int { return r.process.Pid() }

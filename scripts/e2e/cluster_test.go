@@ -1,0 +1,34 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The story of `make cluster` goes as told, and nothing is left.
+func TestCluster(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cluster := exec.CommandContext(ctx, filepath.Join(bin, "cluster"))
+	output, err := cluster.CombinedOutput()
+	if err != nil && strings.Contains(string(output), "install Debian's package") && os.Getenv("HANDOFF_CI") == "" {
+		t.Skip(strings.TrimSpace(string(output)))
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	if told := len(storyLine.FindAll(output, -1)); told != 10 {
+		t.Errorf("the story has %d lines:\n%s", told, output)
+	}
+	for _, pid := range pids(output) {
+		if err := syscall.Kill(pid, 0); err == nil {
+			t.Errorf("process %d still runs", pid)
+		}
+	}
+}

@@ -1,0 +1,314 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+)
+
+// shared is three replicas of SERVER2 that keep their redemptions in one Redis,
+// each over a link of its own, and a user who may use them all.
+type shared struct {
+	*testing.T
+	redis *pair.Redis
+	links []*pair.Link
+	pair  *pair.Pair
+	bob   *user
+}
+
+const replicas = 3
+
+func startShared(t *testing.T) *shared {
+	t.Helper()
+	redis, err := pair.StartRedis(t.Context(), filepath.Join(t.TempDir(), "redis"))
+	needs(t, err)
+	t.Cleanup(func() {
+		if err := redis.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &shared{T: t, redis: redis}
+	for range replicas {
+		link, err := pair.NewLink(t.Context(), redis.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(link.Close)
+		s.links = append(s.links, link)
+	}
+	s.pair = trusting(t, pair.Config{
+		Audiences: replicas, Server2: []string{"--metrics", "127.0.0.1:0"},
+		Audience: func(i int) []string { return []string{"--replay", "redis://" + s.links[i].Address()} },
+	})
+	s.bob = signIn(t, s.pair, "bob")
+	return s
+}
+
+// needs skips the test where a program is not installed, unless none may be
+// missing.
+func needs(t *testing.T, err error) {
+	t.Helper()
+	if errors.Is(err, exec.ErrNotFound) && os.Getenv("HANDOFF_CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// order is single use. That the invoice is not bob's is the handler's to say:
+// whoever hears it was let through to it.
+var order = &server2v1.PayInvoiceRequest{
+	InvoiceId: "INV-42", Amount: &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200}, RequestId: uuid.NewString(),
+}
+
+// present uses a token at one replica. The error is the refusal.
+func (s *shared) present(replica int, token string, options ...grpc.CallOption) (outcome, error) {
+	ctx, cancel := context.WithTimeout(s.Context(), 5*time.Second)
+	defer cancel()
+	_, err := s.bob.audiences[replica].PayInvoice(ctx, order, append(options, handoffgrpc.Token(token))...)
+	switch reason := handoffgrpc.ReasonOf(err); {
+	case status.Code(err) == codes.NotFound:
+		return accepted, nil
+	case reason == handoff.ReasonTokenReplayed:
+		return replayed, err
+	case reason == handoff.ReasonTrustStale, reason == handoff.ReasonLimitExceeded:
+		return refused, err // of a replica that has just started, or has too much to do
+	case reason == handoff.ReasonStoreUnavailable, reason == 0 && broken(err):
+		return doubtful, err
+	}
+	s.Errorf("a token that any replica must accept is refused: %v", err)
+	return refused, err
+}
+
+// broken says whether a call was lost on its way there or back.
+func broken(err error) bool {
+	return status.Code(err) == codes.Unavailable || status.Code(err) == codes.DeadlineExceeded
+}
+
+// fresh is a token that nobody has used.
+func (s *shared) fresh() string {
+	issued, err := s.bob.Issue(s.Context(), s.bob.session, pair.Audience, server2v1.InvoiceService_PayInvoice_FullMethodName, order, 0)
+	if err != nil {
+		s.Error(err)
+	}
+	return issued.GetToken()
+}
+
+const (
+	// refusedWithin is how long a call may take while the Redis gives no answer.
+	refusedWithin = 250 * time.Millisecond
+	// backWithin is how long SERVER2 may take to accept tokens again once its Redis
+	// answers.
+	backWithin = 2 * time.Second
+)
+
+// E06: while Redis stands still, each call is refused soon, and nothing piles up
+// in SERVER2; when it goes on, so does SERVER2.
+func TestRedisStandsStill(t *testing.T) {
+	const callers = 8 // of each replica
+	s := startShared(t)
+	s.calm(replicas, 1)
+	lasts := time.Duration(inShort(4, 60)) * time.Second
+	var tokens [16]string // none of them is spent, or else it does not matter
+	for i := range tokens {
+		issued, err := s.bob.Issue(t.Context(), s.bob.session, pair.Audience, server2v1.InvoiceService_PayInvoice_FullMethodName, order, 300*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens[i] = issued.GetToken()
+	}
+	if err := s.redis.Stall(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	var all lateness
+	var group sync.WaitGroup
+	for i := range replicas * callers {
+		group.Go(func() {
+			for time.Since(began) < lasts {
+				called := time.Now()
+				_, err := s.present(i%replicas, tokens[rand.IntN(len(tokens))])
+				all.add(time.Since(called))
+				if handoffgrpc.ReasonOf(err) != handoff.ReasonStoreUnavailable {
+					t.Errorf("a call is answered by %v", err)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	time.Sleep(lasts / 4)
+	first := s.vitals()
+	group.Wait()
+	for i, last := range s.vitals() {
+		t.Logf("replica %d: %s, and %s after %s", i, first[i], last, lasts)
+		if last.goroutines > first[i].goroutines+callers || last.resident > first[i].resident+16<<20 {
+			t.Errorf("replica %d: what it holds has grown", i)
+		}
+	}
+	if err := s.redis.Continue(); err != nil {
+		t.Fatal(err)
+	}
+	took := s.back()
+	t.Logf("%d refusals, the slowest after %s; all replicas accept again %s after Redis went on",
+		all.count, all.slowest.Round(time.Millisecond), took.Round(time.Millisecond))
+	if all.late > 0 {
+		t.Errorf("%d of %d refusals took more than %s, the slowest %s", all.late, all.count, refusedWithin, all.slowest)
+	}
+}
+
+// back waits until every replica accepts, and says how long that took.
+func (s *shared) back() time.Duration {
+	s.Helper()
+	began := time.Now()
+	for replica := range replicas {
+		for got := doubtful; got != accepted; got, _ = s.present(replica, s.fresh()) {
+			if time.Since(began) > backWithin {
+				s.Fatalf("replica %d does not accept %s after its Redis answers", replica, time.Since(began))
+			}
+		}
+	}
+	return time.Since(began)
+}
+
+// lateness is how long calls took.
+type lateness struct {
+	mu          sync.Mutex
+	count, late int
+	slowest     time.Duration
+}
+
+func (l *lateness) add(took time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count++
+	l.slowest = max(l.slowest, took)
+	if took > refusedWithin {
+		l.late++
+	}
+}
+
+// vitals are what a replica holds, by its own metrics.
+type vitals struct {
+	goroutines int
+	resident   int // bytes
+}
+
+func (v vitals) String() string {
+	return fmt.Sprintf("%d goroutines and %.1f MiB", v.goroutines, float64(v.resident)/(1<<20))
+}
+
+func (s *shared) vitals() (all [replicas]vitals) {
+	s.Helper()
+	for i, audience := range s.pair.Audiences {
+		answer, err := http.Get("http://" + s.metricsOf(audience) + "/metrics")
+		if err != nil {
+			s.Fatal(err)
+		}
+		defer answer.Body.Close()
+		lines := bufio.NewScanner(answer.Body)
+		for lines.Scan() {
+			name, text, _ := strings.Cut(lines.Text(), " ")
+			value, _ := strconv.ParseFloat(text, 64)
+			switch name {
+			case "go_goroutines":
+				all[i].goroutines = int(value)
+			case "process_resident_memory_bytes":
+				all[i].resident = int(value)
+			}
+		}
+		if all[i].goroutines == 0 || all[i].resident == 0 {
+			s.Fatal("the metrics tell neither goroutines nor memory")
+		}
+	}
+	return all
+}
+
+// metricsOf reads in a server's log where it has put its metrics.
+func (s *shared) metricsOf(server *pair.Process) (address string) {
+	s.Helper()
+	log, err := os.ReadFile(server.Log)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		var entry struct{ Msg, Address string }
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "metrics" {
+			address = entry.Address // the last, of a server that was started again
+		}
+	}
+	return address
+}
+
+// E06: a replica that does not reach its Redis says so to health at the first
+// call that it refuses: clients that balance, and look at health, lose no more
+// than the calls that are under way, and come back.
+func TestBalancedClientsAvoidADoubtfulReplica(t *testing.T) {
+	s := startShared(t)
+	client, err := pair.DialReplicas(s.pair.Issuers, s.pair.Audiences, s.pair.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	pay := func() error {
+		_, err := client.Invoices.PayInvoice(t.Context(), order, handoffgrpc.Token(s.fresh()))
+		if status.Code(err) == codes.NotFound {
+			return nil
+		}
+		return err
+	}
+	calls := inShort(150, 1500)
+	for _, fault := range []struct {
+		name string
+		harm func(*pair.Link)
+	}{
+		{"stalled", (*pair.Link).Stall},
+		{"cut", (*pair.Link).Cut},
+	} {
+		for range 10 * replicas { // each has a connection
+			if err := pay(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fault.harm(s.links[1])
+		lost := 0
+		for range calls {
+			if err := pay(); handoffgrpc.ReasonOf(err) == handoff.ReasonStoreUnavailable {
+				lost++
+			} else if err != nil {
+				t.Errorf("%s: %v", fault.name, err)
+			}
+		}
+		s.links[1].Pass()
+		t.Logf("%s: %d of %d calls were refused", fault.name, lost, calls)
+		if lost == 0 || lost > 2 {
+			t.Errorf("%s: %d calls were refused, want the one that meets with it", fault.name, lost)
+		}
+		s.back()
+		if err := s.pair.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
