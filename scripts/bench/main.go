@@ -51,6 +51,7 @@ func sections() []section {
 		{"redeem", "the embedded stores", measureRedeem},
 		{"wire", "a call over TLS", measureWire},
 		{"round", "the demo pair as it is: a handoff from a session to a payment", measureRound},
+		{"replicas", "single use over one Redis", measureReplicas},
 		{"overload", "three times what one processor can do", measureOverload},
 	}
 }
