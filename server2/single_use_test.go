@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,13 +209,30 @@ func TestRedisRefused(t *testing.T) {
 		return func(settings) { redis.Do(t, "CONFIG", "SET", name, value) }
 	}
 	flag := func(name, value string) func(settings) { return func(s settings) { s[name] = value } }
+	redis.Do(t, "ACL", "SETUSER", "app", "on", ">c2VjcmV0", "~handoff:*", "+@all", "-config")
+	noConfig := func(s settings) { s["replay"] = "redis://app:c2VjcmV0@" + redis.Address() }
+	replica := servingtest.StartRedis(t, "--repl-diskless-sync-delay", "0")
+	host, port, _ := net.SplitHostPort(redis.Address())
+	follow := func(settings) {
+		replica.Do(t, "REPLICAOF", host, port)
+		for began := time.Now(); redis.Info(t, "connected_slaves") != "1"; time.Sleep(10 * time.Millisecond) {
+			if time.Since(began) > 20*time.Second {
+				t.Fatal("the replica does not come")
+			}
+		}
+	}
+	leave := func(settings) { replica.Do(t, "REPLICAOF", "NO", "ONE") }
 	for _, c := range []struct {
 		change, back func(settings)
 		names        string
 	}{
 		{set("appendonly", "no"), set("appendonly", "yes"), "appendonly"},
 		{set("appendfsync", "everysec"), set("appendfsync", "always"), "--redis-accept-last-second-loss"},
+		{set("no-appendfsync-on-rewrite", "yes"), set("no-appendfsync-on-rewrite", "no"), "no-appendfsync-on-rewrite"},
 		{set("maxmemory-policy", "volatile-ttl"), set("maxmemory-policy", "noeviction"), "maxmemory-policy"},
+		{noConfig, nil, "--redis-appendfsync"},
+		{func(s settings) { noConfig(s); s["redis-appendfsync"] = "everysec" }, nil, "--redis-accept-last-second-loss"},
+		{follow, leave, "--redis-wait"},
 		{flag("redis-wait", "1"), nil, "--redis-wait"},
 		{flag("redis-wait", "-1"), nil, "--redis-wait"},
 		{flag("redis-wait", "many"), nil, "--redis-wait"},
@@ -238,4 +256,37 @@ func TestRedisRefused(t *testing.T) {
 	}
 	redis.Do(t, "CONFIG", "SET", "appendfsync", "everysec")
 	startWith(t, func(s settings) { s["replay"], s["redis-accept-last-second-loss"] = redis.URL(), "true" })
+}
+
+// Over TLS, the Redis must be vouched for by --redis-ca.
+func TestRedisOverTLS(t *testing.T) {
+	t.Parallel()
+	ours, other := servingtest.NewAuthority(t), servingtest.NewAuthority(t)
+	certificate := filepath.Join(t.TempDir(), "redis")
+	ours.Issue(t, certificate, "127.0.0.1")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_, port, _ := net.SplitHostPort(address)
+	listener.Close()
+	servingtest.StartRedis(t, "--tls-port", port, "--tls-auth-clients", "no", "--tls-ca-cert-file", ours.File,
+		"--tls-cert-file", certificate+".crt", "--tls-key-file", certificate+".key")
+	for _, ca := range []string{"", other.File} {
+		s, _ := goodSettings(t)
+		s["replay"] = "rediss://" + address
+		if ca != "" {
+			s["redis-ca"] = ca
+		}
+		refused(t, s.args(), "certificate")
+	}
+	r := startWith(t, func(s settings) { s["replay"], s["redis-ca"] = "rediss://"+address, ours.File })
+	req := payment("INV-42", 1200, 1)
+	raw := token(t, r.issuer, payMethod, req, nil)
+	if _, err := r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw)); err != nil {
+		t.Error(err)
+	}
+	_, err = r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw))
+	wantReason(t, "twice", err, handoff.ReasonTokenReplayed)
 }

@@ -53,7 +53,7 @@ func measureReplicas(ctx context.Context, s settings, t *table) error {
 		}
 		t.add(line{
 			what: "processor time of Redis a redemption, appendfsync " + fsync, median: microseconds(found.redis),
-			note: fmt.Sprintf("%s /s from %d callers, who share the machine; its one core bears %s /s; %.0f B a mark in memory at %s, %.0f in the file",
+			note: fmt.Sprintf("%s /s from %d callers, who share the machine; its one core bears %s /s; %.0f B a mark in memory at %s, %.0f in the file, which it rewrites",
 				grouped(found.rate), redisCallers, grouped(1e9/found.redis), found.memory, grouped(float64(found.marks)), found.file),
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/replay"
@@ -44,6 +45,9 @@ func (s *Store) connect(ctx context.Context) (*link, error) {
 	e, err := s.check(ctx, c)
 	if err != nil {
 		c.close()
+		if errors.Is(err, context.DeadlineExceeded) && s.server.option.TLSConfig != nil {
+			err = fmt.Errorf("%w: does the port speak TLS?", err)
+		}
 		return nil, err
 	}
 	return &link{connection: c, marker: s.marker(), epoch: e}, nil
@@ -65,7 +69,7 @@ func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
 		s.lossy = true
 	}
 	if err := errors.Join(loses, unfit); err != nil {
-		return epoch{}, err
+		return epoch{}, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	e, begun, err := beginEpoch(ctx, c.client, s.marker(), r, s.lossy, s.advance())
 	if err != nil {

@@ -1,15 +1,7 @@
 package redisreplay_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +9,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // A Redis that is set up to lose marks is refused, and the refusal names what to
@@ -76,7 +69,7 @@ func TestOpenRefusesReplicasWithoutWait(t *testing.T) {
 		if err == nil {
 			s.Close()
 		}
-		if (err == nil) != ok {
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "Config.WaitReplicas") {
 			t.Errorf("3 replicas, WaitReplicas %d: %v, want accepted: %t", replicas, err, ok)
 		}
 	}
@@ -93,7 +86,7 @@ func TestOpenWhereConfigIsForbidden(t *testing.T) {
 		if err == nil {
 			s.Close()
 		}
-		if (err == nil) != ok {
+		if (err == nil) != ok || stated == "" && !strings.Contains(err.Error(), "Config.AppendFsync") {
 			t.Errorf("stated %q: %v, want accepted: %t", stated, err, ok)
 		}
 	}
@@ -158,28 +151,27 @@ func TestOpenRefusesAConfig(t *testing.T) {
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ours, other := newAuthority(t), newAuthority(t)
-	ours.issue(t, filepath.Join(dir, "server"), "127.0.0.1")
-	other.issue(t, filepath.Join(dir, "other"), "127.0.0.1")
+	ours, other := servingtest.NewAuthority(t), servingtest.NewAuthority(t)
+	ours.Issue(t, filepath.Join(dir, "server"), "127.0.0.1")
 	port := freePort(t)
 	r := start(t,
 		"--tls-port", port, "--tls-cert-file", filepath.Join(dir, "server.crt"), "--tls-key-file", filepath.Join(dir, "server.key"),
-		"--tls-ca-cert-file", ours.write(t, filepath.Join(dir, "ca.crt")), "--tls-auth-clients", "yes",
+		"--tls-ca-cert-file", ours.File, "--tls-auth-clients", "yes",
 	).age()
-	client := ours.issue(t, filepath.Join(dir, "client"), "replica")
+	client := ours.Issue(t, filepath.Join(dir, "client"), "replica")
 	url := "rediss://127.0.0.1:" + port
 	for name, c := range map[string]struct {
 		config redisreplay.Config
 		ok     bool
 	}{
-		"both known":                 {redisreplay.Config{URL: url, RootCAs: ours.pool, Certificates: []tls.Certificate{client}}, true},
-		"no certificate":             {redisreplay.Config{URL: url, RootCAs: ours.pool}, false},
-		"another's":                  {redisreplay.Config{URL: url, RootCAs: ours.pool, Certificates: []tls.Certificate{other.issue(t, filepath.Join(dir, "x"), "x")}}, false},
-		"another authority":          {redisreplay.Config{URL: url, RootCAs: other.pool, Certificates: []tls.Certificate{client}}, false},
+		"both known":                 {redisreplay.Config{URL: url, RootCAs: ours.Pool, Certificates: []tls.Certificate{client}}, true},
+		"no certificate":             {redisreplay.Config{URL: url, RootCAs: ours.Pool}, false},
+		"another's":                  {redisreplay.Config{URL: url, RootCAs: ours.Pool, Certificates: []tls.Certificate{other.Issue(t, filepath.Join(dir, "x"), "x")}}, false},
+		"another authority":          {redisreplay.Config{URL: url, RootCAs: other.Pool, Certificates: []tls.Certificate{client}}, false},
 		"the system's":               {redisreplay.Config{URL: url, Certificates: []tls.Certificate{client}}, false},
-		"another name":               {redisreplay.Config{URL: "rediss://localhost:" + port, RootCAs: ours.pool, Certificates: []tls.Certificate{client}}, false},
+		"another name":               {redisreplay.Config{URL: "rediss://localhost:" + port, RootCAs: ours.Pool, Certificates: []tls.Certificate{client}}, false},
 		"plain, at the TLS port":     {redisreplay.Config{URL: "redis://127.0.0.1:" + port}, false},
-		"TLS, at the plain port":     {redisreplay.Config{URL: "rediss://127.0.0.1:" + r.port, RootCAs: ours.pool}, false},
+		"TLS, at the plain port":     {redisreplay.Config{URL: "rediss://127.0.0.1:" + r.port, RootCAs: ours.Pool}, false},
 		"no TLS, at a loopback port": {redisreplay.Config{URL: r.url()}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,81 +184,5 @@ func TestTLS(t *testing.T) {
 				s.Close()
 			}
 		})
-	}
-}
-
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pool        *x509.CertPool
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "test authority " + rand.Text()},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{certificate, key, x509.NewCertPool()}
-	a.pool.AddCert(certificate)
-	return a
-}
-
-// write writes the authority's certificate to a file.
-func (a *authority) write(t *testing.T, path string) string {
-	t.Helper()
-	writePEM(t, path, "CERTIFICATE", a.certificate.Raw)
-	return path
-}
-
-// issue makes a certificate for a name or address, in files and for use.
-func (a *authority) issue(t *testing.T, path, name string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if ip := net.ParseIP(name); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePEM(t, path+".crt", "CERTIFICATE", der)
-	writePEM(t, path+".key", "PRIVATE KEY", secret)
-	pair, err := tls.LoadX509KeyPair(path+".crt", path+".key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair
-}
-
-func writePEM(t *testing.T, path, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
 	}
 }

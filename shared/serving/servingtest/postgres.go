@@ -22,6 +22,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -44,6 +45,8 @@ func Postgres(t testing.TB) (url string) {
 type PostgresServer struct {
 	bin       string // the folder of its programs
 	dir       string // all that it keeps, its socket and its log
+	settings  []string
+	port      string // of its socket; empty: the usual
 	owner     *owner
 	databases int
 	process   *process
@@ -53,6 +56,44 @@ const superuser = "handoff"
 
 // StartPostgres starts a PostgreSQL that is stopped when the test ends.
 func StartPostgres(t testing.TB) *PostgresServer {
+	t.Helper()
+	p := preparePostgres(t)
+	p.settings = []string{"listen_addresses="}
+	p.Start(t)
+	return p
+}
+
+// StartPostgresTLS starts one that also listens at an address, 127.0.0.1:PORT,
+// over TLS alone, with a certificate of the authority's.
+func StartPostgresTLS(t testing.TB, by *Authority) (p *PostgresServer, address string) {
+	t.Helper()
+	p = preparePostgres(t)
+	certificate := filepath.Join(p.dir, "server")
+	by.Issue(t, certificate, "127.0.0.1")
+	for _, file := range []string{certificate + ".crt", certificate + ".key"} {
+		if err := p.owner.own(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const access = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n"
+	if err := os.WriteFile(filepath.Join(p.data(), "pg_hba.conf"), []byte(access), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(address)
+	p.settings = []string{
+		"listen_addresses=" + host, "port=" + port, "ssl=on", "ssl_cert_file=" + certificate + ".crt", "ssl_key_file=" + certificate + ".key",
+	}
+	p.port = port
+	p.Start(t)
+	return p, address
+}
+
+// preparePostgres makes a server's data, and has it end with the test.
+func preparePostgres(t testing.TB) *PostgresServer {
 	t.Helper()
 	p := &PostgresServer{}
 	var err error
@@ -77,7 +118,6 @@ func StartPostgres(t testing.TB) *PostgresServer {
 	if err := p.initialize(); err != nil {
 		t.Fatal(err)
 	}
-	p.Start(t)
 	return p
 }
 
@@ -116,7 +156,10 @@ func (p *PostgresServer) data() string { return filepath.Join(p.dir, "data") }
 // Start starts a server that Kill has ended, and waits until it answers.
 func (p *PostgresServer) Start(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir, "-c", "listen_addresses=")
+	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-k", p.dir)
+	for _, setting := range p.settings {
+		cmd.Args = append(cmd.Args, "-c", setting)
+	}
 	cmd.Dir, cmd.SysProcAttr = p.dir, p.owner.attributes()
 	log := filepath.Join(p.dir, "log")
 	var err error
@@ -159,7 +202,9 @@ func (p *PostgresServer) Database(t testing.TB) (url string) {
 }
 
 func (p *PostgresServer) url(database string) string {
-	return (&url.URL{
-		Scheme: "postgres", User: url.User(superuser), Path: "/" + database, RawQuery: url.Values{"host": {p.dir}}.Encode(),
-	}).String()
+	where := url.Values{"host": {p.dir}}
+	if p.port != "" {
+		where.Set("port", p.port)
+	}
+	return (&url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/" + database, RawQuery: where.Encode()}).String()
 }
