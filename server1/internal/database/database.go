@@ -44,6 +44,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -89,6 +90,7 @@ type DB struct {
 	writer  changer
 	dialect dialect
 	changed chan struct{}
+	ring    sync.Mutex // held by ChangeRing
 }
 
 // changer makes changes.

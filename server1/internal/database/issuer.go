@@ -147,21 +147,29 @@ func (db *DB) Ring(ctx context.Context) (ring rotation.Ring, err error) {
 	return ring, err
 }
 
+// RingStep is one change of the signing keys, by the terms and the clock at now.
+type RingStep func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error)
+
 // ChangeRing has step change the signing keys, one process at a time, and returns
-// the ring that is on disk then. step is given the terms at now; its error is
-// returned as it is, and leaves the ring as it was.
-func (db *DB) ChangeRing(ctx context.Context, now time.Time, step func(rotation.Ring, trust.Terms) (rotation.Ring, error)) (ring rotation.Ring, err error) {
+// the ring that is on disk then. step is given the ring that is on disk before, and
+// the clock as it is read after that, when nobody else can take a step; its error
+// is returned as it is, and leaves the ring as it was.
+func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingStep) (ring rotation.Ring, err error) {
+	// Changes that are made together would see each other before they are on disk.
+	db.ring.Lock()
+	defer db.ring.Unlock()
 	var wrong error
 	err = db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		ring, err = readRing(ctx, tx, db.dialect.hold)
 		if err != nil {
 			return err
 		}
+		now := clock()
 		terms, err := readTerms(ctx, tx, now)
 		if err != nil {
 			return err
 		}
-		if ring, wrong = step(ring, terms); wrong != nil {
+		if ring, wrong = step(ring, terms, now); wrong != nil {
 			return nil // there is nothing to undo
 		}
 		text, err := json.Marshal(ring)

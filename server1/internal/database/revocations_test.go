@@ -34,14 +34,16 @@ func (e engine) issuing(t testing.TB) *DB {
 	return db
 }
 
+func atStart() time.Time { return start }
+
 func prepare(t testing.TB, db *DB) (kid string) {
 	t.Helper()
 	key, err := signkey.Generate(handoff.EdDSA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.ChangeRing(t.Context(), start, func(ring rotation.Ring, _ trust.Terms) (rotation.Ring, error) {
-		return ring.Prepare(key.Key(), start)
+	_, err = db.ChangeRing(t.Context(), atStart, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+		return ring.Prepare(key.Key())
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -426,9 +428,9 @@ func testRing(t *testing.T, e engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.ChangeRing(t.Context(), start, func(r rotation.Ring, got trust.Terms) (rotation.Ring, error) {
-		if got != terms {
-			t.Errorf("terms %v", got)
+	_, err = db.ChangeRing(t.Context(), atStart, func(_ rotation.Ring, got trust.Terms, now time.Time) (rotation.Ring, error) {
+		if got != terms || now != start {
+			t.Errorf("terms %v, at %s", got, now)
 		}
 		return rotation.Ring{}, wrong
 	})
@@ -446,6 +448,40 @@ func testRing(t *testing.T, e engine) {
 	if after, err := db.Ring(t.Context()); err != nil || len(after.Records()) != 9 {
 		t.Errorf("%d keys, %v; want 9", len(after.Records()), err)
 	}
+}
+
+// The ring that a step is given is on disk, and the clock is read after that: when
+// the step that was taken before has been seen by whoever looked meanwhile.
+func testRingIsRead(t *testing.T, e engine) {
+	db := e.issuing(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		key, err := signkey.Generate(handoff.EdDSA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			read := -1
+			clock := func() time.Time {
+				ring, err := db.Ring(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				read = len(ring.Records())
+				return start
+			}
+			_, err := db.ChangeRing(t.Context(), clock, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+				if given := len(ring.Records()); given != read {
+					t.Errorf("a step is given %d keys when others read %d", given, read)
+				}
+				return ring.Prepare(key.Key())
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // No number is given twice, in however many processes.

@@ -120,7 +120,7 @@ func (k *Keys) begin(ctx context.Context) error {
 		if len(ring.Records()) > 0 {
 			return ring, errNotDue // another process was first
 		}
-		ring, err := ring.Prepare(first.Key(), now)
+		ring, err := ring.Prepare(first.Key())
 		if err != nil {
 			return ring, err
 		}
@@ -224,15 +224,13 @@ func (k *Keys) Ready(context.Context) error {
 	return k.missing
 }
 
-// Step takes the step that is due by the clock, if keys change by it.
+// Step settles the ring, or takes the step that is due by the clock, if keys change
+// by it.
 func (k *Keys) Step(ctx context.Context) error {
-	if k.config.Every == 0 {
-		return nil
-	}
 	k.mu.Lock()
 	ring, early := k.ring, k.config.Now().Before(k.retry)
 	k.mu.Unlock()
-	if early {
+	if early || k.config.Every == 0 && ring.Settled() {
 		return nil
 	}
 	taken, err := k.steps.takeDue(ctx, ring, k.config.Every, k.config.Terms)
@@ -246,7 +244,7 @@ func (k *Keys) Step(ctx context.Context) error {
 		}
 		return fmt.Errorf("rotating the signing keys: %w", err)
 	}
-	if taken.Verb != "" {
+	if taken.Kid != "" {
 		k.config.Log.InfoContext(ctx, "signing keys", "step", string(taken.Verb), "key", taken.Kid)
 	}
 	return nil

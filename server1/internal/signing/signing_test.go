@@ -3,6 +3,7 @@ package signing
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -294,6 +295,82 @@ func TestSweep(t *testing.T) {
 	b.keys(t)
 	if slices.Contains(b.files(t), first) {
 		t.Error("the private half of a tainted key stays")
+	}
+}
+
+// A process that died before it could settle a step is made up for, by the next
+// step, also one that is refused, and by the server: what the step was for counts
+// from then on, however long ago it was taken.
+func TestF06Settled(t *testing.T) {
+	const ago = 48 * time.Hour
+	for name, next := range map[string]func(*testing.T, *bench, Steps, string){
+		"by a step": func(t *testing.T, _ *bench, steps Steps, kid string) {
+			_, err := steps.Activate(t.Context(), kid)
+			var early *rotation.EarlyError
+			if !errors.As(err, &early) || early.Wait != terms.Before() {
+				t.Errorf("%v, want to wait %s", err, terms.Before())
+			}
+		},
+		"by the server": func(t *testing.T, b *bench, _ Steps, _ string) {
+			config := b.config()
+			config.Every = 0 // keys change by hand
+			k, err := New(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.keys(t)
+			steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
+			key, err := b.folder.make(handoff.EdDSA)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = steps.change(t.Context(), func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+				return ring.Prepare(key.Key())
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.clock.move(ago)
+			next(t, b, steps, key.Key().ID())
+			ring, err := b.db.Ring(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if prepared := ring.Records()[1].Prepared; !prepared.Equal(start.Add(ago)) {
+				t.Errorf("the key counts as listed since %s", prepared)
+			}
+			b.clock.move(terms.Before())
+			if _, err := steps.Activate(t.Context(), key.Key().ID()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A clock that goes on while the change waits for its turn, and while it is kept,
+// counts: nothing is listed for less than is said.
+func TestF06SlowChange(t *testing.T) {
+	b := newBench(t)
+	b.keys(t)
+	looks := 0
+	steps := Steps{DB: b.db, Folder: b.folder, Now: func() time.Time {
+		looks++
+		b.clock.move(time.Minute) // between one look and the next
+		return b.clock.now()
+	}}
+	_, ring, err := steps.Prepare(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if prepared := ring.Records()[1].Prepared; looks < 2 || !prepared.Equal(b.clock.now()) {
+		t.Errorf("after %d looks at the clock, the last at %s, a key is listed since %s", looks, b.clock.now(), prepared)
 	}
 }
 

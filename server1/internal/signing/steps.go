@@ -14,20 +14,40 @@ import (
 
 // Steps takes the steps of the keys' life, as package rotation allows them: the
 // ring is in the database, which lets one process take one at a time, and the
-// private keys are in the folder. It is safe for concurrent use.
+// private keys are in the folder. Each settles the ring that it has left; where it
+// dies before that, whoever comes next does. It is safe for concurrent use.
 type Steps struct {
 	DB     *database.DB
 	Folder Folder // empty: no key can be made, and none is removed
 	Now    func() time.Time
 }
 
-// step is one change of the ring.
-type step func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error)
+func (s Steps) take(ctx context.Context, do database.RingStep) (rotation.Ring, error) {
+	if _, err := s.settle(ctx); err != nil { // or a step that is refused would leave it open
+		return rotation.Ring{}, err
+	}
+	ring, err := s.change(ctx, do)
+	if err != nil {
+		return ring, err
+	}
+	if settled, err := s.settle(ctx); err == nil {
+		ring = settled
+	}
+	return ring, nil // the step is taken, in any case
+}
 
-func (s Steps) take(ctx context.Context, do step) (rotation.Ring, error) {
-	now := s.Now()
-	return s.DB.ChangeRing(ctx, now, func(ring rotation.Ring, terms trust.Terms) (rotation.Ring, error) {
-		next, err := do(ring, terms, now)
+// settle settles the ring.
+func (s Steps) settle(ctx context.Context) (rotation.Ring, error) {
+	ring, err := s.DB.Ring(ctx)
+	if err != nil || ring.Settled() {
+		return ring, err
+	}
+	return s.change(ctx, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) { return ring, nil })
+}
+
+func (s Steps) change(ctx context.Context, do database.RingStep) (rotation.Ring, error) {
+	return s.DB.ChangeRing(ctx, s.Now, func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error) {
+		next, err := do(ring.Settle(now, terms), terms, now)
 		return next.Prune(now), err
 	})
 }
@@ -57,7 +77,7 @@ func (s Steps) prepare(ctx context.Context, unless func(rotation.Ring, trust.Ter
 		if err := unless(ring, terms, now); err != nil {
 			return ring, err
 		}
-		return ring.Prepare(key.Key(), now)
+		return ring.Prepare(key.Key())
 	})
 	if err != nil {
 		err = errors.Join(err, s.withdraw(ctx, key))
@@ -100,8 +120,8 @@ func (s Steps) Activate(ctx context.Context, kid string) (rotation.Ring, error) 
 
 // Retire ends a key that signed formerly, and removes its private half.
 func (s Steps) Retire(ctx context.Context, kid string) (rotation.Ring, error) {
-	ring, err := s.take(ctx, func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error) {
-		return ring.Retire(kid, now, terms)
+	ring, err := s.take(ctx, func(ring rotation.Ring, _ trust.Terms, now time.Time) (rotation.Ring, error) {
+		return ring.Retire(kid, now)
 	})
 	if err != nil {
 		return ring, err
@@ -137,6 +157,8 @@ func (s Steps) takeDue(ctx context.Context, ring rotation.Ring, every time.Durat
 		return nil
 	}
 	switch step.Verb {
+	case rotation.DueSettle:
+		_, err = s.settle(ctx)
 	case rotation.DuePrepare:
 		var key handoff.Key
 		key, _, err = s.prepare(ctx, still)

@@ -111,7 +111,7 @@ func TestNoticesOthers(t *testing.T) {
 	if used, err := other.Terms(t.Context(), time.Now()); err != nil || used != terms {
 		t.Errorf("terms %v, %v", used, err)
 	}
-	if _, err := other.ChangeRing(t.Context(), time.Now(), func(r rotation.Ring, _ trust.Terms) (rotation.Ring, error) {
+	if _, err := other.ChangeRing(t.Context(), time.Now, func(r rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
 		return r, nil
 	}); err != nil {
 		t.Fatal(err)

@@ -84,7 +84,8 @@ func named(path string, err error) error {
 }
 
 // take has do change what is recorded, one process at a time, and returns what is
-// on disk then. The clock is read when nobody else can take a step.
+// on disk then. The clock is read when nobody else can take a step. Its step is
+// settled, as is one that was cut short before that.
 func (f keyFolder) take(clock func() time.Time, do func(s keyState, now time.Time) (keyState, error)) (keyState, error) {
 	dir, err := os.Open(string(f))
 	if err != nil {
@@ -98,25 +99,42 @@ func (f keyFolder) take(clock func() time.Time, do func(s keyState, now time.Tim
 	if err != nil {
 		return former, err
 	}
+	if former, err = f.settle(dir, former, clock); err != nil {
+		return former, err
+	}
 	now := clock()
 	s, err := do(former, now)
 	if err != nil {
 		return former, err
 	}
 	s.ring = s.ring.Prune(now)
-	text, err := json.Marshal(s.ring)
-	if err != nil {
-		return former, err
-	}
 	if s.terms != former.terms {
 		if err := f.replace(dir, termsFile, formatTerms(s.terms)); err != nil {
 			return former, err
 		}
 	}
-	if err := f.replace(dir, ringFile, append(text, '\n')); err != nil {
+	if err := f.replaceRing(dir, s.ring); err != nil {
 		return former, err
 	}
-	return s, f.sweep(dir, former.ring, s.ring)
+	s, err = f.settle(dir, s, clock)
+	return s, errors.Join(err, f.sweep(dir, former.ring, s.ring))
+}
+
+// settle settles the ring that is on disk.
+func (f keyFolder) settle(dir *os.File, s keyState, clock func() time.Time) (keyState, error) {
+	if s.ring.Settled() {
+		return s, nil
+	}
+	s.ring = s.ring.Settle(clock(), s.terms)
+	return s, f.replaceRing(dir, s.ring)
+}
+
+func (f keyFolder) replaceRing(dir *os.File, ring rotation.Ring) error {
+	text, err := json.Marshal(ring)
+	if err != nil {
+		return err
+	}
+	return f.replace(dir, ringFile, append(text, '\n'))
 }
 
 // replace puts a file in the place of another, so that a reader sees the former
@@ -174,7 +192,7 @@ func (f keyFolder) prepare(clock func() time.Time, algorithm handoff.Algorithm, 
 	s, err := f.take(clock, func(s keyState, now time.Time) (keyState, error) {
 		var err1, err2 error
 		s.terms, err1 = terms.over(s.terms)
-		s.ring, err2 = s.ring.Prepare(key.Key(), now)
+		s.ring, err2 = s.ring.Prepare(key.Key())
 		if err := errors.Join(err1, err2); err != nil {
 			return s, err
 		}

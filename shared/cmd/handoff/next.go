@@ -20,6 +20,7 @@ func (p *program) taken(verb, kid string, f keyFolder, s keyState) error {
 // showKeys prints the state of the keys, what is wrong with them, and what to do.
 func (p *program) showKeys(f keyFolder, s keyState) error {
 	now := p.now()
+	s.ring = s.ring.Settle(now, s.terms) // as the next step would find it
 	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL") // as SERVER1's command
 	signing, _ := s.ring.Signing()

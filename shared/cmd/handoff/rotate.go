@@ -156,7 +156,7 @@ func (c *keysRetireCommand) Run(p *program) error {
 			return s, err
 		}
 		former := s.ring
-		if s.ring, err = former.Retire(kid, now, s.terms); err != nil {
+		if s.ring, err = former.Retire(kid, now); err != nil {
 			return s, err
 		}
 		if wait := retirable(former, s.terms).Sub(now); wait > 0 {

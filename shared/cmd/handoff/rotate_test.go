@@ -261,7 +261,7 @@ func TestKeysFitAList(t *testing.T) {
 	ring := o.state().ring
 	for range mostKeys - 2 {
 		var err error
-		if ring, err = ring.Prepare(forge.NewKey(handoff.EdDSA).Public, o.now); err != nil {
+		if ring, err = ring.Prepare(forge.NewKey(handoff.EdDSA).Public); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,12 +2,14 @@
 // taken when, so that no audience ever meets a key that it has not heard of, and
 // none loses a key that tokens in the air still need.
 //
-//	ring, err := rotation.Parse(stored)              // the zero Ring has no keys
-//	next, err := ring.Prepare(key.Key(), now)        // listed from now on
-//	next, err = next.Activate(key.Key().ID(), now, terms)
+//	ring, err := rotation.Parse(stored)     // the zero Ring has no keys
+//	ring = ring.Settle(time.Now(), terms)   // as it is in the store
+//	ring, err = ring.Prepare(key.Key())     // or another step
+//	stored, err = json.Marshal(ring)        // and settle that, too, once it is kept
+//
+//	ring, err = ring.Activate(key.Key().ID(), time.Now(), terms)
 //	var early *rotation.EarlyError
 //	if errors.As(err, &early) { time.Sleep(early.Wait) }
-//	stored, err = json.Marshal(next)
 //
 // # The states
 //
@@ -29,6 +31,14 @@
 // keeps it, in a file or in a row of a database. Where several processes may take
 // steps, the store lets one through: it replaces the ring only where it still is
 // the one that the step was taken from.
+//
+// Nobody is told of a step before it is kept, and how long that takes nobody
+// knows: a commit waits for a disk, or a crash leaves it to be found when the store
+// is opened again. So the times on which guarantees hang do not count from the
+// step. They are open until Settle, which counts from a look at the ring as it is
+// kept: take that look, with the clock read after it, once a step is kept, and
+// before each other one, for those who could not. A ring that is never settled is
+// slow, not unsafe: its next key waits, and its retired one stays listed.
 //
 // # Invariants
 //

@@ -11,6 +11,7 @@ type Verb string
 
 // The steps that come due by the clock. Taint never does.
 const (
+	DueSettle   Verb = "settle"   // of the ring
 	DuePrepare  Verb = "prepare"  // of a new key
 	DueActivate Verb = "activate" // of the key named
 	DueRetire   Verb = "retire"   // of the key named
@@ -19,13 +20,14 @@ const (
 // Step is a step that comes due.
 type Step struct {
 	Verb Verb
-	Kid  string    // of the key; empty where it is to be made
+	Kid  string    // of the key; empty of the first two
 	At   time.Time // when
 }
 
 // Due returns the next step for a ring whose signing key changes every so often,
 // and when to take it: now or before means at once. There always is one:
 //
+//   - settle what the last step has left open
 //   - without a next key, prepare one: so that it is ready long before it is due,
 //     and a taint finds it
 //   - without a signing key, activate the next
@@ -47,6 +49,8 @@ func (r Ring) Due(every time.Duration, terms trust.Terms) Step {
 		}
 	}
 	switch {
+	case !r.Settled():
+		return Step{Verb: DueSettle}
 	case next != nil && !signs:
 		return Step{Verb: DueActivate, Kid: next.Key.ID(), At: next.Prepared}
 	case next == nil:

@@ -25,11 +25,15 @@ func Example() {
 	first, second := key(), key()
 
 	// The first key signs at once: no audience has a list without it.
-	ring, _ := rotation.Ring{}.Prepare(first, now)
+	ring, _ := rotation.Ring{}.Prepare(first)
 	ring, _ = ring.Activate(first.ID(), now, terms)
 
-	// The second is listed for as long as anybody can rely on a list without it.
-	ring, _ = ring.Prepare(second, now)
+	// The second is listed for as long as anybody can rely on a list without it,
+	// from when the ring that names it is kept.
+	ring, _ = ring.Prepare(second)
+	stored, _ := json.Marshal(ring)
+	ring, _ = rotation.Parse(stored)
+	ring = ring.Settle(now, terms)
 	_, err := ring.Activate(second.ID(), now, terms)
 	var early *rotation.EarlyError
 	if errors.As(err, &early) {
@@ -39,13 +43,10 @@ func Example() {
 	ring, _ = ring.Activate(second.ID(), now, terms)
 
 	// The first stays listed until its last token is dead.
-	ring, _ = ring.Retire(first.ID(), now, terms)
-	stored, _ := json.Marshal(ring)
-
-	ring, err = rotation.Parse(stored)
-	if err != nil {
-		panic(err)
-	}
+	ring, _ = ring.Retire(first.ID(), now)
+	stored, _ = json.Marshal(ring)
+	ring, _ = rotation.Parse(stored)
+	ring = ring.Settle(now, terms)
 	fmt.Println("listed now:", len(ring.Listed(now)))
 	fmt.Println("and later:", len(ring.Listed(now.Add(terms.After()))))
 	// Output:

@@ -19,10 +19,10 @@ var times = []struct {
 	of        func(*Record) *time.Time
 	must, may []State
 }{
-	{"prepared", func(k *Record) *time.Time { return &k.Prepared }, []State{Next, Active, Retired, Tainted}, nil},
+	{"prepared", func(k *Record) *time.Time { return &k.Prepared }, []State{Active, Retired}, []State{Next, Tainted}},
 	{"activated", func(k *Record) *time.Time { return &k.Activated }, []State{Active, Retired}, []State{Tainted}},
 	{"ended", func(k *Record) *time.Time { return &k.Ended }, []State{Retired, Tainted}, nil},
-	{"until", func(k *Record) *time.Time { return &k.Until }, []State{Retired}, nil},
+	{"until", func(k *Record) *time.Time { return &k.Until }, nil, []State{Retired}},
 }
 
 const (
@@ -34,7 +34,8 @@ const (
 //
 //	{"keys":[{"state":"active","prepared":…,"activated":…,"jwk":{…}}]}
 //
-// with times in Unix milliseconds, and none that the key's state has not.
+// with times in Unix milliseconds, and none that the key's state has not or that is
+// open.
 func (r Ring) MarshalJSON() ([]byte, error) {
 	b := []byte(`{"keys":[`)
 	for i, k := range r.records {
@@ -133,7 +134,7 @@ func readRecord(r *strictjson.Reader) (k Record, err error) {
 			return k, errors.New(t.name + " is missing")
 		}
 	}
-	if !slices.Contains(times[0].must, k.State) {
+	if !slices.Contains([]State{Next, Active, Retired, Tainted}, k.State) {
 		return k, errors.New("state is none of next, active, retired and tainted")
 	}
 	k.Key, err = readKey(jwk)

@@ -22,11 +22,11 @@ const (
 )
 
 // Record is what a ring knows of a key. Times are in UTC, to the millisecond, and
-// zero where they have not come.
+// zero where they have not come or, of Prepared and Until, Settle has not set them.
 type Record struct {
 	Key       handoff.Key
 	State     State
-	Prepared  time.Time // when it was first listed
+	Prepared  time.Time // by when it was listed
 	Activated time.Time // when it first signed
 	Ended     time.Time // when it was retired or tainted
 	Until     time.Time // of a retired key: when it leaves the list
@@ -35,7 +35,7 @@ type Record struct {
 // Ring is the keys of one issuer. It is an immutable value; the zero Ring has no
 // keys.
 type Ring struct {
-	records []Record // in the order of Prepared
+	records []Record // the first prepared first
 }
 
 // What stands in the way of a step. A step that comes too early fails with an
@@ -78,7 +78,7 @@ func (r Ring) Listed(now time.Time) []handoff.Key {
 }
 
 func (k Record) listed(now time.Time) bool {
-	return k.State == Next || k.State == Active || k.State == Retired && now.Before(k.Until)
+	return k.State == Next || k.State == Active || k.State == Retired && (k.Until.IsZero() || now.Before(k.Until))
 }
 
 // Signing returns the id of the key that signs: of the active ones, the one that
@@ -93,41 +93,80 @@ func (r Ring) Signing() (kid string, ok bool) {
 	return signing.Key.ID(), signing.State == Active
 }
 
-// Prepare adds a key, which is listed from now on. A key that the ring knows is
-// refused: a tainted one never comes back.
-func (r Ring) Prepare(key handoff.Key, now time.Time) (Ring, error) {
+// Settle sets the times that the last step has left open: since when its next key
+// is listed, and until when its retired one is. Both count from when whoever
+// publishes could see the step, so the ring must have been read back from where it
+// is kept, and now read after that. A ring that is settled stays as it is.
+func (r Ring) Settle(now time.Time, terms trust.Terms) Ring {
+	records := r.Records()
+	for i := range records {
+		switch k := &records[i]; {
+		case k.State == Next && k.Prepared.IsZero():
+			k.Prepared = stamp(now)
+		case k.State == Retired && k.Until.IsZero():
+			k.Until = stamp(now.Add(terms.After()))
+		}
+	}
+	return Ring{records}
+}
+
+// Settled reports whether Settle has nothing to do.
+func (r Ring) Settled() bool { return !slices.ContainsFunc(r.records, Record.open) }
+
+func (k Record) open() bool {
+	return k.State == Next && k.Prepared.IsZero() || k.State == Retired && k.Until.IsZero()
+}
+
+// Prepare adds a key, which is listed once the ring is kept. A key that the ring
+// knows is refused: a tainted one never comes back.
+func (r Ring) Prepare(key handoff.Key) (Ring, error) {
 	if key.ID() == "" {
 		return r, errors.New("the zero key signs nothing")
 	}
 	if _, err := r.find(key.ID()); err == nil {
 		return r, ErrKnown
 	}
-	return Ring{append(r.Records(), Record{Key: key, State: Next, Prepared: stamp(now)})}, nil
+	return Ring{append(r.Records(), Record{Key: key, State: Next})}, nil
 }
 
 // Activate lets a next key sign. It is refused until the key has been listed for
-// terms.Before, except where no key signs, so that no token can be lost. The
-// former signing key stays active: retire it once every process has the ring.
+// terms.Before, except where no key signs, so that no token can be lost; while the
+// ring is not settled, that has not begun. The former signing key stays active:
+// retire it once every process has the ring.
 func (r Ring) Activate(kid string, now time.Time, terms trust.Terms) (Ring, error) {
 	i, err := r.in(kid, Next)
 	if err != nil {
 		return r, err
 	}
 	if _, signs := r.Signing(); signs {
-		if wait := r.records[i].Prepared.Add(terms.Before()).Sub(now); wait > 0 {
+		listed := r.Settle(now, terms).records[i].Prepared
+		if wait := listed.Add(terms.Before()).Sub(now); wait > 0 {
 			return r, &EarlyError{Wait: wait}
 		}
 	}
 	return r.activate(i, now), nil
 }
 
+// activate has a key sign: it is the last activated, whatever the clocks of those
+// who activated others said.
 func (r Ring) activate(i int, now time.Time) Ring {
-	return r.with(i, func(k *Record) { k.State, k.Activated = Active, stamp(now) })
+	at := stamp(now)
+	for _, k := range r.records {
+		if k.State == Active && !k.Activated.Before(at) {
+			at = k.Activated.Add(time.Millisecond)
+		}
+	}
+	return r.with(i, func(k *Record) {
+		k.State, k.Activated = Active, at
+		if k.Prepared.IsZero() { // nobody waits for it any more
+			k.Prepared = at
+		}
+	})
 }
 
 // Retire ends an active key that no longer is the signing one. It stays listed for
-// terms.After.
-func (r Ring) Retire(kid string, now time.Time, terms trust.Terms) (Ring, error) {
+// terms.After from when the ring is settled.
+func (r Ring) Retire(kid string, now time.Time) (Ring, error) {
 	i, err := r.in(kid, Active)
 	if err != nil {
 		return r, err
@@ -135,9 +174,7 @@ func (r Ring) Retire(kid string, now time.Time, terms trust.Terms) (Ring, error)
 	if signing, _ := r.Signing(); signing == kid {
 		return r, ErrLast
 	}
-	return r.with(i, func(k *Record) {
-		k.State, k.Ended, k.Until = Retired, stamp(now), stamp(now.Add(terms.After()))
-	}), nil
+	return r.with(i, func(k *Record) { k.State, k.Ended = Retired, stamp(now) }), nil
 }
 
 // Taint takes a key out of the list at once, and for good: whoever else has it can
@@ -190,5 +227,7 @@ func (r Ring) find(kid string) (int, error) {
 	return i, nil
 }
 
-// stamp is how a ring keeps a time.
-func stamp(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()).UTC() }
+// stamp is how a ring keeps a time: the millisecond by which it has come.
+func stamp(t time.Time) time.Time {
+	return time.UnixMilli(t.Add(time.Millisecond - time.Nanosecond).UnixMilli()).UTC()
+}

@@ -60,16 +60,16 @@ func (s *shop) step(t *testing.T, every time.Duration, terms trust.Terms) rotati
 			t.Fatal(err)
 		}
 		s.private[key.Key().ID()] = key
-		s.ring, err = s.ring.Prepare(key.Key(), time.Now())
+		s.ring, err = s.ring.Prepare(key.Key())
 	case rotation.DueActivate:
 		s.ring, err = s.ring.Activate(due.Kid, time.Now(), terms)
 	case rotation.DueRetire:
-		s.ring, err = s.ring.Retire(due.Kid, time.Now(), terms)
+		s.ring, err = s.ring.Retire(due.Kid, time.Now())
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ring = s.ring.Prune(time.Now())
+	s.ring = s.ring.Settle(time.Now(), terms).Prune(time.Now())
 	return due.Verb
 }
 
