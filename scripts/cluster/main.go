@@ -42,6 +42,7 @@ func perform(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	fmt.Println("starting Redis, PostgreSQL and five servers (some five seconds)")
 	redis, err := pair.StartRedis(ctx, filepath.Join(dir, "redis"))
 	if err != nil {
 		return err

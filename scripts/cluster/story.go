@@ -144,8 +144,7 @@ func (s *story) redisGone(ctx context.Context) error {
 	if err := s.redis.Start(ctx); err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second) // by then SERVER2 has found it again
-	if err := s.pair.Ready(ctx); err != nil {
+	if err := s.pair.Ready(ctx); err != nil { // SERVER2 has said that it is not, and will when it has found Redis again
 		return err
 	}
 	s.step("Redis is killed and started; the token that was spent", "3 TOKEN_REPLAYED", s.atEach(ctx, request, token.GetToken()))

@@ -78,6 +78,7 @@ func (s *shared) crowd(callers int, uses *tally) (once bool) {
 // were used, and how many of them accepted.
 func (s *shared) crowds(atOnce, tokens, callers int, uses *tally, enough func() bool) (used, once int) {
 	var begun, ended, accepts atomic.Int64
+	defer progress(s.T, func() string { return fmt.Sprintf("%d of %d tokens", ended.Load(), tokens) })()
 	var group sync.WaitGroup
 	for range atOnce {
 		group.Go(func() {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,6 +43,28 @@ func inShort(short, full int) int {
 		return full
 	}
 	return short
+}
+
+// progress says every few seconds how far a test has come, which shows where
+// tests are told to be verbose, until done is called.
+func progress(t *testing.T, how func() string) (done func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for began, tick := time.Now(), time.NewTicker(5*time.Second); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case now := <-tick.C:
+				t.Logf("after %s: %s", now.Sub(began).Round(time.Second), how())
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(stop)
+		<-stopped
+	})
 }
 
 func build() error {

