@@ -55,6 +55,9 @@ type Config struct {
 	// Trust has SERVER2 follow SERVER1's trust list, with the public trust key
 	// alone. Otherwise it is given a file with the public signing key.
 	Trust bool
+	// Linked is how many audiences, the last ones, read the trust list through a
+	// link of their own: Pair.Links.
+	Linked int
 	// Guests is how many users there are besides: guest-1, guest-2, and so on, who
 	// may look at invoices, and have none.
 	Guests int
@@ -72,6 +75,8 @@ type Pair struct {
 	// Server2 is the first of the audiences.
 	Server2   *Process
 	Audiences []*Process
+	// Links are those of the last audiences, with Config.Linked.
+	Links []*Link
 	// CA is the file with the certificate of the development authority.
 	CA string
 	// Users are the demo users, by name.
@@ -106,7 +111,7 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 		}
 	}
 	for _, step := range []func(context.Context) error{
-		p.makeKeys, p.addUsers, p.writeInvoices, p.startAudiences, p.writePolicy, p.startIssuers,
+		p.makeLinks, p.makeKeys, p.addUsers, p.writeInvoices, p.startAudiences, p.writePolicy, p.startIssuers,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, p.Stop())
@@ -123,7 +128,29 @@ func (p *Pair) Stop() error {
 			failures = append(failures, process.Stop())
 		}
 	}
+	for _, link := range p.Links {
+		link.Close()
+	}
 	return errors.Join(failures...)
+}
+
+func (p *Pair) makeLinks(ctx context.Context) error {
+	for range p.config.Linked {
+		link, err := NewLink(ctx, p.listen1[0])
+		if err != nil {
+			return err
+		}
+		p.Links = append(p.Links, link)
+	}
+	return nil
+}
+
+// trustSource is where an audience reads the trust list.
+func (p *Pair) trustSource(i int) string {
+	if linked := i - (len(p.Audiences) - len(p.Links)); linked >= 0 {
+		return p.Links[linked].Address()
+	}
+	return p.listen1[0]
 }
 
 // Dial returns a client of the pair.
@@ -340,7 +367,7 @@ func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
 		"--audience", Audience, "--issuer", Issuer, "--database", p.database2(i),
 	}
 	if p.config.Trust {
-		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.listen1[0], "--trust-ca", p.CA)
+		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.trustSource(i), "--trust-ca", p.CA)
 	} else {
 		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
 	}
