@@ -42,9 +42,15 @@ build: ## build the programs into bin/
 # The race detector needs cgo, and cgo a C compiler: ask for the one thing that only then builds.
 RACE = $(shell go build -race runtime/race 2>/dev/null && echo -race)
 
+# What tests leave out where it is not installed, go test says only to who asks.
+SAY_SKIPPED = command -v redis-server >/dev/null || echo "no redis-server: leaving out the tests with Redis"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	echo "no PostgreSQL: leaving out the tests with it"
+
 .PHONY: test
 test: ## every test, with the race detector where there is a C compiler
 	@echo "building the tests (the first time takes a few minutes)"
+	@$(SAY_SKIPPED)
 	@race='$(RACE)'; [ -n "$$race" ] || echo "no working C compiler: testing without the race detector"; \
 		go test $$race ./...
 	$(if $(STRANGER),@go -C scripts/adopter test ./...)
@@ -52,15 +58,17 @@ test: ## every test, with the race detector where there is a C compiler
 .PHONY: e2e
 e2e: ## only the tests between real processes, never from the test cache
 	@echo "testing real processes"
+	@$(SAY_SKIPPED)
 	@go test -count=1 ./scripts/e2e/... ./scripts/demo/...
 
 .PHONY: chaos
 chaos: ## the tests that kill, stop and cut off, in full: ten minutes
 	@echo "testing what crashes lose (the first time builds the tests: a few minutes)"
-	@HANDOFF_LONG=1 go test -count=1 -timeout 20m ./scripts/e2e/...
-	@HANDOFF_REVOKE_KILLS=100 go test -count=1 -timeout 20m -run '^TestF04Killed$$' ./server1
-	@HANDOFF_REPLAY_KILLS=500 go test -count=1 -timeout 20m -run '^TestE02JournalKilled$$' ./shared/replay
-	@HANDOFF_REDIS_CHAOS=60s go test -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay
+	@$(SAY_SKIPPED)
+	@HANDOFF_LONG=1 go test -v -count=1 -timeout 20m ./scripts/e2e
+	@HANDOFF_REVOKE_KILLS=100 go test -v -count=1 -timeout 20m -run '^TestF04Killed$$' ./server1
+	@HANDOFF_REPLAY_KILLS=500 go test -v -count=1 -timeout 20m -run '^TestE02JournalKilled$$' ./shared/replay
+	@HANDOFF_REDIS_CHAOS=60s go test -v -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each

@@ -22,7 +22,7 @@ func TestOpenRefusesAnUnsafeRedis(t *testing.T) {
 		names    string // empty: it is accepted
 	}{
 		"safe":                    {},
-		"no append-only file":     {settings: []string{"--appendonly", "no"}, names: "appendonly"},
+		"E03 no append-only file": {settings: []string{"--appendonly", "no"}, names: "appendonly"},
 		"E05 eviction, LRU":       {settings: []string{"--maxmemory-policy", "allkeys-lru"}, names: "maxmemory-policy"},
 		"E05 eviction, TTL":       {settings: []string{"--maxmemory-policy", "volatile-ttl"}, names: "maxmemory-policy"},
 		"everysec":                {settings: []string{"--appendonly", "yes", "--appendfsync", "everysec"}, names: "appendfsync"},
