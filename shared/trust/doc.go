@@ -53,4 +53,8 @@
 // names no user, but whoever can guess a user's id can look for its digest. A
 // list is whole each time, 4.4 MB for 100,000 entries and 16 MiB at most: bound
 // what one user can take back, and take back a session rather than its tokens.
+//
+// Anybody may ask a publisher for the list. One who does not read what it is sent
+// makes it hold 200 kB or so, however long the list and however often it changes:
+// bound the connections and the calls of each, as for any service.
 package trust

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -117,14 +118,29 @@ func (f *StreamFeed) Follow(ctx context.Context, deliver func(raw string) error)
 	stream, err := handoffv1.NewTrustServiceClient(conn).WatchTrustList(ctx, &handoffv1.WatchTrustListRequest{},
 		grpc.MaxCallRecvMsgSize(profile.MaxLength+framing))
 	for err == nil {
-		var response *handoffv1.WatchTrustListResponse
-		if response, err = stream.Recv(); err != nil {
+		var raw string
+		if raw, err = receive(stream); err != nil {
 			break
 		}
-		if err := deliver(response.GetTrustList()); err != nil {
+		if err := deliver(raw); err != nil {
 			return err
 		}
 	}
 	// The text may be the server's own: it is quoted, and cut.
 	return fmt.Errorf("the trust list's service: %s %.200q", status.Code(err), status.Convert(err).Message())
+}
+
+// receive receives a list and joins its parts: of one that is too long, no more than
+// shows that it is.
+func receive(stream grpc.ServerStreamingClient[handoffv1.WatchTrustListResponse]) (string, error) {
+	var raw strings.Builder
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			return "", err
+		}
+		if raw.WriteString(response.GetTrustList()); !response.GetContinued() || raw.Len() > profile.MaxLength {
+			return raw.String(), nil
+		}
+	}
 }

@@ -70,12 +70,18 @@ type Publisher struct {
 
 	mu      sync.Mutex // held while a list is made
 	seq     int64      // of the newest
+	former  []*edition // that can be of use to somebody, the oldest first
 	failure atomic.Pointer[error]
 
 	reported map[string]bool // causes; Run's alone
 }
 
-// edition is a list that has been signed. It is immutable.
+// maxFormer bounds, in bytes, the lists that were the newest once and are kept for
+// those who are still reading one. Whoever reads more slowly begins anew.
+const maxFormer = 64 << 20
+
+// edition is a list that has been signed. It is immutable. The publisher alone keeps
+// it in memory: who sends it has a weak pointer, as readers can be slow on purpose.
 type edition struct {
 	raw        string
 	keys       []byte // the JWK Set
@@ -261,6 +267,7 @@ func (p *Publisher) replace(l *list, raw string) error {
 	})
 	if former != nil {
 		close(former.superseded)
+		p.keep(former)
 	}
 	if p.config.File == "" {
 		return nil
@@ -269,6 +276,21 @@ func (p *Publisher) replace(l *list, raw string) error {
 		return fmt.Errorf("writing the trust list: %w", err)
 	}
 	return nil
+}
+
+// keep keeps a list that was the newest for those who are reading it, which takes
+// more than a moment where it has more than one part.
+func (p *Publisher) keep(e *edition) {
+	if len(e.raw) > part {
+		p.former = append(p.former, e)
+	}
+	size := 0
+	for i, e := range slices.Backward(p.former) {
+		if size += len(e.raw); size > maxFormer || !p.config.Now().Before(e.expires) {
+			p.former = slices.Delete(p.former, 0, i+1)
+			return
+		}
+	}
 }
 
 // Healthy returns nil while the newest list is current and the last attempt to

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"weak"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -38,11 +40,20 @@ type service struct {
 
 func (s service) GetTrustList(context.Context, *handoffv1.GetTrustListRequest) (*handoffv1.GetTrustListResponse, error) {
 	e := s.publisher.newest()
-	if e == nil {
+	switch {
+	case e == nil:
 		return nil, errNoList()
+	case len(e.raw) > part:
+		return nil, status.Error(codes.ResourceExhausted, "the trust list is longer than 30,000 bytes: watch it")
 	}
 	return &handoffv1.GetTrustListResponse{TrustList: e.raw}, nil
 }
+
+// part is how many bytes of a list go into one message. gRPC keeps whole messages for
+// a peer that does not read, until they are more than 64 KiB together: anybody can be
+// that peer, so no message is a list of megabytes. It keeps them in buffers of 32 KiB
+// or else of 1 MiB, so none is a little longer than the former either.
+const part = 30_000
 
 // WatchTrustList sends whatever is newest each time that the watcher has taken
 // the one before: one that is slow misses what came between.
@@ -52,15 +63,32 @@ func (s service) WatchTrustList(_ *handoffv1.WatchTrustListRequest, stream grpc.
 		if e == nil {
 			return errNoList()
 		}
-		if err := stream.Send(&handoffv1.WatchTrustListResponse{TrustList: e.raw}); err != nil {
+		superseded := e.superseded
+		if err := send(stream, e); err != nil {
 			return err
 		}
 		select {
-		case <-e.superseded:
+		case <-superseded:
 		case <-stream.Context().Done():
 			return status.FromContextError(stream.Context().Err()).Err()
 		case <-s.publisher.stopped:
 			return status.Error(codes.Unavailable, "the server stops")
+		}
+	}
+}
+
+// send sends a list in parts. While it waits for the reader it holds one of them, and
+// does not keep the list.
+func send(stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse], e *edition) error {
+	list := weak.Make(e)
+	for from := 0; ; from += part {
+		rest := e.raw[from:]
+		message := &handoffv1.WatchTrustListResponse{TrustList: strings.Clone(rest[:min(part, len(rest))]), Continued: len(rest) > part}
+		if err := stream.Send(message); err != nil || !message.GetContinued() {
+			return err
+		}
+		if e = list.Value(); e == nil {
+			return status.Error(codes.Unavailable, "the reader is slower than the trust lists are signed")
 		}
 	}
 }
@@ -79,7 +107,7 @@ func (p *Publisher) Handler() http.Handler {
 		if e := p.newest(); e == nil {
 			unavailable(w)
 		} else {
-			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), strings.NewReader(e.raw))
+			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), e.reader())
 		}
 	})
 	mux.HandleFunc("GET "+KeysPath, func(w http.ResponseWriter, r *http.Request) {
@@ -91,6 +119,28 @@ func (p *Publisher) Handler() http.Handler {
 		}
 	})
 	return mux
+}
+
+// reader reads the list, and where it is long does not keep it.
+func (e *edition) reader() io.ReadSeeker {
+	if len(e.raw) <= part {
+		return strings.NewReader(e.raw)
+	}
+	return io.NewSectionReader(content{weak.Make(e)}, 0, int64(len(e.raw)))
+}
+
+type content struct{ list weak.Pointer[edition] }
+
+func (c content) ReadAt(b []byte, from int64) (int, error) {
+	e := c.list.Value()
+	if e == nil {
+		return 0, errors.New("the reader is slower than the trust lists are signed")
+	}
+	n := copy(b, e.raw[from:])
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag string, content io.ReadSeeker) {

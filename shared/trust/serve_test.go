@@ -44,8 +44,14 @@ func serveHTTPS(t testing.TB, handler http.Handler) (*httptest.Server, *tls.Conf
 // ends the server and every connection.
 func serveGRPC(t testing.TB, register func(grpc.ServiceRegistrar)) (dial []grpc.DialOption, stop func()) {
 	t.Helper()
-	web, client := serveHTTPS(t, http.NotFoundHandler())
 	listener := bufconn.Listen(1 << 20)
+	return serveOn(t, listener, func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }, register)
+}
+
+// serveOn is serveGRPC on a listener, to which dialer connects.
+func serveOn(t testing.TB, listener net.Listener, dialer func(context.Context, string) (net.Conn, error), register func(grpc.ServiceRegistrar)) (dial []grpc.DialOption, stop func()) {
+	t.Helper()
+	web, client := serveHTTPS(t, http.NotFoundHandler())
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: web.TLS.Certificates, NextProtos: []string{"h2"}})))
 	register(s)
 	done := make(chan struct{})
@@ -58,10 +64,7 @@ func serveGRPC(t testing.TB, register func(grpc.ServiceRegistrar)) (dial []grpc.
 		<-done
 	}
 	t.Cleanup(stop)
-	return []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(client)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-	}, stop
+	return []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(client)), grpc.WithContextDialer(dialer)}, stop
 }
 
 func TestService(t *testing.T) {
@@ -143,7 +146,7 @@ func TestSlowWatcher(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != nil {
+	if _, err := receive(stream); err != nil {
 		t.Fatal(err)
 	}
 	const lists = 30
@@ -155,11 +158,11 @@ func TestSlowWatcher(t *testing.T) {
 	}
 	received := 0
 	for newest := p.newest().raw; ; received++ {
-		response, err := stream.Recv()
+		raw, err := receive(stream)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if response.GetTrustList() == newest {
+		if raw == newest {
 			break
 		}
 	}

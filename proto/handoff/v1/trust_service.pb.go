@@ -61,8 +61,7 @@ func (*GetTrustListRequest) Descriptor() ([]byte, []int) {
 // The newest list.
 type GetTrustListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The trust list: a compact JWS with `typ` handoff-trust+jwt, of at most
-	// 16 MiB. A client must raise its limit on the size of a message to that.
+	// The trust list: a compact JWS with `typ` handoff-trust+jwt.
 	TrustList     string `protobuf:"bytes,1,opt,name=trust_list,json=trustList,proto3" json:"trust_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -142,12 +141,15 @@ func (*WatchTrustListRequest) Descriptor() ([]byte, []int) {
 	return file_handoff_v1_trust_service_proto_rawDescGZIP(), []int{2}
 }
 
-// The newest list at the time of sending.
+// The newest list when its first part was sent, or a part of it.
 type WatchTrustListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The trust list: a compact JWS with `typ` handoff-trust+jwt, of at most
-	// 16 MiB. A client must raise its limit on the size of a message to that.
-	TrustList     string `protobuf:"bytes,1,opt,name=trust_list,json=trustList,proto3" json:"trust_list,omitempty"`
+	// 16 MiB. One that does not fit into a message of this server comes in several:
+	// the list is their values one after the other.
+	TrustList string `protobuf:"bytes,1,opt,name=trust_list,json=trustList,proto3" json:"trust_list,omitempty"`
+	// Whether the list goes on in the next message.
+	Continued     bool `protobuf:"varint,2,opt,name=continued,proto3" json:"continued,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +191,13 @@ func (x *WatchTrustListResponse) GetTrustList() string {
 	return ""
 }
 
+func (x *WatchTrustListResponse) GetContinued() bool {
+	if x != nil {
+		return x.Continued
+	}
+	return false
+}
+
 var File_handoff_v1_trust_service_proto protoreflect.FileDescriptor
 
 const file_handoff_v1_trust_service_proto_rawDesc = "" +
@@ -199,10 +208,11 @@ const file_handoff_v1_trust_service_proto_rawDesc = "" +
 	"\x14GetTrustListResponse\x12\x1d\n" +
 	"\n" +
 	"trust_list\x18\x01 \x01(\tR\ttrustList\"\x17\n" +
-	"\x15WatchTrustListRequest\"7\n" +
+	"\x15WatchTrustListRequest\"U\n" +
 	"\x16WatchTrustListResponse\x12\x1d\n" +
 	"\n" +
-	"trust_list\x18\x01 \x01(\tR\ttrustList2\xbc\x01\n" +
+	"trust_list\x18\x01 \x01(\tR\ttrustList\x12\x1c\n" +
+	"\tcontinued\x18\x02 \x01(\bR\tcontinued2\xbc\x01\n" +
 	"\fTrustService\x12Q\n" +
 	"\fGetTrustList\x12\x1f.handoff.v1.GetTrustListRequest\x1a .handoff.v1.GetTrustListResponse\x12Y\n" +
 	"\x0eWatchTrustList\x12!.handoff.v1.WatchTrustListRequest\x1a\".handoff.v1.WatchTrustListResponse0\x01B<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"

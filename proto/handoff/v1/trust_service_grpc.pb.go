@@ -34,17 +34,20 @@ const (
 // signature by the trust key that makes it believed, not the connection. No
 // method requires a session or a token.
 type TrustServiceClient interface {
-	// GetTrustList returns the newest list.
+	// GetTrustList returns the newest list, where it has at most 30,000 bytes.
 	//
-	// Fails with UNAVAILABLE when there is none to rely on: the issuer has not
-	// signed one yet, or could not for so long that the last has expired.
+	// Fails with RESOURCE_EXHAUSTED when it is longer: WatchTrustList sends it in
+	// parts. Fails with UNAVAILABLE when there is none to rely on: the issuer has
+	// not signed one yet, or could not for so long that the last has expired.
 	GetTrustList(ctx context.Context, in *GetTrustListRequest, opts ...grpc.CallOption) (*GetTrustListResponse, error)
 	// WatchTrustList sends the newest list at once and then each newer one, as
-	// soon as something is taken back and at short intervals otherwise. A reader
-	// that is slower than the lists come is sent the newest alone.
+	// soon as something is taken back and at short intervals otherwise, a long one
+	// in parts. A reader that is slower than the lists come is sent the newest alone.
 	//
-	// Ends with UNAVAILABLE when there is no list to rely on, and when the server
-	// stops: call again, after a pause.
+	// Ends with UNAVAILABLE when there is no list to rely on, when the reader has
+	// not taken a list while several newer ones were signed, and when the server
+	// stops: call again, after a pause. Ends with RESOURCE_EXHAUSTED when there are
+	// as many readers as the server takes.
 	WatchTrustList(ctx context.Context, in *WatchTrustListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTrustListResponse], error)
 }
 
@@ -96,17 +99,20 @@ type TrustService_WatchTrustListClient = grpc.ServerStreamingClient[WatchTrustLi
 // signature by the trust key that makes it believed, not the connection. No
 // method requires a session or a token.
 type TrustServiceServer interface {
-	// GetTrustList returns the newest list.
+	// GetTrustList returns the newest list, where it has at most 30,000 bytes.
 	//
-	// Fails with UNAVAILABLE when there is none to rely on: the issuer has not
-	// signed one yet, or could not for so long that the last has expired.
+	// Fails with RESOURCE_EXHAUSTED when it is longer: WatchTrustList sends it in
+	// parts. Fails with UNAVAILABLE when there is none to rely on: the issuer has
+	// not signed one yet, or could not for so long that the last has expired.
 	GetTrustList(context.Context, *GetTrustListRequest) (*GetTrustListResponse, error)
 	// WatchTrustList sends the newest list at once and then each newer one, as
-	// soon as something is taken back and at short intervals otherwise. A reader
-	// that is slower than the lists come is sent the newest alone.
+	// soon as something is taken back and at short intervals otherwise, a long one
+	// in parts. A reader that is slower than the lists come is sent the newest alone.
 	//
-	// Ends with UNAVAILABLE when there is no list to rely on, and when the server
-	// stops: call again, after a pause.
+	// Ends with UNAVAILABLE when there is no list to rely on, when the reader has
+	// not taken a list while several newer ones were signed, and when the server
+	// stops: call again, after a pause. Ends with RESOURCE_EXHAUSTED when there are
+	// as many readers as the server takes.
 	WatchTrustList(*WatchTrustListRequest, grpc.ServerStreamingServer[WatchTrustListResponse]) error
 	mustEmbedUnimplementedTrustServiceServer()
 }
