@@ -11,7 +11,11 @@ func VerifyCompact(raw string, key Key) (payload string, err error) {
 	if err != nil {
 		return "", err
 	}
-	h, err := jws.readHeader()
+	text, err := jws.decodeHeader()
+	if err != nil {
+		return "", err
+	}
+	h, err := parseHeader(text)
 	if err != nil {
 		return "", err
 	}

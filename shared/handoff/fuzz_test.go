@@ -56,6 +56,14 @@ func (b *bench) judged(t *testing.T, raw string) {
 func FuzzHeader(f *testing.F) {
 	b, good := fuzzBench(f)
 	f.Add(good.Header.String())
+	// Seal's own spelling is read by a way of its own: what comes near it.
+	kid, usual := b.key.Public.ID(), `{"alg":"EdDSA","kid":"`+b.key.Public.ID()+`","typ":"handoff+jwt"}`
+	f.Add(usual)
+	for _, more := range []string{`"`, `\`, ` `, `,`, `","kid":"`, `","typ":"`, `","kid":"` + kid, `","typ":"handoff+jwt`, `","x":"`, `{"alg":"`, `"}`} {
+		for at := range len(usual) + 1 {
+			f.Add(usual[:at] + more + usual[at:])
+		}
+	}
 	for _, raw := range hostile(good) {
 		addPart(f, raw, 0)
 	}
