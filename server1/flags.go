@@ -27,8 +27,9 @@ type commandLine struct {
 		Disable disableCommand `cmd:"" help:"End all that a user can do: sessions, handoffs, signing in."`
 		List    listCommand    `cmd:"" help:"List the users."`
 	} `cmd:"" help:"Manage the users, whether or not the server is running."`
-	Revoke revokeCommand `cmd:"" help:"Take handoffs back, whether or not the server is running. Refused where no server has published a trust list, as nobody would learn of it."`
-	Keys   struct {
+	Revoke   revokeCommand   `cmd:"" help:"Take handoffs back, whether or not the server is running. Refused where no server has published a trust list, as nobody would learn of it."`
+	Renumber renumberCommand `cmd:"" help:"Have trust lists numbered by the time again, where a clock that was ahead had them numbered so that no audience takes the next. Stop the servers and set the clock first. What was signed by that clock can be taken for new when its time comes: where somebody may have kept it, change the trust key until then."`
+	Keys     struct {
 		List     listKeysCommand `cmd:"" help:"List the signing keys and their states."`
 		Prepare  prepareCommand  `cmd:"" help:"Make a key and publish it. It does not sign yet."`
 		Activate activateCommand `cmd:"" help:"Have a prepared key sign. Refused, with how long to wait, while an audience may not have heard of it."`
@@ -48,7 +49,7 @@ type serveCommand struct {
 	TrustLifetime   time.Duration `default:"60s" placeholder:"TIME" help:"How long a trust list lives, in whole seconds up to 24h: the longest age at which any audience relies on one (its --max-staleness). A new key is published for as long before it signs."`
 	TrustFile       string        `placeholder:"FILE" help:"Where the newest trust list is kept as well, replaced atomically."`
 	HTTP            string        `name:"http" placeholder:"HOST:PORT" help:"Address to serve the trust list (/.well-known/handoff-trust) and the public keys (/.well-known/jwks.json) on, over HTTPS with TLS 1.3. The line \"https on ADDRESS\" on stdout tells which. Off unless set."`
-	Skew            time.Duration `default:"5s" placeholder:"TIME" help:"How much the clocks of this issuer's processes and of its audiences may differ, from 100ms to 60s."`
+	Skew            time.Duration `default:"5s" placeholder:"TIME" help:"How much the clocks of this issuer's processes, of PostgreSQL where that is the database, and of its audiences may differ, from 100ms to 60s."`
 	Policy          string        `required:"" placeholder:"FILE" help:"JSON: which roles may hand off which methods to which audience. What it does not list is not allowed."`
 	Descriptors     string        `placeholder:"FILE" help:"Descriptor set with the audiences' methods, as \"buf build -o FILE\" writes it. Unless set: the demo's own."`
 	Database        string        `required:"" placeholder:"FILE|URL" help:"Database of users, sessions, the audit, revocations and the keys' states: a SQLite file, made where there is none, or postgres://USER:PASSWORD@HOST/NAME, which several processes of one issuer can share (off this machine with ?sslmode=verify-full; better in the variable, as others can see arguments)."`
@@ -56,7 +57,7 @@ type serveCommand struct {
 	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that a user can ask for, in whole seconds up to 300s."`
 	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
 	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used."`
-	SignInAttempts  int           `default:"10" placeholder:"N" help:"How often a minute one network (IPv4 /24, IPv6 /64) can try to sign in to one account; to all accounts, ten times as often."`
+	SignInAttempts  int           `default:"10" placeholder:"N" help:"How often a minute one network (IPv4 /24, IPv6 /64) can try to sign in to one account, and ten times that to all accounts; an IPv6 /48 four times what a network can. One account can be tried 20 times as often from everywhere together. Each process counts for itself. Behind a proxy all users are one network: set it to what they need together, and limit each client in the proxy."`
 }
 
 type addCommand struct {
@@ -84,6 +85,10 @@ type revokeCommand struct {
 	Handoff  string `required:"" xor:"what" placeholder:"ID" help:"One handoff, by its id (jti); --handoff=ID where it begins with a dash."`
 	Session  string `required:"" xor:"what" placeholder:"ID" help:"A session, which ends, and all of its handoffs, by the id that they carry (sid)."`
 	Subject  string `required:"" xor:"what" placeholder:"ID" help:"All handoffs of a user until now, by the user's id. The sessions stay."`
+}
+
+type renumberCommand struct {
+	existing `embed:""`
 }
 
 type listKeysCommand struct {

@@ -209,6 +209,7 @@ func TestHelp(t *testing.T) {
 		"user list":     {"database": ""},
 		"user disable":  {"database": ""},
 		"revoke":        {"database": "", "handoff": "", "session": "", "subject": ""},
+		"renumber":      {"database": ""},
 		"keys list":     {"database": ""},
 		"keys prepare":  {"database": "", "key-dir": ""},
 		"keys activate": {"database": ""},

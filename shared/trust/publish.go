@@ -31,6 +31,10 @@ type Sequencer interface {
 	// all those: the greater of atLeast and the last one plus 1. In SQL:
 	//
 	//	UPDATE trust SET seq = max(seq + 1, ?) RETURNING seq
+	//
+	// A store that has a clock of its own should refuse what is further ahead of it
+	// than Terms.Skew: one publisher with a wrong clock would use up the numbers of
+	// all, until the time has come that its clock said.
 	NextSeq(ctx context.Context, atLeast int64) (int64, error)
 }
 
@@ -238,17 +242,17 @@ func (p *Publisher) publish(ctx context.Context) error {
 // nextSeq numbers a list: its Unix time in milliseconds, or one more than the
 // last where that is not greater.
 func (p *Publisher) nextSeq(ctx context.Context, now time.Time) (int64, error) {
-	seq := max(p.seq+1, now.UnixMilli())
-	if shared, ok := p.config.Source.(Sequencer); ok {
+	seq, most := max(p.seq+1, now.UnixMilli()), now.Add(p.config.Terms.Skew).UnixMilli()
+	if shared, ok := p.config.Source.(Sequencer); ok && seq <= most {
 		var err error
 		if seq, err = shared.NextSeq(ctx, seq); err != nil {
 			return 0, fmt.Errorf("the trust list's number: %w", err)
 		}
 	}
-	if seq <= p.seq {
+	switch {
+	case seq <= p.seq:
 		return 0, errors.New("the trust list's number is not greater than the last")
-	}
-	if seq > now.Add(p.config.Terms.Skew).UnixMilli() {
+	case seq > most:
 		return 0, errors.New("the clock is behind the last trust list: followers would refuse the next")
 	}
 	return seq, nil

@@ -59,6 +59,8 @@ var (
 	ErrTooMany = errors.New("as many handoffs of the user are taken back as can be listed")
 	// ErrNoIssuer means that no server has run on the database yet.
 	ErrNoIssuer = errors.New("no server has run on this database yet")
+	// ErrClockAhead means that this machine's clock cannot number a trust list.
+	ErrClockAhead = errors.New("this machine's clock is ahead of the database's by more than clocks may differ")
 )
 
 // CutOffError is why a handoff cannot be recorded whose user was cut off: it was
@@ -73,7 +75,7 @@ func (*CutOffError) Error() string { return "the handoff is taken back with all 
 
 // refused reports whether err is an answer, and nothing has failed.
 func refused(err error) bool {
-	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer} {
+	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer, ErrClockAhead} {
 		if errors.Is(err, answer) {
 			return true
 		}
@@ -104,6 +106,7 @@ type changer interface {
 type dialect struct {
 	hold        string           // ends a SELECT whose rows are to stand until the change ends
 	holdFree    string           // likewise, and leaves out the rows that others hold
+	clock       string           // a SELECT of the database's own time, in Unix milliseconds; empty: this machine's
 	snapshot    *sql.TxOptions   // of a transaction that reads what was there at one moment
 	isDuplicate func(error) bool // a row was refused because its key exists
 }

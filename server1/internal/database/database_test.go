@@ -40,7 +40,7 @@ func TestEngines(t *testing.T) {
 		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "cut off": testCutOff,
 		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoked too many": testRevokedTooMany, "revoke session": testRevokeSession,
 		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep,
-		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "one moment": testOneMoment, "changes": testChanges,
+		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "seq ahead": testSeqAhead, "one moment": testOneMoment, "changes": testChanges,
 	}
 	for name, test := range tests {
 		t.Run("SQLite/"+name, func(t *testing.T) { test(t, sqliteEngine()) })

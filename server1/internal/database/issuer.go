@@ -85,16 +85,6 @@ func matters(t trust.Terms) time.Duration {
 	return 6*TermsInterval + max(t.TokenLifetime, t.ListLifetime) + 2*t.Skew
 }
 
-// NextSeq numbers a trust list; it is a trust.Sequencer's. No number is given
-// twice, whatever happens after.
-func (db *DB) NextSeq(ctx context.Context, atLeast int64) (seq int64, err error) {
-	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		const next = `UPDATE issuer SET seq = CASE WHEN seq + 1 > $1 THEN seq + 1 ELSE $1 END RETURNING seq`
-		return wrap("numbering a trust list", tx.QueryRowContext(ctx, next, atLeast).Scan(&seq))
-	})
-	return seq, err
-}
-
 // HasPublished reports whether a trust list was ever numbered: that somebody is
 // told of what is taken back.
 func (db *DB) HasPublished(ctx context.Context) (yes bool, err error) {

@@ -515,8 +515,42 @@ func testSeq(t *testing.T, e engine) {
 	if yes, err := db.HasPublished(t.Context()); err != nil || !yes {
 		t.Errorf("no list was published: %v, %v", yes, err)
 	}
-	if seq, err := db.NextSeq(t.Context(), 1_900_000_000_000); err != nil || seq != 1_900_000_000_000 {
+	now := time.Now().UnixMilli()
+	if seq, err := db.NextSeq(t.Context(), now); err != nil || seq != now {
 		t.Errorf("got %d, %v", seq, err)
+	}
+}
+
+// F01: where the database knows better, a clock that is ahead uses up no numbers;
+// and where one did, they are numbered by the time again.
+func testSeqAhead(t *testing.T, e engine) {
+	db := e.issuing(t)
+	now := time.Now()
+	hour := now.Add(time.Hour).UnixMilli()
+	seq, err := db.NextSeq(t.Context(), hour)
+	if db.dialect.clock == "" {
+		if err != nil || seq != hour {
+			t.Errorf("by the machine's one clock: %d, %v", seq, err)
+		}
+	} else if !errors.Is(err, ErrClockAhead) {
+		t.Errorf("an hour ahead: %d, %v; want ErrClockAhead", seq, err)
+	}
+	for _, ahead := range []bool{true, false} {
+		if ahead {
+			mustExec(t, db, `UPDATE issuer SET seq = $1`, hour)
+		}
+		if got, err := db.Renumber(t.Context(), now); err != nil || got != ahead {
+			t.Errorf("renumbered: %v, %v; want %v", got, err, ahead)
+		}
+		want := now.Add(terms.Skew).UnixMilli() + 1
+		if seq, err := db.NextSeq(t.Context(), now.UnixMilli()); err != nil || seq < want || seq > want+1 {
+			t.Errorf("then: %d, %v; want %d", seq, err, want)
+		}
+		mustExec(t, db, `UPDATE issuer SET seq = $1`, now.Add(terms.Skew).UnixMilli())
+	}
+	soon := time.Now().Add(terms.Skew / 2).UnixMilli()
+	if _, err := db.NextSeq(t.Context(), soon); err != nil {
+		t.Errorf("ahead by less than clocks may differ: %v", err)
 	}
 }
 
