@@ -24,9 +24,8 @@ run: build ## the same pair, left running until Ctrl-C
 	@bin/demo run
 
 .PHONY: cluster
-cluster: build ## two SERVER1s and three SERVER2s over PostgreSQL and Redis, which Debian's postgresql and redis-server bring
-	@go build -trimpath -o bin/cluster ./scripts/cluster
-	@bin/cluster
+cluster: build ## the story of two SERVER1s and three SERVER2s, over a PostgreSQL and a Redis that it starts itself
+	@bin/demo cluster
 
 .PHONY: build
 build: ## build the programs into bin/

@@ -6,7 +6,12 @@
 //
 //	demo run
 //
-// leaves the pair running, for the commands sign-in, issue, pay and export.
+// leaves the pair running, for the commands sign-in, issue, pay and export, and
+//
+//	demo cluster
+//
+// tells the same story, and more, of two SERVER1s over a PostgreSQL and three
+// SERVER2s over another database and a Redis, all of which it starts itself.
 package main
 
 import (
@@ -17,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,12 +32,13 @@ import (
 )
 
 type commands struct {
-	Story  storyCommand  `cmd:"" default:"1" help:"Tell the story of a handoff, between two processes (the default)."`
-	Run    runCommand    `cmd:"" help:"Leave the pair running until Ctrl-C, for the commands below."`
-	SignIn signInCommand `cmd:"" help:"Sign in at SERVER1, and keep the session for the next commands."`
-	Issue  issueCommand  `cmd:"" help:"Hand off the payment of an invoice, and keep the token for pay."`
-	Pay    payCommand    `cmd:"" help:"Call SERVER2 with the token that issue kept."`
-	Export exportCommand `cmd:"" help:"Hand off an export of the user's payments, and call SERVER2 with it."`
+	Story   storyCommand   `cmd:"" default:"1" help:"Tell the story of a handoff, between two processes (the default)."`
+	Cluster clusterCommand `cmd:"" help:"Tell it of two SERVER1s and three SERVER2s, over a PostgreSQL and a Redis of their own."`
+	Run     runCommand     `cmd:"" help:"Leave the pair running until Ctrl-C, for the commands below."`
+	SignIn  signInCommand  `cmd:"" help:"Sign in at SERVER1, and keep the session for the next commands."`
+	Issue   issueCommand   `cmd:"" help:"Hand off the payment of an invoice, and keep the token for pay."`
+	Pay     payCommand     `cmd:"" help:"Call SERVER2 with the token that issue kept."`
+	Export  exportCommand  `cmd:"" help:"Hand off an export of the user's payments, and call SERVER2 with it."`
 }
 
 // stage is where everything happens: the folder of the built programs, and the
@@ -92,42 +97,45 @@ func perform(ctx context.Context, args []string, out io.Writer) error {
 
 type storyCommand struct{}
 
-// Run tells the story in a folder that it leaves no trace of.
-func (storyCommand) Run(ctx context.Context, stage *stage) (err error) {
+func (storyCommand) Run(ctx context.Context, stage *stage) error {
+	return stage.tell("Both processes have stopped.", func(n *narrator, dir string) error {
+		return stage.with(ctx, pair.Config{Dir: dir}, func(p *pair.Pair) error {
+			client, err := p.Dial()
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			return (&story{narrator: n, pair: p, client: client, first: client}).tell(ctx)
+		})
+	})
+}
+
+// tell has a story told in a folder that it leaves no trace of.
+func (s *stage) tell(end string, tell func(n *narrator, dir string) error) (err error) {
 	dir, err := os.MkdirTemp("", "handoff-demo-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	began := time.Now()
-
-	p, err := stage.start(ctx, dir)
-	if err != nil {
+	n := &narrator{out: s.out}
+	if err := tell(n, dir); err != nil {
 		return err
 	}
-	n := &narrator{out: stage.out}
-	err = tellOf(ctx, p, n)
-	if stopped := p.Stop(); stopped != nil {
-		return errors.Join(err, stopped)
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(stage.out, "\nBoth processes have stopped. %d of %d lines went as told, in %s.\n",
-		n.steps-n.wrong, n.steps, time.Since(began).Round(100*time.Millisecond))
+	fmt.Fprintf(s.out, "\n%s %d of %d lines went as told, in %s.\n", end, n.steps-n.wrong, n.steps, time.Since(began).Round(100*time.Millisecond))
 	if n.wrong > 0 {
 		return fmt.Errorf("%d lines went otherwise than told", n.wrong)
 	}
 	return nil
 }
 
-func tellOf(ctx context.Context, p *pair.Pair, n *narrator) error {
-	client, err := p.Dial()
+// with has servers run while something is done with them.
+func (s *stage) with(ctx context.Context, config pair.Config, do func(*pair.Pair) error) error {
+	p, err := s.start(ctx, config)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	return (&story{narrator: n, pair: p, client: client}).tell(ctx)
+	return errors.Join(do(p), p.Stop())
 }
 
 // The clocks are one machine's own, and nobody wants to wait: both are less than a
@@ -137,22 +145,25 @@ const (
 	maxStaleness = 2 * time.Second
 )
 
-// start starts the pair, and says where it is.
-func (s *stage) start(ctx context.Context, dir string, flags ...string) (*pair.Pair, error) {
+// start starts the servers, and says where they are.
+func (s *stage) start(ctx context.Context, config pair.Config) (*pair.Pair, error) {
+	config.Bin, config.Trust = s.bin, true
+	config.Server1 = append(config.Server1, "--skew", skew.String(), "--trust-lifetime", maxStaleness.String(), "--sign-in-attempts", "100")
+	config.Server2 = append(config.Server2, "--skew", skew.String(), "--max-staleness", maxStaleness.String())
 	var p *pair.Pair
-	err := slowly(s.out, "making keys and starting both servers", func() (err error) {
-		p, err = pair.Start(ctx, pair.Config{
-			Bin: s.bin, Dir: dir, Trust: true,
-			Server1: slices.Concat(flags, []string{"--skew", skew.String(), "--trust-lifetime", maxStaleness.String(), "--sign-in-attempts", "100"}),
-			Server2: slices.Concat(flags, []string{"--skew", skew.String(), "--max-staleness", maxStaleness.String()}),
-		})
+	err := slowly(s.out, "making keys and starting the servers", func() (err error) {
+		p, err = pair.Start(ctx, config)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(s.out, "SERVER1  %-26s %s  process %d: users, sessions, signing keys\n", pair.Issuer, p.Server1.Address, p.Server1.Pid())
-	fmt.Fprintf(s.out, "SERVER2  %-26s %s  process %d: invoices, and SERVER1's public trust key\n", pair.Audience, p.Server2.Address, p.Server2.Pid())
+	for _, of := range p.Issuers {
+		fmt.Fprintf(s.out, "SERVER1  %-26s %s  process %d: users, sessions, signing keys\n", pair.Issuer, of.Address, of.Pid())
+	}
+	for _, of := range p.Audiences {
+		fmt.Fprintf(s.out, "SERVER2  %-26s %s  process %d: invoices, and SERVER1's public trust key\n", pair.Audience, of.Address, of.Pid())
+	}
 	err = slowly(s.out, "SERVER2 does not know what was spent before it began: it waits until such tokens have no effect", func() error {
 		return p.Ready(ctx)
 	})

@@ -73,11 +73,11 @@ func (c runCommand) Run(ctx context.Context, stage *stage) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(stage.folder())) }()
-	var flags []string
+	config := pair.Config{Dir: stage.folder()}
 	if c.Reflection {
-		flags = append(flags, "--reflection")
+		config.Server1, config.Server2 = []string{"--reflection"}, []string{"--reflection"}
 	}
-	p, err := stage.start(ctx, stage.folder(), flags...)
+	p, err := stage.start(ctx, config)
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,12 @@ import (
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
-// story is the tale of one pair, told by a client.
+// story is the tale of one pair, or more of either server, told by a client.
 type story struct {
 	*narrator
 	pair   *pair.Pair
 	client *pair.Client
+	first  *pair.Client // of the first SERVER2, whatever it says of its health
 }
 
 // tell tells everything. The error is of something that the story cannot go on

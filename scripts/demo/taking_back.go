@@ -54,13 +54,13 @@ func (s *story) takeBack(ctx context.Context) error {
 		if err := act.end(session, handoff.GetHandoffId()); err != nil {
 			return fmt.Errorf("%s: %w", act.did, err)
 		}
-		s.step(act.did, "TOKEN_REVOKED within a second", s.within(ctx, time.Second, "TOKEN_REVOKED", handoff.GetToken()))
+		s.step(act.did, "TOKEN_REVOKED within a second", within(ctx, s.client, time.Second, "TOKEN_REVOKED", handoff.GetToken()))
 	}
 	_, handoff, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
-	s.step("she signs in again, and hands off at once", "seen", s.see(ctx, handoff.GetToken()))
+	s.step("she signs in again, and hands off at once", "seen", see(ctx, s.client, handoff.GetToken()))
 	return nil
 }
 
@@ -75,8 +75,8 @@ func (s *story) look(ctx context.Context) (session string, handoff *handoffv1.Is
 }
 
 // see presents a token, and says what came of it.
-func (s *story) see(ctx context.Context, token string) string {
-	_, err := s.client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(token))
+func see(ctx context.Context, client *pair.Client, token string) string {
+	_, err := client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(token))
 	if err == nil {
 		return "seen"
 	}
@@ -84,10 +84,10 @@ func (s *story) see(ctx context.Context, token string) string {
 }
 
 // within presents a token until it has the outcome that is expected.
-func (s *story) within(ctx context.Context, patience time.Duration, expected, token string) string {
+func within(ctx context.Context, client *pair.Client, patience time.Duration, expected, token string) string {
 	began := time.Now()
 	for {
-		got := s.see(ctx, token)
+		got := see(ctx, client, token)
 		if got == expected && time.Since(began) <= patience {
 			return got + " within " + words(patience)
 		}
@@ -142,7 +142,7 @@ func (s *story) rotate(ctx context.Context) error {
 		return err
 	}
 	s.step("the old key is tainted: what it has signed is refused", "TOKEN_INVALID within a second",
-		s.within(ctx, time.Second, "TOKEN_INVALID", handoff.GetToken()))
+		within(ctx, s.client, time.Second, "TOKEN_INVALID", handoff.GetToken()))
 	return nil
 }
 
@@ -186,16 +186,18 @@ func (s *story) serverGone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.pair.Server1.Stop(); err != nil {
-		return err
+	for _, process := range s.pair.Issuers {
+		if err := process.Stop(); err != nil {
+			return err
+		}
 	}
-	s.step("SERVER1 has stopped; SERVER2 goes on by itself", "seen", s.see(ctx, handoff.GetToken()))
+	s.step("SERVER1 has stopped; SERVER2 goes on by itself", "seen", see(ctx, s.first, handoff.GetToken()))
 	s.step("until it can no longer know what was taken back", "TRUST_STALE within "+words(maxStaleness+time.Second),
-		s.within(ctx, maxStaleness+time.Second, "TRUST_STALE", handoff.GetToken()))
-	if err := s.pair.StartServer1(ctx); err != nil {
+		within(ctx, s.first, maxStaleness+time.Second, "TRUST_STALE", handoff.GetToken()))
+	if err := s.pair.Restart(ctx); err != nil {
 		return err
 	}
-	s.step("SERVER1 is back", "seen within a second", s.within(ctx, time.Second, "seen", handoff.GetToken()))
+	s.step("SERVER1 is back", "seen within a second", within(ctx, s.first, time.Second, "seen", handoff.GetToken()))
 	return nil
 }
 

@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,7 +13,7 @@ import (
 func TestCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cluster := exec.CommandContext(ctx, filepath.Join(bin, "cluster"))
+	cluster, temporary := program(ctx, t, "demo", "cluster")
 	output, err := cluster.CombinedOutput()
 	if err != nil && strings.Contains(string(output), "install Debian's package") && os.Getenv("HANDOFF_CI") == "" {
 		t.Skip(strings.TrimSpace(string(output)))
@@ -23,8 +21,12 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	if told := len(storyLine.FindAll(output, -1)); told != 10 {
+	if told := len(storyLine.FindAll(output, -1)); told != 37 {
 		t.Errorf("the story has %d lines:\n%s", told, output)
+	}
+	left, err := os.ReadDir(temporary)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 	for _, pid := range pids(output) {
 		if err := syscall.Kill(pid, 0); err == nil {

@@ -69,7 +69,7 @@ func progress(t *testing.T, how func() string) (done func()) {
 
 func build() error {
 	for name, from := range map[string]string{
-		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo", "cluster": "scripts/cluster",
+		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo",
 	} {
 		command := exec.Command("go", "build", "-o", filepath.Join(bin, name), "./"+from)
 		command.Dir = filepath.Join("..", "..")

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	_ "google.golang.org/grpc/health" // lets the client watch it
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/protobuf/proto"
@@ -110,6 +111,33 @@ func newClient(one, two *grpc.ClientConn) *Client {
 func (c *Client) Close() {
 	for _, connection := range c.connections {
 		_ = connection.Close()
+	}
+}
+
+// Ready waits until both say that they are serving: of several, one of each.
+func (c *Client) Ready(ctx context.Context) error {
+	for _, connection := range c.connections {
+		if err := waitServing(ctx, connection); err != nil {
+			return fmt.Errorf("%s is not ready: %w", connection.Target(), err)
+		}
+	}
+	return nil
+}
+
+// waitServing follows a server's own word for its health.
+func waitServing(ctx context.Context, connection *grpc.ClientConn) error {
+	stream, err := healthpb.NewHealthClient(connection).Watch(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for {
+		response, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if response.GetStatus() == healthpb.HealthCheckResponse_SERVING {
+			return nil
+		}
 	}
 }
 

@@ -15,9 +15,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/grpc"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 )
 
@@ -239,6 +236,7 @@ func (p *Pair) writeInvoices(ctx context.Context) error {
 		minorUnits int64
 	}{
 		"INV-42": {"alice", 1200}, "INV-44": {"alice", 500}, "INV-43": {"bob", 9900}, "INV-45": {"bob", 2500},
+		"INV-46": {"alice", 700}, "INV-47": {"alice", 300},
 	} {
 		all = append(all, invoice{id, Issuer, p.Users[of.user].ID, "EUR", of.minorUnits})
 	}
@@ -426,28 +424,9 @@ func (p *Pair) Ready(ctx context.Context) error {
 			return err
 		}
 		defer client.Close()
-		for _, connection := range client.connections {
-			if err := waitServing(ctx, connection); err != nil {
-				return fmt.Errorf("%s is not ready: %w", connection.Target(), err)
-			}
+		if err := client.Ready(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// waitServing follows a server's own word for its health.
-func waitServing(ctx context.Context, connection *grpc.ClientConn) error {
-	stream, err := healthpb.NewHealthClient(connection).Watch(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
-	if err != nil {
-		return err
-	}
-	for {
-		response, err := stream.Recv()
-		if err != nil {
-			return err
-		}
-		if response.GetStatus() == healthpb.HealthCheckResponse_SERVING {
-			return nil
-		}
-	}
 }

@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/status"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -19,20 +17,47 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 )
 
-// story is the tale of one cluster, told by a client that takes the replicas in
-// turns and, where a line is about one of them, by a client of that one.
-type story struct {
+type clusterCommand struct{}
+
+// Run tells the story of more than one machine: the demo's, to a client that
+// takes the replicas in turns, and then what must hold across them.
+func (clusterCommand) Run(ctx context.Context, stage *stage) error {
+	return stage.tell("Everything has stopped.", func(n *narrator, dir string) (err error) {
+		redis, err := pair.StartRedis(ctx, filepath.Join(dir, "redis"))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, redis.Stop()) }()
+		postgres, err := pair.StartPostgres(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, postgres.Stop()) }()
+		fmt.Fprintf(stage.out, "Postgres %-26s %-15s  process %d\n", "a database for each server", "a socket", postgres.Pid())
+		fmt.Fprintf(stage.out, "Redis    %-26s %s  process %d\n", "what SERVER2 has redeemed", strings.TrimPrefix(redis.URL, "redis://"), redis.Pid())
+		config := pair.Config{
+			Dir: filepath.Join(dir, "servers"), Issuers: 2, Audiences: 3, Postgres: postgres, Server2: []string{"--replay", redis.URL},
+		}
+		return stage.with(ctx, config, func(p *pair.Pair) error {
+			c := &cluster{narrator: n, pair: p, redis: redis}
+			return c.tell(ctx)
+		})
+	})
+}
+
+// cluster is the tale of several of each server. Where a line is about one of
+// them, it is told by a client of that one.
+type cluster struct {
+	*narrator
 	pair  *pair.Pair
 	redis *pair.Redis
 
-	all   *pair.Client
+	all   *pair.Client   // takes them in turns
 	each  []*pair.Client // of a SERVER2, and of a SERVER1 in turns
 	alice string         // her session
-
-	steps, wrong int
 }
 
-func (s *story) tell(ctx context.Context) (err error) {
+func (s *cluster) tell(ctx context.Context) (err error) {
 	if s.all, err = pair.DialReplicas(s.pair.Issuers, s.pair.Audiences, s.pair.CA); err != nil {
 		return err
 	}
@@ -45,7 +70,8 @@ func (s *story) tell(ctx context.Context) (err error) {
 		defer client.Close()
 		s.each = append(s.each, client)
 	}
-	for _, part := range []func(context.Context) error{s.once, s.takeBack, s.redisGone, s.replicasGone} {
+	demo := &story{narrator: s.narrator, pair: s.pair, client: s.all, first: s.each[0]}
+	for _, part := range []func(context.Context) error{demo.tell, s.back, s.once, s.takeBack, s.redisGone, s.replicasGone} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -53,15 +79,28 @@ func (s *story) tell(ctx context.Context) (err error) {
 	return nil
 }
 
+// back waits until the SERVER1s that the demo's story has stopped are used again.
+func (s *cluster) back(ctx context.Context) error {
+	if err := s.pair.Ready(ctx); err != nil {
+		return err
+	}
+	for _, client := range append([]*pair.Client{s.all}, s.each...) {
+		if err := client.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // once is of what any SERVER1 has signed, and all SERVER2s run once.
-func (s *story) once(ctx context.Context) error {
-	fmt.Print("\nA handoff of any SERVER1 counts once, at whichever SERVER2\n\n")
+func (s *cluster) once(ctx context.Context) error {
+	s.chapter("A handoff of any SERVER1 counts once, at whichever SERVER2")
 	signedIn, err := s.each[0].SignIn(ctx, "alice", pair.Password)
 	if err != nil {
 		return fmt.Errorf("alice cannot sign in: %w", err)
 	}
 	s.alice = signedIn.GetSession()
-	request := payment("INV-42", 1200)
+	request := payment("INV-46", 700)
 	token, err := issue(ctx, s.each[1], s.alice, request)
 	if err != nil {
 		return err
@@ -79,7 +118,7 @@ func (s *story) once(ctx context.Context) error {
 	}
 	s.step("the same request at each SERVER2, by a handoff of its own", "3 the first payment", count(again))
 
-	request = payment("INV-44", 500)
+	request = payment("INV-47", 300)
 	if token, err = issue(ctx, s.all, s.alice, request); err != nil {
 		return err
 	}
@@ -94,9 +133,9 @@ func (s *story) once(ctx context.Context) error {
 }
 
 // takeBack is of what is taken back at one SERVER1.
-func (s *story) takeBack(ctx context.Context) error {
-	fmt.Print("\nWhat one SERVER1 takes back, all SERVER2s refuse\n\n")
-	request := payment("INV-44", 500)
+func (s *cluster) takeBack(ctx context.Context) error {
+	s.chapter("What one SERVER1 takes back, all SERVER2s refuse")
+	request := payment("INV-47", 300)
 	token, err := issue(ctx, s.each[0], s.alice, request)
 	if err != nil {
 		return err
@@ -121,15 +160,15 @@ func (s *story) takeBack(ctx context.Context) error {
 }
 
 // redisGone is of a Redis that stands still, and is killed.
-func (s *story) redisGone(ctx context.Context) error {
-	fmt.Print("\nWithout its Redis, SERVER2 runs nothing; and a Redis that was killed has forgotten nothing\n\n")
-	request := payment("INV-44", 500)
+func (s *cluster) redisGone(ctx context.Context) error {
+	s.chapter("Without its Redis, SERVER2 runs nothing; and a Redis that was killed has forgotten nothing")
+	request := payment("INV-47", 300)
 	token, err := issue(ctx, s.all, s.alice, request)
 	if err != nil {
 		return err
 	}
 	spent := pay(ctx, s.all, request, token.GetToken())
-	s.step("she hands off paying INV-44 again", "INVOICE_ALREADY_PAID", spent)
+	s.step("she hands off paying INV-47 again", "INVOICE_ALREADY_PAID", spent)
 	if err := s.redis.Stall(); err != nil {
 		return err
 	}
@@ -152,8 +191,8 @@ func (s *story) redisGone(ctx context.Context) error {
 }
 
 // replicasGone is of processes that are killed.
-func (s *story) replicasGone(ctx context.Context) error {
-	fmt.Print("\nA SERVER1 and a SERVER2 are killed, and nobody need be told\n\n")
+func (s *cluster) replicasGone(ctx context.Context) error {
+	s.chapter("A SERVER1 and a SERVER2 are killed, and nobody need be told")
 	if err := s.pair.Audiences[2].Kill(); err != nil {
 		return err
 	}
@@ -178,17 +217,6 @@ func (s *story) replicasGone(ctx context.Context) error {
 	return s.pair.Ready(ctx)
 }
 
-// step tells one step: what was done, what was expected, and what happened.
-func (s *story) step(did, expected, happened string) {
-	s.steps++
-	verdict := "ok"
-	if happened != expected {
-		verdict = "WRONG"
-		s.wrong++
-	}
-	fmt.Printf("%3d %-5s %-60s expected %s; got %s\n", s.steps, verdict, did, expected, happened)
-}
-
 func issue(ctx context.Context, client *pair.Client, session string, request *server2v1.PayInvoiceRequest) (*handoffv1.IssueHandoffResponse, error) {
 	return client.Issue(ctx, session, pair.Audience, server2v1.InvoiceService_PayInvoice_FullMethodName, request, 0)
 }
@@ -204,7 +232,7 @@ func pay(ctx context.Context, client *pair.Client, request *server2v1.PayInvoice
 }
 
 // atEach presents one token to each SERVER2, one after the other.
-func (s *story) atEach(ctx context.Context, request *server2v1.PayInvoiceRequest, token string) string {
+func (s *cluster) atEach(ctx context.Context, request *server2v1.PayInvoiceRequest, token string) string {
 	var outcomes []string
 	for _, client := range s.each {
 		outcomes = append(outcomes, pay(ctx, client, request, token))
@@ -225,25 +253,4 @@ func count(outcomes []string) string {
 		i += n
 	}
 	return strings.Join(sums, ", ")
-}
-
-func payment(invoice string, minorUnits int64) *server2v1.PayInvoiceRequest {
-	return &server2v1.PayInvoiceRequest{
-		InvoiceId: invoice,
-		Amount:    &server2v1.Money{CurrencyCode: "EUR", MinorUnits: minorUnits},
-		RequestId: uuid.NewString(),
-	}
-}
-
-// outcome is what a call came to: the reason of a refusal, or "paid".
-func outcome(err error) string {
-	if err == nil {
-		return "paid"
-	}
-	for _, detail := range status.Convert(err).Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			return info.GetReason()
-		}
-	}
-	return status.Convert(err).String()
 }
