@@ -56,7 +56,7 @@ type serveCommand struct {
 	Lifetime        time.Duration `default:"60s" placeholder:"TIME" help:"How long a token lives unless its user asks otherwise, where policy and rule allow that."`
 	MaxLifetime     time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that a user can ask for, in whole seconds up to 300s."`
 	SessionIdle     time.Duration `default:"30m" placeholder:"TIME" help:"How long a session lives without being used."`
-	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used."`
+	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used. A user has 100 at most: one more ends the one that has not been used for the longest time, and takes its handoffs back."`
 	SignInAttempts  int           `default:"10" placeholder:"N" help:"How often a minute one network (IPv4 /24, IPv6 /64) can try to sign in to one account, and ten times that to all accounts; an IPv6 /48 four times what a network can. One account can be tried 20 times as often from everywhere together. Each process counts for itself. Behind a proxy all users are one network: set it to what they need together, and limit each client in the proxy."`
 }
 

@@ -19,6 +19,7 @@ const (
 	eventHandoffIssued       = "handoff_issued"
 	eventHandoffRevoked      = "handoff_revoked"
 	eventSessionRevoked      = "session_revoked"
+	eventSessionReplaced     = "session_replaced" // by one more of its user
 	eventUserCutOff          = "user_cut_off"
 )
 

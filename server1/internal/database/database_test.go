@@ -37,7 +37,7 @@ func TestEngines(t *testing.T) {
 		"users": testUsers, "session life": testSessionLife, "session expires": testSessionExpires,
 		"session of another user": testSessionOfAnotherUserThanChecked, "record handoff": testRecordHandoff,
 		"concurrent changes": testConcurrentChanges, "change panics": testChangePanics,
-		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "cut off": testCutOff,
+		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "sessions bounded": testSessionsBounded, "cut off": testCutOff,
 		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoked too many": testRevokedTooMany, "revoke session": testRevokeSession,
 		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep,
 		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "seq ahead": testSeqAhead, "one moment": testOneMoment, "changes": testChanges,

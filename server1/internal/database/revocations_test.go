@@ -705,3 +705,80 @@ func testManySessions(t *testing.T, e engine) {
 		t.Errorf("%d entries of one user", len(listed))
 	}
 }
+
+// A user has so many sessions and no more: one more ends the one that has not been
+// used for the longest time, and takes its handoffs back.
+func testSessionsBounded(t *testing.T, e engine) {
+	db := e.issuing(t)
+	alice := addUser(t, db, "alice")
+	at := func(i int) Session {
+		s := newSession(alice)
+		s.Created = start.Add(time.Duration(i) * time.Millisecond)
+		s.IdleExpires = s.Created.Add(time.Minute)
+		return s
+	}
+	var all []Session
+	begin := func(s Session) Session {
+		t.Helper()
+		if err := db.StartSession(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for i := range MaxSessions {
+		all = append(all, begin(at(i)))
+	}
+	issue(t, db, all[0])
+	issue(t, db, all[1])
+	if err := db.KeepSession(t.Context(), all[0], start, all[0].IdleExpires.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-db.Changed():
+	default:
+	}
+	bob := startSession(t, db, addUser(t, db, "bob"))
+	wantEntries(t, db, start)
+
+	begin(at(MaxSessions))
+	live := func(s Session, want bool) {
+		t.Helper()
+		if _, err := db.LiveSession(t.Context(), s.IDSHA256, start.Add(time.Second)); (err == nil) != want || err != nil && !errors.Is(err, ErrNotFound) {
+			t.Errorf("a session is live: %v, want %v", err, want)
+		}
+	}
+	live(all[0], true) // the oldest, and in use
+	live(all[1], false)
+	live(all[2], true)
+	live(bob, true)
+	wantEntries(t, db, start, "session 1m5s")
+	select {
+	case <-db.Changed():
+	default:
+		t.Error("nobody is told that handoffs are taken back")
+	}
+	if rows := events(t, db); rows[len(rows)-2] != eventSessionReplaced+" "+alice.ID+" "+all[1].HandoffID {
+		t.Errorf("audit %q", rows[len(rows)-2:])
+	}
+
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if err := db.StartSession(t.Context(), at(MaxSessions+1+i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := count(t, db, "sessions"); n != MaxSessions+1 { // and bob's
+		t.Errorf("%d sessions", n)
+	}
+	// What is over is forgotten, and takes nothing back.
+	before := len(entries(t, db, start))
+	later := newSession(alice)
+	later.Created, later.IdleExpires = start.Add(time.Hour), start.Add(2*time.Hour)
+	begin(later)
+	if n, listed := count(t, db, "sessions"), len(entries(t, db, start)); n != 2 || listed != before {
+		t.Errorf("%d sessions, %d entries after %d", n, listed, before)
+	}
+}

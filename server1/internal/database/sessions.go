@@ -20,16 +20,25 @@ const selectLive = `SELECT sessions.handoff_id, sessions.created_at, sessions.id
 	FROM sessions JOIN users ON users.id = sessions.user_id
 	WHERE sessions.id_sha256 = $1 AND sessions.idle_expires_at > $2 AND sessions.expires_at > $2 AND users.disabled_at IS NULL`
 
-// StartSession keeps a new session. It returns ErrNotFound if the user is
-// disabled, or has another password than s.User says, by now.
+// MaxSessions is how many sessions one user can have.
+const MaxSessions = 100
+
+// StartSession keeps a new session. Where the user has MaxSessions, it ends the one
+// that has not been used for the longest time, and takes its handoffs back: to refuse
+// would let whoever has the password keep its user out. It returns ErrNotFound if
+// the user is disabled, or has another password than s.User says, by now.
 func (db *DB) StartSession(ctx context.Context, s Session) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	ended := 0
+	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
 		if err != nil {
 			return err
 		}
 		if u.disabled || u.passwordHash != s.User.PasswordHash {
 			return ErrNotFound
+		}
+		if ended, err = makeRoom(ctx, tx, u, s.Created); err != nil {
+			return err
 		}
 		const insert = `INSERT INTO sessions (id_sha256, handoff_id, user_id, created_at, idle_expires_at, expires_at)
 			VALUES ($1, $2, $3, $4, $5, $6)`
@@ -40,6 +49,49 @@ func (db *DB) StartSession(ctx context.Context, s Session) error {
 		}
 		return record(ctx, tx, event{kind: eventSignedIn, at: s.Created, user: s.User.ID, session: s.HandoffID})
 	})
+	if err == nil && ended > 0 {
+		db.tell()
+	}
+	return err
+}
+
+// makeRoom ends sessions of a user that is held, so that there is room for one more,
+// and says how many. Those that are over at now are forgotten first.
+func makeRoom(ctx context.Context, tx *sql.Tx, u standing, now time.Time) (ended int, err error) {
+	const over = `DELETE FROM sessions WHERE user_id = $1 AND idle_expires_at <= $2`
+	if _, err := tx.ExecContext(ctx, over, u.id, toMillis(now)); err != nil {
+		return 0, wrap("forgetting sessions", err)
+	}
+	tooMany, err := leastUsed(ctx, tx, u)
+	for _, handoffID := range tooMany {
+		if err := endSession(ctx, tx, u, handoffID, now); err != nil {
+			return 0, err
+		}
+		if err := record(ctx, tx, event{kind: eventSessionReplaced, at: now, user: u.id, session: handoffID}); err != nil {
+			return 0, err
+		}
+	}
+	return len(tooMany), err
+}
+
+// leastUsed returns which sessions of a user are too many for one more: one, but
+// where there was no bound before.
+func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (handoffIDs []string, err error) {
+	const find = `SELECT handoff_id FROM sessions WHERE user_id = $1
+		ORDER BY idle_expires_at DESC, created_at DESC, handoff_id LIMIT $2 OFFSET $3`
+	rows, err := tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1)
+	if err != nil {
+		return nil, wrap("reading sessions", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, wrap("reading sessions", err)
+		}
+		handoffIDs = append(handoffIDs, id)
+	}
+	return handoffIDs, wrap("reading sessions", rows.Err())
 }
 
 // LiveSession returns the session with this digest of its id, or ErrNotFound if

@@ -11,7 +11,9 @@
 // Every method needs a live session but those that NewGuard is told. A session
 // id has 256 random bits, is new at each sign-in, and is kept nowhere: the
 // database has its SHA-256, by which it is looked up, so that no comparison
-// takes longer the closer a guess is. No log or error contains one.
+// takes longer the closer a guess is. No log or error contains one. A user has
+// database.MaxSessions at most, of which a new one ends that which has not been used
+// for the longest time.
 //
 // # What it does not do
 //
