@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +30,7 @@ import (
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 const (
@@ -125,28 +125,10 @@ func arguments(command string, settings map[string]string) []string {
 	return args
 }
 
-// lockedBuffer is a log that can be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // running is a started server.
 type running struct {
 	*site
-	log  *lockedBuffer
+	log  *servingtest.Log
 	conn *grpc.ClientConn
 	http string // the address of the HTTPS listener, if there is one
 }
@@ -162,7 +144,7 @@ func (s *site) start(t testing.TB, more map[string]string) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	out, stdout := io.Pipe()
-	r := &running{site: s, log: &lockedBuffer{}}
+	r := &running{site: s, log: &servingtest.Log{}}
 	status := make(chan int, 1)
 	go func() {
 		status <- run(ctx, arguments("serve", settings), nil, strings.NewReader(""), stdout, r.log)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/trust"
 )
 
@@ -188,7 +189,7 @@ func TestVariables(t *testing.T) {
 		defer cancel() // it listens: that is enough
 		return stdout.Write(p)
 	})
-	var stderr lockedBuffer
+	var stderr servingtest.Log
 	if status := run(ctx, []string{"--lifetime=60s"}, env, strings.NewReader(""), stop, &stderr); status != 0 {
 		t.Errorf("exit status %d; stderr:\n%s", status, &stderr)
 	}

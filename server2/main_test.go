@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +26,7 @@ import (
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
@@ -45,7 +44,7 @@ const (
 // running is the whole program, in the test's process, over TLS on loopback.
 type running struct {
 	address string
-	log     *buffer
+	log     *servingtest.Log
 	conn    *grpc.ClientConn
 	client  server2v1.InvoiceServiceClient
 	issuer  *handoff.Issuer
@@ -61,7 +60,7 @@ func startWith(t *testing.T, change func(settings)) *running {
 	if change != nil {
 		change(s)
 	}
-	var out buffer
+	var out servingtest.Log
 	invoices := write(t, filepath.Join(t.TempDir(), "invoices.json"), []byte(seed))
 	if code := run(t.Context(), []string{"seed", "--database=" + s["database"], invoices}, &out, &out); code != 0 {
 		t.Fatalf("seed: status %d: %s", code, &out)
@@ -75,7 +74,7 @@ func startWith(t *testing.T, change func(settings)) *running {
 // start runs the program until the test ends, and waits for its address.
 func start(t *testing.T, args []string) *running {
 	t.Helper()
-	r := &running{log: &buffer{}, status: make(chan int, 1)}
+	r := &running{log: &servingtest.Log{}, status: make(chan int, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	stdout, announce := io.Pipe()
@@ -195,36 +194,18 @@ func poolOf(t *testing.T, name string) *x509.CertPool {
 	return pool
 }
 
-// buffer is output that may be read while it is written.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 func TestSeed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	args := []string{"seed", "--database", filepath.Join(dir, "server2.db"), write(t, filepath.Join(dir, "invoices.json"), []byte(seed))}
 	for _, want := range []string{"added 2 of 2", "added 0 of 2"} {
-		var stdout, stderr buffer
+		var stdout, stderr servingtest.Log
 		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), want) {
 			t.Errorf("status %d: %s%s", code, &stdout, &stderr)
 		}
 	}
 	write(t, args[3], []byte(strings.Replace(seed, "1200", "1300", 1)))
-	var stdout, stderr buffer
+	var stdout, stderr servingtest.Log
 	if code := run(t.Context(), args, &stdout, &stderr); code != 1 || strings.Count(stderr.String(), "\n") != 1 {
 		t.Errorf("another amount: status %d: %s%s", code, &stdout, &stderr)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
@@ -237,7 +238,7 @@ func refused(t *testing.T, args []string, names string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it started
 	defer cancel()
-	var stdout, stderr buffer
+	var stdout, stderr servingtest.Log
 	code := run(ctx, args, &stdout, &stderr)
 	line, more, _ := strings.Cut(stderr.String(), "\n")
 	if code != 2 || !strings.Contains(line, names) || !strings.HasPrefix(line, program+": ") || more != "" {
@@ -296,7 +297,7 @@ func TestOtherMistakes(t *testing.T) {
 // The help names every flag with its variable, and its default where it has one.
 func TestHelp(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"-h"}} {
-		var stdout, stderr buffer
+		var stdout, stderr servingtest.Log
 		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || stderr.String() != "" {
 			t.Fatalf("%v: status %d: %s", args, code, &stderr)
 		}

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // spawn runs the program in a process of its own, which kill ends as kill -9 does.
 func spawn(t *testing.T, args []string) (r *running, kill func()) {
 	t.Helper()
-	r = &running{log: &buffer{}}
+	r = &running{log: &servingtest.Log{}}
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	cmd.Stderr = r.log
@@ -64,7 +64,7 @@ func spawn(t *testing.T, args []string) (r *running, kill func()) {
 func newJournal(t *testing.T, skew string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "journal")
-	var out buffer
+	var out servingtest.Log
 	if code := run(t.Context(), []string{"init", "--replay", folder, "--skew", skew}, &out, &out); code != 0 {
 		t.Fatalf("status %d: %s", code, &out)
 	}

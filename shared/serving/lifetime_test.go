@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // bubble runs a server and a connection to it inside a synctest bubble, over TLS
@@ -31,7 +33,7 @@ func bubble(t *testing.T, impl *service, change func(*Config), test func(*testin
 	flags, pool := testFlags(t)
 	synctest.Test(t, func(t *testing.T) {
 		config := Config{Flags: flags}
-		config.Log = config.Logger(&buffer{})
+		config.Log = config.Logger(&servingtest.Log{})
 		if change != nil {
 			change(&config)
 		}
@@ -309,7 +311,7 @@ func TestStopAtOnce(t *testing.T) {
 		flags, _ := testFlags(t)
 		flags.Metrics = "127.0.0.1:0"
 		ctx, cancel := context.WithCancel(t.Context())
-		server, err := New(Config{Flags: flags, Log: flags.Logger(&buffer{}), Listening: func(net.Addr) { cancel() }})
+		server, err := New(Config{Flags: flags, Log: flags.Logger(&servingtest.Log{}), Listening: func(net.Addr) { cancel() }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -349,7 +351,7 @@ func TestG11(t *testing.T) {
 // A changed certificate is taken up; a bad one is not.
 func TestCertificateReloads(t *testing.T) {
 	flags, _ := testFlags(t)
-	c, err := loadCertificate(flags.TLSCert, flags.TLSKey, flags.Logger(&buffer{}))
+	c, err := loadCertificate(flags.TLSCert, flags.TLSKey, flags.Logger(&servingtest.Log{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,7 +432,7 @@ func TestSettings(t *testing.T) {
 	} {
 		flags, _ := testFlags(t)
 		c.change(&flags)
-		config := Config{Flags: flags, Log: flags.Logger(&buffer{}), Listening: func(a net.Addr) { t.Errorf("%s: listens on %s", name, a) }}
+		config := Config{Flags: flags, Log: flags.Logger(&servingtest.Log{}), Listening: func(a net.Addr) { t.Errorf("%s: listens on %s", name, a) }}
 		server, err := New(config)
 		if err == nil {
 			err = server.Run(t.Context())

@@ -17,6 +17,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
+
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 func TestQuota(t *testing.T) {
@@ -161,7 +163,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 // The log tells once a minute how many connections were refused.
 func TestGateTells(t *testing.T) {
-	log := &buffer{}
+	log := &servingtest.Log{}
 	g := &gate{log: Flags{}.Logger(log)}
 	now := time.Now()
 	for range 5 {

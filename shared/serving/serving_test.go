@@ -1,7 +1,6 @@
 package serving
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +22,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
+
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // service is a service whose methods are what a test makes them.
@@ -49,7 +49,7 @@ type running struct {
 	*Server
 	address string
 	pool    *x509.CertPool
-	log     *buffer
+	log     *servingtest.Log
 	stop    context.CancelFunc
 	stopped chan error
 }
@@ -58,7 +58,7 @@ type running struct {
 func run(t *testing.T, impl *service, change func(*Config)) *running {
 	t.Helper()
 	flags, pool := testFlags(t)
-	r := &running{pool: pool, log: &buffer{}, stopped: make(chan error, 1)}
+	r := &running{pool: pool, log: &servingtest.Log{}, stopped: make(chan error, 1)}
 	listening := make(chan net.Addr, 1)
 	config := Config{Flags: flags, Listening: func(a net.Addr) { listening <- a }}
 	if change != nil {
@@ -156,24 +156,6 @@ func write(t *testing.T, name string, content []byte) {
 	if err := os.WriteFile(name, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// buffer is a log that may be read while it is written.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // wantCode checks the code of an error that this package made.

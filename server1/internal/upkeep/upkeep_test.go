@@ -1,7 +1,6 @@
 package upkeep
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"log/slog"
@@ -13,29 +12,13 @@ import (
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
 
 var terms = trust.Terms{
 	Issuer: "https://shop.example", TokenLifetime: time.Minute, ListLifetime: time.Minute, Skew: 5 * time.Second,
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
 }
 
 func open(t *testing.T, path string) *database.DB {
@@ -69,7 +52,7 @@ func TestNoticesOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &lockedBuffer{}
+	log := &servingtest.Log{}
 	keys, err := signing.New(t.Context(), signing.Config{
 		DB: db, Folder: folder, Terms: terms, Log: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now,
 	})
@@ -131,7 +114,7 @@ func TestReportsOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	log := &lockedBuffer{}
+	log := &servingtest.Log{}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -143,12 +126,12 @@ func TestReportsOnce(t *testing.T) {
 		if _, err := raw.Exec(step.statement); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, step.report, func() bool { return log.count(step.report) > 0 })
+		eventually(t, step.report, func() bool { return strings.Count(log.String(), step.report) > 0 })
 		time.Sleep(3 * look)
 	}
 	stop()
 	wg.Wait()
-	if fails, succeeds := log.count("upkeep fails"), log.count("upkeep succeeds"); fails != 1 || succeeds != 1 {
+	if fails, succeeds := strings.Count(log.String(), "upkeep fails"), strings.Count(log.String(), "upkeep succeeds"); fails != 1 || succeeds != 1 {
 		t.Errorf("reported %d and %d times", fails, succeeds)
 	}
 }
