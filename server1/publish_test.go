@@ -2,10 +2,13 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +83,48 @@ func TestPublished(t *testing.T) {
 	if err == nil {
 		old.Close()
 		t.Error("TLS 1.2 is spoken")
+	}
+}
+
+// One network's connections to the HTTPS listener end at a quarter of the flag's
+// too, and one that says nothing is closed.
+func TestG09HTTPIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newTrustedSite(t)
+	r := s.start(t, s.publishing("http", "127.0.0.1:0", "max-connections", "8"))
+	dial := func() net.Conn {
+		conn, err := net.Dial("tcp", r.http)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	ended := func(conn net.Conn, within time.Duration) bool {
+		_ = conn.SetReadDeadline(time.Now().Add(within))
+		_, err := conn.Read(make([]byte, 1))
+		return !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	first, second := dial(), dial()
+	for range 3 {
+		if !ended(dial(), patience) {
+			t.Error("one more than a quarter of eight is open")
+		}
+	}
+	if ended(first, 100*time.Millisecond) || ended(second, 100*time.Millisecond) {
+		t.Error("the first two are not open")
+	}
+	r.audience(t) // over gRPC, which has connections of its own
+	if !ended(first, patience) || !ended(second, patience) {
+		t.Error("a connection that says nothing stays open")
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}, Timeout: patience}
+	eventually(t, "there is room again", func() bool {
+		response, err := client.Get("https://" + r.http + trust.ListPath)
+		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
+	})
+	if n := strings.Count(r.log.String(), "--max-connections"); n != 1 {
+		t.Errorf("the log tells of it %d times", n)
 	}
 }
 
