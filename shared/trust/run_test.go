@@ -177,6 +177,40 @@ func TestReportsEachFaultOnce(t *testing.T) {
 	})
 }
 
+// F09, and what issue 4 lists: whatever bad list comes, and however often it is read
+// again, the last good one stays, and there is one report.
+func TestF09BadListsAreReportedOnce(t *testing.T) {
+	trustKey, key := forge.NewKey(handoff.EdDSA), newSigner()
+	for i, hostile := range hostileLists(trustKey, key.key, time.Now()) {
+		t.Run(hostile.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				good := func() forge.Token { return goodList(trustKey, time.Now(), key.Key()) }
+				m := newMouth()
+				m.say(func() string { return numbered(good(), time.Now().UnixMilli()-1).Compact() })
+				f, events := running(t, trustKey, m)
+				same(t, "the list before", events(), "")
+				before, asked := f.Status(), len(m.attempts())
+
+				bad := hostileLists(trustKey, key.key, time.Now())[i].forge(good())
+				m.say(func() string { return bad })
+				m.interrupt <- struct{}{}
+				time.Sleep(900 * time.Millisecond)
+				same(t, "the bad list", events(), hostile.fault)
+				if again := len(m.attempts()) - asked; again < 3 {
+					t.Errorf("it was read %d times", again)
+				}
+				if f.Healthy() != nil || f.Status() != before {
+					t.Errorf("the last good list does not stand: %+v, %v", f.Status(), f.Healthy())
+				}
+
+				m.say(func() string { return good().Compact() })
+				time.Sleep(time.Second)
+				same(t, "a good one", events(), "")
+			})
+		})
+	}
+}
+
 // A feed that falls silent, or brings the same list again and again, is read anew
 // before the list is too old.
 func TestSilentFeed(t *testing.T) {
