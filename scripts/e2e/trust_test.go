@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
 // trusting starts a SERVER1 that publishes a trust list, and audiences that have
@@ -267,5 +270,69 @@ func wantServing(t *testing.T, client *pair.Client, want bool) {
 		if time.Since(began) > 2*time.Second {
 			t.Fatalf("serving: %v, %v; want %v", serving, err, want)
 		}
+	}
+}
+
+// The trust key changes: an audience that has pinned the next one beside it notices
+// nothing, and one that has not relies on nothing that it signs.
+func TestTrustKeyChanges(t *testing.T) {
+	next, err := signkey.Generate(handoff.EdDSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := keyset.New(next.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := set.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := filepath.Join(t.TempDir(), "next.jwks")
+	if err := os.WriteFile(pinned, public, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := trusting(t, pair.Config{Audiences: 2, Audience: func(i int) []string {
+		return [][]string{{"--trust-key", pinned}, {"--max-staleness", "3s"}}[i]
+	}})
+	bob := signIn(t, p, "bob")
+	before, err := bob.handOff(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for audience := range bob.audiences {
+		if reason := bob.use(t.Context(), audience, before.GetToken()); reason != 0 {
+			t.Fatalf("audience %d, before the change: %s", audience, reason)
+		}
+	}
+
+	if err := p.Server1.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(filepath.Dir(p.KeyDir()), "trust.key")
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Save(key); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.StartServer1(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for changed := time.Now(); time.Since(changed) < 4*time.Second; time.Sleep(20 * time.Millisecond) {
+		if reason := bob.use(t.Context(), 0, before.GetToken()); reason != 0 {
+			t.Fatalf("the audience that has pinned both: %s", reason)
+		}
+	}
+	if reason := bob.use(t.Context(), 1, before.GetToken()); reason != handoff.ReasonTrustStale {
+		t.Errorf("the audience that has pinned the former key: %s", reason)
+	}
+	_, err = bob.Handoffs.RevokeHandoff(t.Context(), &handoffv1.RevokeHandoffRequest{HandoffId: before.GetHandoffId()}, pair.Session(bob.session))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	if reason := bob.use(t.Context(), 0, before.GetToken()); reason != handoff.ReasonTokenRevoked {
+		t.Errorf("a second after a revocation that the next key has signed: %s", reason)
 	}
 }
