@@ -185,7 +185,9 @@ func (s *shared) calm(tokens, callers int) {
 	uses := &tally{of: map[outcome]int{}}
 	used, once := s.crowds(2, tokens, callers, uses, func() bool { return true })
 	s.Logf("without faults, %d of %d tokens used by %d callers each accepted once; uses: %s", once, used, callers, uses)
-	if (used-once)*1000 > used {
+	// In the short form other packages' tests take the machine's time as well, and a
+	// Redis may be late.
+	if most := inShort(100, 1000); (used-once)*most > used {
 		s.Errorf("%d of %d tokens were accepted by nobody, and nothing was wrong", used-once, used)
 	}
 }

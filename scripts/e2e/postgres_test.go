@@ -48,12 +48,12 @@ func TestPostgresRestarts(t *testing.T) {
 		visitor := visitorOf(t, p, fmt.Sprintf("guest-%d", i+1))
 		group.Go(func() { visitor.comeAndGo(ctx, said) })
 	}
-	rounds := inShort(4, 20)
+	rounds := inShort(4, 16)
 	var slowest time.Duration
 	var restarts atomic.Int64
 	defer progress(t, func() string { return fmt.Sprintf("%d of %d restarts", restarts.Load(), rounds) })()
 	for round := range rounds {
-		time.Sleep(time.Duration(inShort(400, 2000)) * time.Millisecond)
+		time.Sleep(time.Duration(inShort(400, 1500)) * time.Millisecond)
 		end := postgres.Halt
 		if round%2 == 1 {
 			end = postgres.Kill

@@ -14,10 +14,14 @@
 //
 // A redemption is one SET NX. It succeeds only when Redis says so, in time, over
 // a connection whose server was checked since it was made: whatever else happens
-// is a refusal, and the token may be spent all the same. A Redis that is set up
-// to lose marks is refused at the start and, while the store runs, within
-// seconds. A Redis that has lost them (emptied, replaced, failed over) begins
-// anew: it refuses what was issued before, up to the skew, for every replica.
+// is a refusal, and the token may be spent all the same. The first redemption
+// that meets with doubt has all others refused until a check, made at once, has
+// found the Redis well.
+//
+// A Redis that is set up to lose marks is refused at the start and, while the
+// store runs, within seconds. A Redis that has lost them (emptied, replaced,
+// failed over) begins anew: it refuses what was issued before, up to the skew,
+// for every replica.
 //
 // # What it does not do
 //
