@@ -34,7 +34,7 @@ type commandLine struct {
 		Prepare  prepareCommand  `cmd:"" help:"Make a key and publish it. It does not sign yet."`
 		Activate activateCommand `cmd:"" help:"Have a prepared key sign. Refused, with how long to wait, while an audience may not have heard of it."`
 		Retire   retireCommand   `cmd:"" help:"End a key that signed before. It stays published until its last token is dead."`
-		Taint    taintCommand    `cmd:"" help:"Unpublish a key at once, for good: what it has signed is refused."`
+		Taint    taintCommand    `cmd:"" help:"Unpublish a key at once, for good: what it has signed is refused. Where it is the one that signs, the key that was prepared first does in its place."`
 	} `cmd:"" help:"Change the signing keys of a server that has a trust key, whether or not it is running."`
 }
 

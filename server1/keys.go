@@ -63,11 +63,17 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 // run has a prepared key sign.
 func (c *activateCommand) run(ctx context.Context, std console) error {
 	return c.take(ctx, "", func(steps signing.Steps, _ *database.DB) error {
-		_, err := steps.Activate(ctx, c.Kid)
-		if err == nil {
-			fmt.Fprintf(std.stdout, "activated %s: it signs\n", c.Kid)
+		ring, err := steps.Activate(ctx, c.Kid)
+		if err != nil {
+			return err
 		}
-		return err
+		fmt.Fprintf(std.stdout, "activated %s: it signs\n", c.Kid)
+		for _, k := range ring.Records() {
+			if kid := k.Key.ID(); k.State == rotation.Active && kid != c.Kid {
+				fmt.Fprintf(std.stdout, "%s no longer signs: retire it\n", kid)
+			}
+		}
+		return nil
 	})
 }
 
@@ -75,12 +81,16 @@ func (c *activateCommand) run(ctx context.Context, std console) error {
 func (c *retireCommand) run(ctx context.Context, std console) error {
 	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
 		ring, err := steps.Retire(ctx, c.Kid)
+		if err != nil {
+			return err
+		}
 		for _, k := range ring.Records() {
-			if err == nil && k.Key.ID() == c.Kid {
+			if k.Key.ID() == c.Kid {
 				fmt.Fprintf(std.stdout, "retired %s: it stays listed until %s\n", c.Kid, shown(k.Until))
 			}
 		}
-		return err
+		left(std, steps, c.Kid)
+		return nil
 	})
 }
 
@@ -93,8 +103,16 @@ func (c *taintCommand) run(ctx context.Context, std console) error {
 		}
 		kid, _ := ring.Signing()
 		fmt.Fprintf(std.stdout, "tainted %s: it is no longer listed; %s signs\n", c.Kid, kid)
+		left(std, steps, c.Kid)
 		return nil
 	})
+}
+
+// left says that the private half of a key is where it was.
+func left(std console, steps signing.Steps, kid string) {
+	if steps.Folder == "" {
+		fmt.Fprintf(std.stdout, "its private half is left: delete %s.key in the server's folder, as --key-dir does\n", kid)
+	}
 }
 
 // take opens what a step needs.

@@ -166,7 +166,7 @@ func TestF06KeysByHand(t *testing.T) {
 		}
 	}
 	wantFailure("the only key", "prepare another", "keys", "taint", "--key-dir", s.path("keys"), "--", first)
-	wantFailure("the signing key", "prepare another", "keys", "retire", "--", first)
+	wantFailure("the signing key", "activate another", "keys", "retire", "--", first)
 	wantFailure("no such key", "no signing key", "keys", "activate", "AAAA")
 
 	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
@@ -176,7 +176,9 @@ func TestF06KeysByHand(t *testing.T) {
 	}
 	time.Sleep(2300 * time.Millisecond) // the list's lifetime and twice the skew
 	next := nextKey(t, s)
-	s.command(t, "keys", "activate", "--", next)
+	if printed := s.command(t, "keys", "activate", "--", next); !strings.Contains(printed, first) {
+		t.Errorf("%q does not say which key is to be retired", printed)
+	}
 	eventually(t, "the activated key signs", func() bool {
 		h := r.issue(t, ctx)
 		a.wantAlive(t, "a token during the change", h)
@@ -188,7 +190,9 @@ func TestF06KeysByHand(t *testing.T) {
 	}
 	a.wantNow(t, "a token of the retired key, at once", forged(t, stolen), 0)
 
-	s.command(t, "keys", "taint", "--", first)
+	if printed := s.command(t, "keys", "taint", "--", first); !strings.Contains(printed, first+".key") {
+		t.Errorf("%q does not say that the private half is left", printed)
+	}
 	a.wantSoon(t, "a token of the tainted key", forged(t, stolen), handoff.ReasonTokenInvalid)
 	a.wantAlive(t, "a token of the signing key", r.issue(t, ctx))
 	listed := s.command(t, "keys", "list")

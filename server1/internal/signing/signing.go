@@ -179,6 +179,10 @@ func (k *Keys) Refresh(ctx context.Context) error {
 	if at.Before(k.seen) { // somebody else's look was later
 		return nil
 	}
+	former, _ := k.ring.Signing()
+	if kid, _ := ring.Signing(); kid != former && !k.seen.IsZero() {
+		k.config.Log.InfoContext(ctx, "another key signs", "key", kid, "former", former)
+	}
 	k.ring, k.seen, k.missing = ring, at, nil
 	needed := map[string]*signkey.Key{}
 	for _, record := range ring.Records() {

@@ -251,7 +251,7 @@ func (p *program) refused(err error) error {
 		return fmt.Errorf("--kid: %w", err)
 	case strings.HasPrefix(err.Error(), "--"):
 		return err
-	case errors.As(err, new(*earlyError)), errors.Is(err, rotation.ErrState), errors.Is(err, rotation.ErrLast):
+	case errors.As(err, new(*earlyError)), errors.Is(err, rotation.ErrState), errors.Is(err, rotation.ErrSigns), errors.Is(err, rotation.ErrLast):
 		if _, err := fmt.Fprintf(p.out, "refused: %s\n", err); err != nil {
 			return err
 		}

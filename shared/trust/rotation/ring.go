@@ -44,6 +44,7 @@ var (
 	ErrUnknown = errors.New("the ring has no such key")
 	ErrState   = errors.New("the key's state does not allow this step")
 	ErrKnown   = errors.New("the ring has the key already, or had it tainted")
+	ErrSigns   = errors.New("it is the key that signs: activate another first")
 	ErrLast    = errors.New("it is the only key that can sign: prepare another first")
 )
 
@@ -172,7 +173,7 @@ func (r Ring) Retire(kid string, now time.Time) (Ring, error) {
 		return r, err
 	}
 	if signing, _ := r.Signing(); signing == kid {
-		return r, ErrLast
+		return r, ErrSigns
 	}
 	return r.with(i, func(k *Record) { k.State, k.Ended = Retired, stamp(now) }), nil
 }

@@ -85,7 +85,7 @@ func TestF06ALife(t *testing.T) {
 		t.Errorf("%s signs, %s", kid, states(r))
 	}
 
-	if _, err := retire(r, two.ID(), now); !errors.Is(err, ErrLast) {
+	if _, err := retire(r, two.ID(), now); !errors.Is(err, ErrSigns) {
 		t.Errorf("the signing key is retired: %v", err)
 	}
 	r = must(retire(r, one.ID(), now))
@@ -224,7 +224,7 @@ func TestStepsRefuse(t *testing.T) {
 		"activate a tainted key":    {step(tainted.Activate(one.ID(), now, terms)), ErrState},
 		"retire an unknown key":     {step(retire(next, two.ID(), now)), ErrUnknown},
 		"retire a next key":         {step(retire(active, two.ID(), now)), ErrState},
-		"retire the only key":       {step(retire(active, one.ID(), now)), ErrLast},
+		"retire the signing key":    {step(retire(active, one.ID(), now)), ErrSigns},
 		"retire a retired key":      {step(retire(retired, one.ID(), now)), ErrState},
 		"retire a tainted key":      {step(retire(tainted, one.ID(), now)), ErrState},
 		"taint an unknown key":      {step(next.Taint(two.ID(), now)), ErrUnknown},
