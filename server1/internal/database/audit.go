@@ -48,25 +48,30 @@ func record(ctx context.Context, tx *sql.Tx, e event) error {
 func nullText(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
 
 // RecordHandoff records a token that was signed for a session and is about to be
-// handed out. It returns ErrNotFound if the session is over at now, and a
-// *CutOffError if the user has been cut off since the token's iat: then the token
-// must not be handed out.
+// handed out. It returns ErrNotFound if the session is over at now, a *CutOffError if
+// the user has been cut off since the token's iat, and ErrClockAhead if that is
+// further ahead of the database's own clock than clocks may differ: no audience
+// would take the token, and a cut-off would have to reach as far. Then the token must
+// not be handed out.
 func (db *DB) RecordHandoff(ctx context.Context, s Session, claims *handoff.Claims, now time.Time) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		const note = `UPDATE users
+		note := `UPDATE users
 			SET issued_at = CASE WHEN issued_at < $2 THEN $2 ELSE issued_at END,
 				handoffs_expire_at = CASE WHEN handoffs_expire_at < $3 THEN $3 ELSE handoffs_expire_at END
-			WHERE id = $1 AND disabled_at IS NULL RETURNING cut_off_at`
-		var cutOff int64
+			WHERE id = $1 AND disabled_at IS NULL RETURNING cut_off_at, ` + db.dialect.clock
+		var cutOff, clock int64
 		row := tx.QueryRowContext(ctx, note, s.User.ID, toMillis(claims.IssuedAt), toMillis(claims.Expires))
-		if err := row.Scan(&cutOff); err != nil {
+		if err := row.Scan(&cutOff, &clock); err != nil {
 			return wrap("noting a handoff", err)
 		}
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
 		}
-		if cutOff >= toMillis(claims.IssuedAt) {
+		switch {
+		case cutOff >= toMillis(claims.IssuedAt):
 			return &CutOffError{At: fromMillis(cutOff)}
+		case db.isAhead(toMillis(claims.IssuedAt), clock):
+			return ErrClockAhead
 		}
 		return record(ctx, tx, event{
 			kind: eventHandoffIssued, at: now, user: s.User.ID, session: s.HandoffID, handoff: claims.ID,

@@ -45,6 +45,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -59,7 +60,8 @@ var (
 	ErrTooMany = errors.New("as many handoffs of the user are taken back as can be listed")
 	// ErrNoIssuer means that no server has run on the database yet.
 	ErrNoIssuer = errors.New("no server has run on this database yet")
-	// ErrClockAhead means that this machine's clock cannot number a trust list.
+	// ErrClockAhead means that by this machine's clock no handoff can be issued and no
+	// trust list numbered.
 	ErrClockAhead = errors.New("this machine's clock is ahead of the database's by more than clocks may differ")
 )
 
@@ -92,7 +94,8 @@ type DB struct {
 	writer  changer
 	dialect dialect
 	changed chan struct{}
-	ring    sync.Mutex // held by ChangeRing
+	ring    sync.Mutex   // held by ChangeRing
+	skew    atomic.Int64 // of the terms that this process keeps to, in milliseconds
 }
 
 // changer makes changes.
@@ -106,7 +109,7 @@ type changer interface {
 type dialect struct {
 	hold        string           // ends a SELECT whose rows are to stand until the change ends
 	holdFree    string           // likewise, and leaves out the rows that others hold
-	clock       string           // a SELECT of the database's own time, in Unix milliseconds; empty: this machine's
+	clock       string           // the database's own time, in Unix milliseconds; 0: it is this machine's
 	snapshot    *sql.TxOptions   // of a transaction that reads what was there at one moment
 	isDuplicate func(error) bool // a row was refused because its key exists
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
-var start = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+// start is behind the clock of a PostgreSQL.
+var start = time.Date(2020, 1, 1, 12, 0, 0, 0, time.UTC)
 
 // engine is where the shared tests run.
 type engine struct {
@@ -40,7 +41,7 @@ func TestEngines(t *testing.T) {
 		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "sessions bounded": testSessionsBounded, "cut off": testCutOff,
 		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoked too many": testRevokedTooMany, "revoke session": testRevokeSession,
 		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep,
-		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "seq ahead": testSeqAhead, "one moment": testOneMoment, "changes": testChanges,
+		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "seq ahead": testSeqAhead, "handoff ahead": testHandoffAhead, "one moment": testOneMoment, "changes": testChanges,
 	}
 	for name, test := range tests {
 		t.Run("SQLite/"+name, func(t *testing.T) { test(t, sqliteEngine()) })
@@ -248,7 +249,7 @@ func testSessionExpires(t *testing.T, e engine) {
 	if err := db.StartSession(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Sweep(t.Context(), s.Expires); err != nil {
+	if err := db.Sweep(t.Context(), s.Expires.Add(24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(t, db, "sessions"); n != 1 {

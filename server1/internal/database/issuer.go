@@ -17,6 +17,7 @@ const TermsInterval = 10 * time.Second
 // KeepTerms says that a process of the issuer keeps to these terms, of which every
 // field is set. It is an error if the database is another issuer's.
 func (db *DB) KeepTerms(ctx context.Context, terms trust.Terms, now time.Time) error {
+	db.skew.Store(terms.Skew.Milliseconds())
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		const first = `INSERT INTO issuer (id, name, seq, ring) VALUES (1, $1, 0, '{"keys":[]}') ON CONFLICT (id) DO NOTHING`
 		if _, err := tx.ExecContext(ctx, first, terms.Issuer); err != nil {

@@ -42,7 +42,7 @@ func openPostgres(ctx context.Context, location string) (*DB, error) {
 		read: read, live: live, writer: committer{write}, changed: make(chan struct{}, 1),
 		dialect: dialect{
 			hold: ` FOR UPDATE`, holdFree: ` FOR UPDATE SKIP LOCKED`,
-			clock:       `SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`,
+			clock:       `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`,
 			snapshot:    &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
 			isDuplicate: isUniqueViolation,
 		},

@@ -234,15 +234,16 @@ func (db *DB) Changes(ctx context.Context) (n int64, err error) {
 	return n, wrap("looking for changes", err)
 }
 
-// Sweep forgets the sessions that have expired and the revocations that have not
-// mattered for a day: one process's clock may be ahead of the others'.
+// Sweep forgets the sessions and the revocations that have been over for a day: one
+// process's clock may be ahead of the others', and is not to end what theirs let live.
 func (db *DB) Sweep(ctx context.Context, now time.Time) error {
+	by := toMillis(now.Add(-24 * time.Hour))
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		for over, by := range map[string]time.Time{
-			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`: now,
-			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`:   now.Add(-24 * time.Hour),
+		for _, over := range []string{
+			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`,
+			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`,
 		} {
-			if _, err := tx.ExecContext(ctx, over, toMillis(by)); err != nil {
+			if _, err := tx.ExecContext(ctx, over, by); err != nil {
 				return wrap("sweeping", err)
 			}
 		}

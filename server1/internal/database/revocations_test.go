@@ -370,8 +370,9 @@ func testSweep(t *testing.T, e engine) {
 		sessions, revoked int
 	}{
 		{start, 1, 1},
-		{s.IdleExpires.Add(-time.Millisecond), 1, 1},
-		{s.IdleExpires, 0, 1},
+		{s.IdleExpires, 1, 1}, // by a clock that can be ahead
+		{s.IdleExpires.Add(24*time.Hour - time.Millisecond), 1, 1},
+		{s.IdleExpires.Add(24 * time.Hour), 0, 1},
 		{c.Expires.Add(terms.Skew + 24*time.Hour - time.Millisecond), 0, 1},
 		{c.Expires.Add(terms.Skew + 24*time.Hour), 0, 0},
 	} {
@@ -528,7 +529,7 @@ func testSeqAhead(t *testing.T, e engine) {
 	now := time.Now()
 	hour := now.Add(time.Hour).UnixMilli()
 	seq, err := db.NextSeq(t.Context(), hour)
-	if db.dialect.clock == "" {
+	if db.dialect.clock == "0" {
 		if err != nil || seq != hour {
 			t.Errorf("by the machine's one clock: %d, %v", seq, err)
 		}
@@ -773,12 +774,42 @@ func testSessionsBounded(t *testing.T, e engine) {
 	if n := count(t, db, "sessions"); n != MaxSessions+1 { // and bob's
 		t.Errorf("%d sessions", n)
 	}
-	// What is over is forgotten, and takes nothing back.
+	// One that is over is forgotten, and takes nothing back.
 	before := len(entries(t, db, start))
 	later := newSession(alice)
 	later.Created, later.IdleExpires = start.Add(time.Hour), start.Add(2*time.Hour)
 	begin(later)
-	if n, listed := count(t, db, "sessions"), len(entries(t, db, start)); n != 2 || listed != before {
+	if n, listed := count(t, db, "sessions"), len(entries(t, db, start)); n != MaxSessions+1 || listed != before {
 		t.Errorf("%d sessions, %d entries after %d", n, listed, before)
+	}
+	if rows := events(t, db); strings.HasPrefix(rows[len(rows)-2], eventSessionReplaced) {
+		t.Errorf("audit %q", rows[len(rows)-2:])
+	}
+}
+
+// F01: where the database knows better, a process whose clock is ahead hands nothing
+// off, and puts off no cut-off.
+func testHandoffAhead(t *testing.T, e engine) {
+	db := e.issuing(t)
+	s := startSession(t, db, addUser(t, db, "alice"))
+	for by, refused := range map[time.Duration]bool{
+		-time.Hour: false, 0: false, terms.Skew - time.Second: false, terms.Skew + time.Minute: db.dialect.clock != "0",
+	} {
+		c := claims()
+		c.IssuedAt = time.Now().Add(by).Truncate(time.Second)
+		c.Expires = c.IssuedAt.Add(time.Minute)
+		if err := db.RecordHandoff(t.Context(), s, c, start); errors.Is(err, ErrClockAhead) != refused || !refused && err != nil {
+			t.Errorf("a token of %s ahead: %v", by, err)
+		}
+	}
+	if db.dialect.clock == "0" {
+		return
+	}
+	if err := db.CutOffUser(t.Context(), s.User.ID, start); err != nil {
+		t.Fatal(err)
+	}
+	u, err := db.UserByName(t.Context(), "alice")
+	if err != nil || time.Until(u.CutOff) > terms.Skew {
+		t.Errorf("cut off until %s, %v", u.CutOff, err)
 	}
 }

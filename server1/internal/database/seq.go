@@ -24,22 +24,22 @@ func (db *DB) NextSeq(ctx context.Context, atLeast int64) (seq int64, err error)
 	return seq, err
 }
 
-func (db *DB) checkClock(ctx context.Context, tx *sql.Tx, atLeast int64) error {
-	if db.dialect.clock == "" {
-		return nil
-	}
-	var now int64
-	if err := tx.QueryRowContext(ctx, db.dialect.clock).Scan(&now); err != nil {
+func (db *DB) checkClock(ctx context.Context, tx *sql.Tx, at int64) error {
+	var clock int64
+	if err := tx.QueryRowContext(ctx, `SELECT `+db.dialect.clock).Scan(&clock); err != nil {
 		return wrap("reading the clock", err)
 	}
-	terms, err := readTerms(ctx, tx, fromMillis(now))
-	if err != nil {
-		return err
-	}
-	if atLeast > now+terms.Skew.Milliseconds() {
+	if db.isAhead(at, clock) {
 		return ErrClockAhead
 	}
 	return nil
+}
+
+// isAhead reports whether a time is further ahead of the database's clock than
+// clocks may differ, by the terms that this process keeps to. All are in Unix
+// milliseconds; a clock of 0 is this machine's own, which knows no better.
+func (db *DB) isAhead(at, clock int64) bool {
+	return clock != 0 && at > clock+db.skew.Load()
 }
 
 // Renumber undoes what a clock that was ahead has done: it has the next trust list

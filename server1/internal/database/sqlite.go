@@ -38,7 +38,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	return &DB{read: read, live: live, writer: newWriter(write), dialect: dialect{isDuplicate: isDuplicate}, changed: make(chan struct{}, 1)}, nil
+	return &DB{read: read, live: live, writer: newWriter(write), dialect: dialect{clock: `0`, isDuplicate: isDuplicate}, changed: make(chan struct{}, 1)}, nil
 }
 
 // source returns the data source name. WAL lets reads go on beside the writer;
