@@ -254,6 +254,30 @@ func TestPrepareWithdraws(t *testing.T) {
 	}
 }
 
+// No more keys are prepared than a trust list can name, so that there always is
+// one; tainted ones do not count.
+func TestKeysFitAList(t *testing.T) {
+	b := newBench(t)
+	b.keys(t)
+	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
+	var last handoff.Key
+	for range mostKeys - 1 {
+		var err error
+		if last, _, err = steps.Prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := steps.Prepare(t.Context()); err == nil || len(b.files(t)) != mostKeys {
+		t.Errorf("%v, %d private keys", err, len(b.files(t)))
+	}
+	if _, err := steps.Taint(t.Context(), last.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := steps.Prepare(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A next key is of the kind of the one that signs.
 func TestAlgorithmStays(t *testing.T) {
 	b := newBench(t)

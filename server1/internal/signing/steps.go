@@ -3,6 +3,7 @@ package signing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
@@ -52,6 +53,10 @@ func (s Steps) change(ctx context.Context, do database.RingStep) (rotation.Ring,
 	})
 }
 
+// mostKeys is how many keys a trust list names at most (package trust, SPEC.md).
+// With one more there would be no list, and every audience would refuse all.
+const mostKeys = 64
+
 // Prepare makes a key of the kind that signs now, and lists it. It returns the
 // key, and the ring with it.
 func (s Steps) Prepare(ctx context.Context) (handoff.Key, rotation.Ring, error) {
@@ -77,7 +82,11 @@ func (s Steps) prepare(ctx context.Context, unless func(rotation.Ring, trust.Ter
 		if err := unless(ring, terms, now); err != nil {
 			return ring, err
 		}
-		return ring.Prepare(key.Key())
+		ring, err := ring.Prepare(key.Key())
+		if err == nil && len(ring.Listed(now)) > mostKeys {
+			err = fmt.Errorf("a trust list names %d keys at most: retire or taint one, or wait until one leaves", mostKeys)
+		}
+		return ring, err
 	})
 	if err != nil {
 		err = errors.Join(err, s.withdraw(ctx, key))
