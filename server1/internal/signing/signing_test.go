@@ -260,14 +260,26 @@ func TestKeysFitAList(t *testing.T) {
 	b := newBench(t)
 	b.keys(t)
 	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-	var last handoff.Key
-	for range mostKeys - 1 {
-		var err error
-		if last, _, err = steps.Prepare(t.Context()); err != nil {
-			t.Fatal(err)
+	_, err := steps.change(t.Context(), func(ring rotation.Ring, _ trust.Terms, _ time.Time) (_ rotation.Ring, err error) {
+		for range mostKeys - 2 {
+			key, failed := signkey.Generate(handoff.EdDSA)
+			if failed != nil {
+				return ring, failed
+			}
+			if ring, err = ring.Prepare(key.Key()); err != nil {
+				return ring, err
+			}
 		}
+		return ring, nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, _, err := steps.Prepare(t.Context()); err == nil || len(b.files(t)) != mostKeys {
+	last, _, err := steps.Prepare(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := steps.Prepare(t.Context()); err == nil || len(b.files(t)) != 2 {
 		t.Errorf("%v, %d private keys", err, len(b.files(t)))
 	}
 	if _, err := steps.Taint(t.Context(), last.ID()); err != nil {
