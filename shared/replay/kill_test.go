@@ -166,7 +166,7 @@ func killOne(t *testing.T, path string, soon bool) (acknowledged []handoff.Redem
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if len(acknowledged) == 0 && !soon {
-			time.AfterFunc(rand.N(50*time.Millisecond), kill)
+			time.AfterFunc(rand.N(20*time.Millisecond), kill)
 		}
 		acknowledged = append(acknowledged, token(lines.Text()))
 	}
