@@ -157,10 +157,18 @@ func TestF02InFlight(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(50 * time.Millisecond)
+		eventually(t, "tokens are handed out", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(all) > 0
+		})
 		s.command(t, "revoke", "--subject="+subject)
 		acknowledged := time.Now()
-		time.Sleep(1100 * time.Millisecond) // until tokens are handed out again
+		eventually(t, "tokens are handed out again", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(all) > 0 && all[len(all)-1].asked.After(acknowledged)
+		})
 		stop()
 		issuing.Wait()
 		a.newer(t)
