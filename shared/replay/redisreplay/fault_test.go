@@ -117,6 +117,16 @@ func TestE06InDoubt(t *testing.T) {
 	}
 }
 
+// A Redis, or a network, that gives idle connections up is met with no refusal.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	r := start(t, "--timeout", "11").age()
+	s := open(t, redisreplay.Config{URL: r.url()})
+	together(t, s)
+	time.Sleep(13 * time.Second)
+	together(t, s)
+}
+
 func TestE06RedisGone(t *testing.T) {
 	t.Parallel()
 	r := start(t).age()

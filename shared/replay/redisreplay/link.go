@@ -14,6 +14,7 @@ const (
 	connectTimeout = time.Second            // to make a connection and check its server
 	checkEvery     = 2 * time.Second        // while all is well
 	retryEvery     = 100 * time.Millisecond // while it is not
+	maxIdle        = 10 * time.Second       // then a link is made anew: something on the way may have given it up
 )
 
 // link is a connection whose server was checked after it was made. One goroutine
@@ -23,6 +24,7 @@ type link struct {
 	marker string
 	epoch  epoch
 	round  int // the status's when it was made
+	used   time.Time
 }
 
 // status is whether the Redis takes redemptions. Each change begins a round, for
@@ -184,10 +186,11 @@ func (w *worker) linked() (*link, error) {
 	if now.err != nil {
 		return nil, fmt.Errorf("the Redis cannot be used: %w", now.err)
 	}
-	if w.link != nil && w.link.round != now.round {
+	if w.link != nil && (w.link.round != now.round || time.Since(w.link.used) > maxIdle) {
 		w.drop()
 	}
 	if w.link != nil {
+		w.link.used = time.Now()
 		return w.link, nil
 	}
 	l, err := w.connect(context.Background())
@@ -195,7 +198,7 @@ func (w *worker) linked() (*link, error) {
 		w.suspect(err)
 		return nil, err
 	}
-	l.round = now.round
+	l.round, l.used = now.round, time.Now()
 	w.link = l
 	return l, nil
 }
