@@ -42,7 +42,7 @@ func (o *owner) own(dir string) error {
 }
 
 // attributes start a process as the owner, out of the terminal's reach, and end
-// it with the test, however that ends.
-func (o *owner) attributes() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: o.credential, Setpgid: true, Pdeathsig: syscall.SIGQUIT}
+// it with the test by a signal, however the test ends.
+func (o *owner) attributes(end syscall.Signal) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: o.credential, Setpgid: true, Pdeathsig: end}
 }

@@ -11,4 +11,4 @@ func findOwner() (*owner, error) { return &owner{}, nil }
 
 func (*owner) own(string) error { return nil }
 
-func (*owner) attributes() *syscall.SysProcAttr { return nil }
+func (*owner) attributes(syscall.Signal) *syscall.SysProcAttr { return nil }

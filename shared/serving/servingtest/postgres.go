@@ -127,7 +127,7 @@ func (p *PostgresServer) initialize() error {
 	defer runtime.UnlockOSThread()
 	initdb := exec.Command(filepath.Join(p.bin, "initdb"), "--pgdata", p.data(), "--username", superuser,
 		"--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions")
-	initdb.Dir, initdb.Env, initdb.SysProcAttr = p.dir, environment(), p.owner.attributes()
+	initdb.Dir, initdb.Env, initdb.SysProcAttr = p.dir, environment(), p.owner.attributes(syscall.SIGQUIT)
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
@@ -160,7 +160,7 @@ func (p *PostgresServer) Start(t testing.TB) {
 	for _, setting := range p.settings {
 		cmd.Args = append(cmd.Args, "-c", setting)
 	}
-	cmd.Dir, cmd.SysProcAttr = p.dir, p.owner.attributes()
+	cmd.Dir, cmd.SysProcAttr = p.dir, p.owner.attributes(syscall.SIGQUIT)
 	log := filepath.Join(p.dir, "log")
 	var err error
 	if p.process, err = launch(cmd, log); err != nil {

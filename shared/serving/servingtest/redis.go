@@ -77,7 +77,7 @@ func (r *RedisServer) start(t testing.TB) (log string, ok bool) {
 	cmd := exec.Command(r.program, append([]string{
 		"--bind", host, "--port", port, "--dir", r.dir, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
 	}, r.settings...)...)
-	cmd.Dir, cmd.SysProcAttr = r.dir, (&owner{}).attributes()
+	cmd.Dir, cmd.SysProcAttr = r.dir, (&owner{}).attributes(syscall.SIGKILL) // which ends a stalled one, too
 	file := filepath.Join(r.dir, "log")
 	started, err := launch(cmd, file)
 	if err != nil {
