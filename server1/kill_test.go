@@ -223,9 +223,9 @@ func (a *acknowledged) use(ctx context.Context, t testing.TB, conn *grpc.ClientC
 	}
 }
 
-// F04: whenever the process is killed under load, no acknowledged revocation or
-// sign-out is lost, no two lists have the same number, and the next process is
-// there within a second.
+// F04, F06: whenever the process is killed under load, no acknowledged revocation or
+// sign-out is lost, no step of the keys that change meanwhile, and no two lists have
+// the same number; and the next process is there within a second.
 func TestF04Killed(t *testing.T) {
 	t.Parallel()
 	s := newQuickSite(t)
@@ -235,8 +235,8 @@ func TestF04Killed(t *testing.T) {
 	})
 }
 
-// underKills has users revoke and sign out while kill ends things, and says
-// whether the process is one of them.
+// underKills has users revoke and sign out, and keys change by the clock and by
+// hand, while kill ends things, and says whether the process is one of them.
 func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 	if text := os.Getenv(kills); text != "" {
 		var err error
@@ -249,7 +249,7 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 		s.addUser(t, user, "payer")
 	}
 	settings := s.settings()
-	for flag, value := range s.quick("lifetime", "300s", "max-lifetime", "300s", "trust-lifetime", "60s", "skew", "5s", "log-level", "error") {
+	for flag, value := range s.quick("lifetime", "300s", "max-lifetime", "300s", "trust-lifetime", "4s", "rotate-every", "1s", "log-level", "error") {
 		if settings[flag] = value; value == "" {
 			delete(settings, flag)
 		}
@@ -275,6 +275,9 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 	for _, user := range users {
 		wg.Go(func() { said.use(ctx, t, conn, user) })
 	}
+	keys := &operator{site: s}
+	wg.Go(func() { keys.work(ctx, t) })
+	probe := s.probe(t, conn)
 	for range rounds {
 		time.Sleep(time.Duration(100+rand.IntN(500)) * time.Millisecond)
 		revoked, ended := said.soFar()
@@ -291,18 +294,41 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 		}
 		audience.newer(t)
 		wantStands(t, audience, conn, revoked, ended)
+		keys.wantStands(t)
+		audience.wantAlive(t, "a new token", probe())
 	}
 	stop()
 	wg.Wait()
 	lists := feed.count()
 	slices.Sort(starts)
 	median := starts[len(starts)/2]
+	signed := keys.activations(t)
 	t.Logf("%d rounds; acknowledged %v; %d lists; starts: median %s, slowest %s", rounds, said.counts, lists, median, starts[len(starts)-1])
+	t.Logf("%d keys have signed; acknowledged: %d prepared, %d tainted by hand; %d commands were killed", signed, len(keys.prepared), len(keys.tainted), keys.killed)
 	if median > time.Second {
 		t.Errorf("half of the starts took more than %s", median)
 	}
-	if len(said.counts) < 2 || lists < rounds {
-		t.Errorf("too little has happened: %v, %d lists", said.counts, lists)
+	if len(said.counts) < 2 || lists < rounds || len(keys.prepared) < rounds/10 {
+		t.Errorf("too little has happened: %v, %d lists, %d keys", said.counts, lists, len(keys.prepared))
+	}
+}
+
+// probe returns what gets a new token of a session that nobody ends.
+func (s *site) probe(t *testing.T, conn *grpc.ClientConn) func() *handoffv1.IssueHandoffResponse {
+	t.Helper()
+	s.addUser(t, "probe", "payer")
+	in, err := server1v1.NewSessionServiceClient(conn).SignIn(t.Context(), &server1v1.SignInRequest{UserName: "probe", Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := with(t, "Bearer "+in.GetSession())
+	return func() (h *handoffv1.IssueHandoffResponse) {
+		t.Helper()
+		eventually(t, "a handoff", func() bool {
+			h, err = handoffv1.NewHandoffServiceClient(conn).IssueHandoff(ctx, pay(t), grpc.WaitForReady(true))
+			return err == nil
+		})
+		return h
 	}
 }
 
