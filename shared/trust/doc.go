@@ -56,5 +56,6 @@
 //
 // Anybody may ask a publisher for the list. One who does not read what it is sent
 // makes it hold 200 kB or so, however long the list and however often it changes:
-// bound the connections and the calls of each, as for any service.
+// bound the connections and the calls of each, as for any service. Long lists are
+// kept until they expire, 64 MiB of them at most, for those who read slowly.
 package trust
