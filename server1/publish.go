@@ -129,6 +129,10 @@ type web struct {
 	server   *http.Server
 }
 
+// maxRequests is how many requests one connection can have under way: a follower has
+// one, and each that is not read holds a part of the list.
+const maxRequests = 8
+
 // web opens the HTTPS listener, with the certificate of the gRPC server.
 func (c *serveCommand) web(server *serving.Server, handler http.Handler, log *slog.Logger) (*web, error) {
 	listener, err := server.Listen("http", c.HTTP)
@@ -138,6 +142,7 @@ func (c *serveCommand) web(server *serving.Server, handler http.Handler, log *sl
 	return &web{listener: listener, server: &http.Server{
 		Handler:           handler,
 		TLSConfig:         server.TLS("h2", "http/1.1"),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxRequests},
 		ReadHeaderTimeout: serving.HandshakeTimeout, // and of the TLS handshake
 		ReadTimeout:       serving.CallTimeout,
 		WriteTimeout:      time.Minute, // of the longest list, 16 MiB

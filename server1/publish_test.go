@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -125,6 +126,32 @@ func TestG09HTTPIsBounded(t *testing.T) {
 	})
 	if n := strings.Count(r.log.String(), "--max-connections"); n != 1 {
 		t.Errorf("the log tells of it %d times", n)
+	}
+}
+
+// One connection has few requests under way.
+func TestG07HTTPRequestsAreBounded(t *testing.T) {
+	s := newTrustedSite(t)
+	r := s.start(t, s.publishing("http", "127.0.0.1:0"))
+	conn, err := tls.Dial("tcp", r.http, &tls.Config{RootCAs: s.pool, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(conn, conn)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := framer.ReadFrame()
+	settings, ok := frame.(*http2.SettingsFrame)
+	if !ok {
+		t.Fatalf("the first frame is %v, %v", frame, err)
+	}
+	if most, ok := settings.Value(http2.SettingMaxConcurrentStreams); !ok || most != maxRequests {
+		t.Errorf("%d requests at once, %v; want %d", most, ok, maxRequests)
 	}
 }
 
