@@ -171,6 +171,7 @@ func (r *rotating) tried(what string, key *signkey.Key, want handoff.Reason) {
 // flaps: no valid token is refused, and a key that is retired or tainted signs
 // nothing that is accepted once its time is over.
 func TestRotationUnderTraffic(t *testing.T) {
+	t.Parallel()
 	r := startRotating(t)
 	rotations := inShort(2, 20)
 	if _, _, err := r.issue(t.Context()); err != nil {
@@ -249,6 +250,7 @@ func (r *rotating) taint() {
 // and says that it does not serve; the others go on; and it does again within a
 // second.
 func TestOneAudienceLosesTheList(t *testing.T) {
+	t.Parallel()
 	r := startRotating(t)
 	cutOff, err := pair.Dial(r.pair.Server1.Address, r.pair.Audiences[2].Address, r.pair.CA)
 	if err != nil {

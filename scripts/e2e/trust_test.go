@@ -205,6 +205,7 @@ func TestWhatEndsAUserEndsItsHandoffs(t *testing.T) {
 // and says that it does not serve, and goes on again within a second of SERVER1's
 // return.
 func TestServer1Gone(t *testing.T) {
+	t.Parallel()
 	p := trusting(t, pair.Config{Server2: []string{"--max-staleness", "4s"}})
 	bob, alice := signIn(t, p, "bob"), signIn(t, p, "alice")
 	issued, err := bob.handOff(t.Context())
@@ -276,6 +277,7 @@ func wantServing(t *testing.T, client *pair.Client, want bool) {
 // The trust key changes: an audience that has pinned the next one beside it notices
 // nothing, and one that has not relies on nothing that it signs.
 func TestTrustKeyChanges(t *testing.T) {
+	t.Parallel()
 	next, err := signkey.Generate(handoff.EdDSA)
 	if err != nil {
 		t.Fatal(err)
