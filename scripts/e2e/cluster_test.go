@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,9 @@ func TestCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cluster, temporary := program(ctx, t, "demo", "cluster")
+	if err := os.Chmod(filepath.Dir(temporary), 0o711); err != nil { // of root's, for PostgreSQL, which is not
+		t.Fatal(err)
+	}
 	output, err := cluster.CombinedOutput()
 	if err != nil && strings.Contains(string(output), "install Debian's package") && os.Getenv("HANDOFF_CI") == "" {
 		t.Skip(strings.TrimSpace(string(output)))
