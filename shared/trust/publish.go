@@ -242,8 +242,8 @@ func (p *Publisher) publish(ctx context.Context) error {
 // nextSeq numbers a list: its Unix time in milliseconds, or one more than the
 // last where that is not greater.
 func (p *Publisher) nextSeq(ctx context.Context, now time.Time) (int64, error) {
-	seq, most := max(p.seq+1, now.UnixMilli()), now.Add(p.config.Terms.Skew).UnixMilli()
-	if shared, ok := p.config.Source.(Sequencer); ok && seq <= most {
+	seq := max(p.seq+1, now.UnixMilli())
+	if shared, ok := p.config.Source.(Sequencer); ok && !p.isAhead(seq) {
 		var err error
 		if seq, err = shared.NextSeq(ctx, seq); err != nil {
 			return 0, fmt.Errorf("the trust list's number: %w", err)
@@ -252,10 +252,14 @@ func (p *Publisher) nextSeq(ctx context.Context, now time.Time) (int64, error) {
 	switch {
 	case seq <= p.seq:
 		return 0, errors.New("the trust list's number is not greater than the last")
-	case seq > most:
+	case p.isAhead(seq): // by the clock as it is now: others may have drawn numbers meanwhile
 		return 0, errors.New("the clock is behind the last trust list: followers would refuse the next")
 	}
 	return seq, nil
+}
+
+func (p *Publisher) isAhead(seq int64) bool {
+	return seq > p.config.Now().Add(p.config.Terms.Skew).UnixMilli()
 }
 
 // replace makes a signed list the newest, wakes the watchers and writes the file.

@@ -223,6 +223,20 @@ func TestSequencer(t *testing.T) {
 			}
 		}
 	}
+	// One whose clock was ahead draws no numbers by what it was.
+	late := newPublisher(t, config)
+	c.advance(time.Hour)
+	if err := late.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(-time.Hour)
+	*s.seq = c.Now().UnixMilli() // as an operator mends it
+	if err := late.Publish(t.Context()); err == nil || *s.seq != c.Now().UnixMilli() {
+		t.Errorf("the counter is %s ahead, %v", time.UnixMilli(*s.seq).Sub(c.Now()), err)
+	}
+	if err := newPublisher(t, config).Publish(t.Context()); err != nil {
+		t.Errorf("another process: %v", err)
+	}
 	backward := newPublisher(t, PublisherConfig{Key: newSigner(), Source: constant{s.store}, Now: c.Now})
 	if err := backward.Publish(t.Context()); err != nil {
 		t.Fatal(err)
