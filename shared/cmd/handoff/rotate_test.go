@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -277,6 +278,35 @@ func TestKeysFitAList(t *testing.T) {
 	if status, _, errOut := o.try("prepare"); status != exitUsage || !slices.Equal(o.snapshot(), before) {
 		t.Errorf("status %d, %s", status, errOut)
 	}
+}
+
+// A key whose step was cut short before anybody could say since when it is listed
+// waits from the next step on, also one that is refused, and not from the crash on.
+func TestKeysSettle(t *testing.T) {
+	o := newOperator(t)
+	o.do("prepare")
+	o.do("activate")
+	o.do("prepare")
+	text, err := os.ReadFile(o.dir.file(ringFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := regexp.MustCompile(`("state":"next"),"prepared":\d+`).ReplaceAll(text, []byte("$1"))
+	if err := os.WriteFile(o.dir.file(ringFile), open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if o.state().ring.Settled() {
+		t.Fatalf("nothing is open: %s", open)
+	}
+	o.now = o.now.Add(time.Hour)
+	wait := o.state().terms.Before()
+	if _, out, _ := o.try("list"); !strings.Contains(out, "next, in "+wait.String()) {
+		t.Errorf("listed:\n%s", out)
+	}
+	if status, _, _ := o.try("activate"); status != exitRefused || !o.state().ring.Settled() {
+		t.Errorf("status %d; settled: %v", status, o.state().ring.Settled())
+	}
+	o.waits(wait, "activate")
 }
 
 // A step that was cut short by a crash does no harm, and the next step cleans up.
