@@ -40,7 +40,7 @@ type FollowerConfig struct {
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 	// Report, if not nil, is told what Run meets, each distinct fault once until a
-	// newer list is in force. It must not block.
+	// newer list is in force, and FaultRolledBack once a minute. It must not block.
 	Report func(Event)
 }
 
@@ -57,9 +57,10 @@ type Follower struct {
 	current   atomic.Pointer[snapshot]
 
 	// Run's alone.
-	failures int               // since the newest list
-	reported map[faultKey]bool // since the newest list; nil before the first
-	retry    backoff
+	failures   int               // since the newest list
+	reported   map[faultKey]bool // since the newest list; nil before the first
+	rolledBack time.Time         // when that was reported
+	retry      backoff
 }
 
 // snapshot is a list in force, with the time that it has. It is immutable.

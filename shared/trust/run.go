@@ -108,8 +108,9 @@ func (f *Follower) recovered() {
 	f.report(Event{})
 }
 
-// fault reports what is wrong, once until a newer list is in force. A feed that
-// ends and comes back at once, as connections do, is no fault.
+// fault reports what is wrong, once until a newer list is in force, and of lists that
+// are rolled back, once a minute. A feed that ends and comes back at once, as
+// connections do, is no fault.
 func (f *Follower) fault(err error) {
 	event := Event{Fault: FaultFeed, Err: err}
 	var refused *listError
@@ -119,7 +120,7 @@ func (f *Follower) fault(err error) {
 		return
 	}
 	key := faultKey{event.Fault, event.Check}
-	if f.reported[key] {
+	if f.reported[key] || event.Fault == FaultRolledBack && !f.rolledBackIsNews() {
 		return
 	}
 	if f.reported == nil {
@@ -127,6 +128,18 @@ func (f *Follower) fault(err error) {
 	}
 	f.reported[key] = true
 	f.report(event)
+}
+
+// rolledBackIsNews reports whether a minute has passed since a list was rolled back.
+// Where several publishers stand behind one name, now this one answers and now that
+// one, whose newest list is a little older: each time, a newer one follows at once.
+func (f *Follower) rolledBackIsNews() bool {
+	now := f.config.Now()
+	if !f.rolledBack.IsZero() && now.Sub(f.rolledBack).Abs() < time.Minute {
+		return false
+	}
+	f.rolledBack = now
+	return true
 }
 
 func (f *Follower) report(event Event) {

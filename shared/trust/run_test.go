@@ -211,6 +211,46 @@ func TestF09BadListsAreReportedOnce(t *testing.T) {
 	}
 }
 
+// Publishers behind one name, of which now one answers and now the other, do not fill
+// the log; a list that is rolled back later is told again.
+func TestPublishersBehindOneName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		trustKey, key := forge.NewKey(handoff.EdDSA), newSigner()
+		good := func() forge.Token { return goodList(trustKey, time.Now(), key.Key()) }
+		m := newMouth()
+		asked := 0
+		m.say(func() string {
+			if asked++; asked%2 == 0 {
+				return numbered(good(), time.Now().Add(-time.Second).UnixMilli()).Compact()
+			}
+			return good().Compact()
+		})
+		_, events := running(t, trustKey, m)
+		var told []Fault
+		for range 30 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			select {
+			case m.interrupt <- struct{}{}:
+			default:
+			}
+			told = append(told, events()...)
+		}
+		same(t, "half a minute", told, "", FaultRolledBack, "")
+		if len(m.attempts()) < 30 {
+			t.Errorf("read %d times", len(m.attempts()))
+		}
+		time.Sleep(time.Minute)
+		m.say(func() string { return good().Compact() })
+		time.Sleep(time.Second)
+		events()
+		m.say(func() string { return numbered(good(), time.Now().Add(-time.Minute).UnixMilli()).Compact() })
+		m.interrupt <- struct{}{}
+		time.Sleep(time.Second)
+		same(t, "later", events(), FaultRolledBack)
+	})
+}
+
 // A feed that falls silent, or brings the same list again and again, is read anew
 // before the list is too old.
 func TestSilentFeed(t *testing.T) {
