@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -93,7 +94,11 @@ func TestRevocationsArriveWithinASecond(t *testing.T) {
 	for i := range guests {
 		users = append(users, signIn(t, p, fmt.Sprintf("guest-%d", i+1)))
 	}
-	var group sync.WaitGroup
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		took  []time.Duration // of some, until all audiences refuse
+	)
 	defer group.Wait()
 	for i := range revocations {
 		of := users[i%guests]
@@ -110,6 +115,12 @@ func TestRevocationsArriveWithinASecond(t *testing.T) {
 		}
 		acknowledged := time.Now()
 		group.Go(func() {
+			if i%20 == 0 {
+				after := of.untilRefused(t.Context(), issued.GetToken(), acknowledged)
+				mu.Lock()
+				took = append(took, after)
+				mu.Unlock()
+			}
 			time.Sleep(time.Until(acknowledged.Add(time.Second)))
 			for audience := range of.audiences {
 				if reason := of.use(t.Context(), audience, issued.GetToken()); reason != handoff.ReasonTokenRevoked {
@@ -118,6 +129,21 @@ func TestRevocationsArriveWithinASecond(t *testing.T) {
 			}
 		})
 	}
+	group.Wait()
+	slices.Sort(took)
+	t.Logf("%d revocations; of %d that were watched, half were refused by all audiences after %s, the last after %s",
+		revocations, len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+}
+
+// untilRefused waits until all audiences refuse a token, for up to a second, and
+// returns how long that is after it was taken back.
+func (u *user) untilRefused(ctx context.Context, token string, since time.Time) time.Duration {
+	for audience := range u.audiences {
+		for u.use(ctx, audience, token) == 0 && time.Since(since) < time.Second {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return time.Since(since)
 }
 
 // Signing out takes the session's handoffs back, signing out everywhere and
