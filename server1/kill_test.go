@@ -342,7 +342,9 @@ func (a *acknowledged) soFar() (revoked []*handoffv1.IssueHandoffResponse, ended
 	return slices.Clone(a.revoked), ended
 }
 
-func dead(h *handoffv1.IssueHandoffResponse) bool { return !time.Now().Before(h.GetExpireTime().AsTime()) }
+func dead(h *handoffv1.IssueHandoffResponse) bool {
+	return !time.Now().Before(h.GetExpireTime().AsTime())
+}
 
 // wantStands holds the server to what it has acknowledged.
 func wantStands(t *testing.T, audience *audience, conn *grpc.ClientConn, revoked []*handoffv1.IssueHandoffResponse, ended []string) {
