@@ -65,9 +65,11 @@ chaos: ## the tests that kill, stop and cut off, in full: ten minutes
 	@echo "testing what crashes lose (the first time builds the tests: a few minutes)"
 	@$(SAY_SKIPPED)
 	@HANDOFF_LONG=1 go test -v -count=1 -timeout 20m ./scripts/e2e
-	@echo "killing SERVER1 100 times, a process with a journal 500 times, and a Redis for 30 s (three minutes)"
-	@HANDOFF_REVOKE_KILLS=100 HANDOFF_REPLAY_KILLS=500 HANDOFF_REDIS_CHAOS=30s go test -count=1 -timeout 20m \
-		-run '^(TestF04Killed|TestE02JournalKilled|TestE01E03Chaos)$$' ./server1 ./shared/replay ./shared/replay/redisreplay
+	@echo "killing SERVER1 100 times, and a process with a journal 500 times (three minutes)"
+	@HANDOFF_REVOKE_KILLS=100 HANDOFF_REPLAY_KILLS=500 go test -count=1 -timeout 20m \
+		-run '^(TestF04Killed|TestE02JournalKilled)$$' ./server1 ./shared/replay
+	@echo "killing, stopping and cutting off a Redis for 30 s, without SERVER2 before it"
+	@HANDOFF_REDIS_CHAOS=30s go test -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each

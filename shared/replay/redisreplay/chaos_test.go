@@ -35,7 +35,7 @@ func TestE01E03Chaos(t *testing.T) {
 	p := newProxy(t, r)
 	var replicas []*opened
 	for range 3 {
-		replicas = append(replicas, open(t, redisreplay.Config{URL: p.url(), Timeout: 200 * time.Millisecond}))
+		replicas = append(replicas, open(t, redisreplay.Config{URL: p.url(), Timeout: 500 * time.Millisecond})) // of a busy machine
 	}
 	var tokens, succeeded atomic.Int64
 	var wait sync.WaitGroup
@@ -65,7 +65,7 @@ func TestE01E03Chaos(t *testing.T) {
 			r.run()
 		case 1:
 			r.stall()
-			time.Sleep(rand.N(400 * time.Millisecond))
+			time.Sleep(rand.N(time.Second))
 			r.cont()
 		case 2:
 			p.cut()
