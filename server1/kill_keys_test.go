@@ -21,9 +21,20 @@ import (
 // acknowledged.
 type operator struct {
 	*site
+	db                *database.DB
 	mu                sync.Mutex
 	prepared, tainted []string // ids
 	killed            int      // commands that did not end by themselves
+}
+
+func (s *site) operator(t *testing.T) *operator {
+	t.Helper()
+	db, err := database.OpenExisting(t.Context(), s.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return &operator{site: s, db: db}
 }
 
 var preparedID = regexp.MustCompile(`^prepared ([A-Za-z0-9_-]{43}):`)
@@ -32,7 +43,7 @@ var preparedID = regexp.MustCompile(`^prepared ([A-Za-z0-9_-]{43}):`)
 // ends. Some of the commands are killed.
 func (o *operator) work(ctx context.Context, t testing.TB) {
 	for ctx.Err() == nil {
-		time.Sleep(time.Duration(rand.IntN(600)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
 		out, ok := o.keys(t, "prepare")
 		id := preparedID.FindStringSubmatch(out)
 		if !ok || id == nil {
@@ -70,8 +81,8 @@ func (o *operator) keys(t testing.TB, verb string, args ...string) (stdout strin
 	}
 	cmd := exec.CommandContext(ctx, program, append([]string{"keys", verb, "--database", o.database, "--key-dir", o.path("keys")}, args...)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
-	var out bytes.Buffer
-	cmd.Stdout = &out
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Error(err)
 		return "", false
@@ -81,6 +92,9 @@ func (o *operator) keys(t testing.TB, verb string, args ...string) (stdout strin
 		o.mu.Lock()
 		o.killed++
 		o.mu.Unlock()
+	}
+	if err != nil && ctx.Err() == nil {
+		t.Logf("keys %s: %v: %s", verb, err, &complaint) // as it may: a step can be refused, and a database be busy
 	}
 	return out.String(), err == nil
 }
@@ -93,22 +107,14 @@ func (o *operator) wantStands(t *testing.T) {
 	o.mu.Lock()
 	prepared, tainted := slices.Clone(o.prepared), slices.Clone(o.tainted)
 	o.mu.Unlock()
-	db, err := database.OpenExisting(t.Context(), o.database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	ring, err := db.Ring(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	states := map[string]rotation.State{}
+	ring := o.ring(t)
 	for _, k := range ring.Records() {
 		kid := k.Key.ID()
 		if states[kid] = k.State; k.State != rotation.Next && k.State != rotation.Active {
 			continue
 		}
-		if _, err := signkey.Load(o.path("keys/" + kid + ".key")); err != nil && !o.moved(t, db, kid) {
+		if _, err := signkey.Load(o.path("keys/" + kid + ".key")); err != nil && !o.moved(t, kid) {
 			t.Errorf("the private half of a key that is %s: %v", k.State, err)
 		}
 	}
@@ -125,36 +131,31 @@ func (o *operator) wantStands(t *testing.T) {
 			t.Errorf("a key that was tainted is %s", states[kid])
 		}
 	}
-	eventually(t, "the ring is settled", func() bool {
-		ring, err := db.Ring(t.Context())
-		return err == nil && ring.Settled()
+	eventually(t, "the ring is settled", func() bool { return o.ring(t).Settled() })
+}
+
+// ring returns the ring as soon as the database answers.
+func (o *operator) ring(t *testing.T) (ring rotation.Ring) {
+	t.Helper()
+	eventually(t, "the database", func() bool {
+		var err error
+		ring, err = o.db.Ring(t.Context())
+		return err == nil
 	})
+	return ring
 }
 
 // moved reports whether a key neither signs nor will any more: its step was being
 // taken when it was looked at.
-func (o *operator) moved(t *testing.T, db *database.DB, kid string) bool {
-	ring, err := db.Ring(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return !slices.ContainsFunc(ring.Records(), func(k rotation.Record) bool {
+func (o *operator) moved(t *testing.T, kid string) bool {
+	return !slices.ContainsFunc(o.ring(t).Records(), func(k rotation.Record) bool {
 		return k.Key.ID() == kid && (k.State == rotation.Next || k.State == rotation.Active)
 	})
 }
 
 // activations is how many keys have signed.
 func (o *operator) activations(t *testing.T) (n int) {
-	db, err := database.OpenExisting(t.Context(), o.database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	ring, err := db.Ring(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, k := range ring.Records() {
+	for _, k := range o.ring(t).Records() {
 		if !k.Activated.IsZero() {
 			n++
 		}

@@ -275,7 +275,7 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 	for _, user := range users {
 		wg.Go(func() { said.use(ctx, t, conn, user) })
 	}
-	keys := &operator{site: s}
+	keys := s.operator(t)
 	wg.Go(func() { keys.work(ctx, t) })
 	probe := s.probe(t, conn)
 	for range rounds {
