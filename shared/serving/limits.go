@@ -31,9 +31,15 @@ const (
 	connWindow   = 1 << 20
 )
 
+// workers is how many goroutines serve one call after the other. A call that finds
+// all of them busy gets a new one, whose stack has to grow first: checking a
+// signature takes more of it than a goroutine begins with.
+const workers = 64
+
 func limits() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(MaxStreams),
+		grpc.NumStreamWorkers(workers),
 		grpc.MaxHeaderListSize(MaxHeaderBytes),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.ConnectionTimeout(HandshakeTimeout),
