@@ -54,6 +54,10 @@ func (r *Record) Collector() prometheus.Collector { return r.decisions }
 
 // Observe records one decision. It is handoffgrpc.Config.Observe.
 func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
+	if e.Refusal != nil && e.Refusal.Check == handoffgrpc.CheckGuardWaiting {
+		r.decisions.WithLabelValues(e.Method, refused, e.Refusal.Reason.String()).Inc()
+		return
+	}
 	outcome, reason, level := redeemed, "", slog.LevelInfo
 	attributes := []slog.Attr{slog.String("method", e.Method)}
 	if e.ID != "" { // else nothing of the token is known to be true
@@ -75,8 +79,5 @@ func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
 		}
 	}
 	r.decisions.WithLabelValues(e.Method, outcome, reason).Inc()
-	if e.Refusal != nil && e.Refusal.Check == handoffgrpc.CheckGuardWaiting {
-		return
-	}
 	r.log.LogAttrs(ctx, level, "handoff", append([]slog.Attr{slog.String("outcome", outcome)}, attributes...)...)
 }
