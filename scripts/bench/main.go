@@ -14,6 +14,17 @@
 // latency or a rate on the wire is measured, it says so.
 //
 // Every operation's outcome is checked. One that fails ends the run.
+//
+// # What is not reached
+//
+// A guarded call was to cost the server no more than 1/0.92 of an unprotected
+// call and the signature check alone. It cannot. In the profile of the server
+// (-profile) 55 % of its time is ed25519.Verify, 12 % the guard's own: 4 % strict
+// JSON, 3 % the redemption, 1.5 % the request's fields, and the rest base64,
+// hashes and clocks. Were all of that free, the ratio would be 0.83, for the bound
+// leaves out what only a protected call has: a token of some 600 bytes, whose
+// Huffman code alone takes 7 % to read ("with a token on the way" shows it), and
+// the check is slower between other work than in a loop of its own.
 package main
 
 import (
