@@ -98,13 +98,14 @@ func (t *table) print(w io.Writer) error {
 	return markdown(w, rows, "lrrl")
 }
 
-// markdown writes rows, of which the first is the head, as a padded table.
+// markdown writes rows, of which the first is the head, as a table whose columns
+// are padded, but for the last: notes are long.
 func markdown(w io.Writer, rows [][]string, align string) error {
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
-			if strings.HasPrefix(row[0], "**") {
-				continue // a heading does not widen its column
+			if strings.HasPrefix(row[0], "**") || i == len(row)-1 && i > 0 {
+				continue // nor does a heading widen its column
 			}
 			width[i] = max(width[i], utf8.RuneCountInString(cell))
 		}

@@ -76,6 +76,28 @@ func TestReadmePromises(t *testing.T) {
 	}
 }
 
+// TestReadmeFigures holds each figure to the last run that was kept.
+func TestReadmeFigures(t *testing.T) {
+	kept, err := os.ReadFile(filepath.Join("..", "bench", "RESULTS.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := regexp.MustCompile(`\b[0-9][0-9.,]*[0-9]\b`)
+	measured := number.FindAllString(string(kept), -1)
+	figures := 0
+	for _, row := range tableRows(t, "What it costs") {
+		for _, figure := range number.FindAllString(strings.ReplaceAll(row[1], "Ed25519", ""), -1) {
+			figures++
+			if !slices.Contains(measured, figure) {
+				t.Errorf("%s: RESULTS.md has no %s", row[0], figure)
+			}
+		}
+	}
+	if figures < 7 {
+		t.Errorf("the table has %d figures", figures)
+	}
+}
+
 // testsIn returns the names of the tests in a folder.
 func testsIn(t *testing.T, folder string) []string {
 	t.Helper()
