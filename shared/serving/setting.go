@@ -21,12 +21,18 @@ type SettingError struct {
 	Err     error
 }
 
-// Error returns "--setting: cause".
+// Error returns "--setting: cause"; or, where the cause says what the setting is,
+// has, must or cannot, the sentence "--setting must be …".
 func (e *SettingError) Error() string {
+	text := e.Err.Error()
 	if e.Setting == "" {
-		return e.Err.Error()
+		return text
 	}
-	return "--" + e.Setting + ": " + e.Err.Error()
+	switch verb, _, _ := strings.Cut(text, " "); verb {
+	case "is", "has", "must", "cannot":
+		return "--" + e.Setting + " " + text
+	}
+	return "--" + e.Setting + ": " + text
 }
 
 // Unwrap returns the cause.
