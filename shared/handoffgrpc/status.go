@@ -32,7 +32,7 @@ var answers = [...]struct {
 	handoff.ReasonFieldMismatch:     {codes.PermissionDenied, "the request is not the one that the handoff token names"},
 	handoff.ReasonRequestUnbindable: {codes.InvalidArgument, "the request has something that no handoff token can name"},
 	handoff.ReasonTokenReplayed:     {codes.FailedPrecondition, "the handoff token was redeemed before; the operation may have run"},
-	handoff.ReasonIssuedBeforeStart: {codes.FailedPrecondition, "the handoff token is older than the record of redemptions; the operation may have run"},
+	handoff.ReasonIssuedBeforeStart: {codes.FailedPrecondition, "the handoff token was issued too early for the record of redemptions to tell whether it was redeemed; unless the operation has run, hand off again"},
 	handoff.ReasonStoreUnavailable:  {codes.Unavailable, "the record of redemptions does not answer"},
 	handoff.ReasonTrustStale:        {codes.Unavailable, "the issuer's trust list is missing or too old"},
 	handoff.ReasonLimitExceeded:     {codes.ResourceExhausted, "a limit of this server is reached"},
