@@ -33,7 +33,7 @@ func (clusterCommand) Run(ctx context.Context, stage *stage) error {
 			return err
 		}
 		defer func() { err = errors.Join(err, postgres.Stop()) }()
-		fmt.Fprintf(stage.out, "Postgres %-26s %-15s  process %d\n", "a database for each server", "a socket", postgres.Pid())
+		fmt.Fprintf(stage.out, "Database %-26s %-15s  process %d\n", "PostgreSQL, one for each", "a socket", postgres.Pid())
 		fmt.Fprintf(stage.out, "Redis    %-26s %s  process %d\n", "what SERVER2 has redeemed", strings.TrimPrefix(redis.URL, "redis://"), redis.Pid())
 		config := pair.Config{
 			Dir: filepath.Join(dir, "servers"), Issuers: 2, Audiences: 3, Postgres: postgres, Server2: []string{"--replay", redis.URL},

@@ -64,7 +64,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := perform(ctx, os.Args[1:], os.Stdout)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		fmt.Println("\nstopped")
 		os.Exit(130) // as a shell reports what Ctrl-C has ended
 	}

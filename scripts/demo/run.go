@@ -95,10 +95,11 @@ In another terminal:
     %[2]s pay
     %[2]s export
 
-Logs: %[3]s and %[4]s. Ctrl-C stops both.
+Logs: %[3]s and %[4]s. Ctrl-C stops both, and removes them.
 `, pair.Password, demo, near(p.Server1.Log), near(p.Server2.Log))
 	select {
 	case <-ctx.Done():
+		fmt.Fprintln(stage.out, "\nstopped")
 		return nil
 	case <-p.Server1.Exited():
 		return errors.New("SERVER1 has ended by itself: see " + p.Server1.Log)
@@ -126,7 +127,7 @@ func (c signInCommand) Run(ctx context.Context, stage *stage) error {
 		return err
 	}
 	fmt.Fprintf(stage.out, "%s (%s) is signed in at SERVER1 until %s. The session is an opaque id, kept in %s.\n",
-		c.User, response.GetDetails().GetUserId(), response.GetDetails().GetExpireTime().AsTime().Local().Format(time.TimeOnly), near(stage.stateFile()))
+		c.User, response.GetDetails().GetUserId(), response.GetDetails().GetExpireTime().AsTime().Local().Format("2006-01-02 15:04:05 MST"), near(stage.stateFile()))
 	return nil
 }
 
@@ -135,7 +136,7 @@ func (s *stage) signedIn() (*state, *pair.Client, error) {
 	kept, client, err := s.load()
 	if err == nil && kept.Session == "" {
 		client.Close()
-		return nil, nil, errors.New("nobody is signed in: use `sign-in bob` first")
+		return nil, nil, errors.New("nobody is signed in: use `demo sign-in bob` first")
 	}
 	return kept, client, err
 }
@@ -169,7 +170,7 @@ func (c issueCommand) Run(ctx context.Context, stage *stage) error {
 		return err
 	}
 	fmt.Fprintf(stage.out, "Handoff %s: pay %s, %s EUR, at %s, until %s. The token is kept for `pay`; look at it with\n\n    %s\n",
-		issued.GetHandoffId(), c.Invoice, c.Amount, issued.GetTarget(), issued.GetExpireTime().AsTime().Local().Format(time.TimeOnly),
+		issued.GetHandoffId(), c.Invoice, c.Amount, issued.GetTarget(), issued.GetExpireTime().AsTime().Local().Format("2006-01-02 15:04:05 MST"),
 		fmt.Sprintf(`grep -o 'eyJ[^"]*' %s | %s inspect`, near(stage.stateFile()), near(filepath.Join(stage.bin, "handoff"))))
 	return nil
 }
@@ -193,7 +194,7 @@ func (payCommand) Run(ctx context.Context, stage *stage) error {
 	}
 	defer client.Close()
 	if kept.Token == "" {
-		return errors.New("there is no token: use `issue INV-45 25.00` first")
+		return errors.New("there is no token: use `demo issue INV-45 25.00` first")
 	}
 	request := &server2v1.PayInvoiceRequest{}
 	if err := protojson.Unmarshal(kept.Request, request); err != nil {

@@ -125,11 +125,17 @@ func (s *story) rotate(ctx context.Context) error {
 	}
 	_, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared))
 	s.step("SERVER1 would sign with a key that SERVER2 may not know yet", "wait", refusedStep(err))
-	for err != nil {
-		time.Sleep(100 * time.Millisecond)
-		if _, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared)); err != nil && refusedStep(err) != "wait" {
-			return err
+	err = slowly(s.out, "waiting until every SERVER2 has heard of the new key", func() error {
+		for err != nil {
+			time.Sleep(100 * time.Millisecond)
+			if _, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared)); err != nil && refusedStep(err) != "wait" {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	after, err := s.awaitKey(ctx, session, newKey(prepared))
 	if err != nil {
