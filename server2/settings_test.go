@@ -152,6 +152,8 @@ func TestSettingsRefused(t *testing.T) {
 		"a list of any host":        {listed("trust", "grpc://:8441"), "--trust "},
 		"a list with a path":        {listed("trust", "grpc://127.0.0.1:8441/list"), "--trust "},
 		"a list with a user":        {listed("trust", "https://me@127.0.0.1/list"), "--trust: "},
+		"a list without a scheme":   {listed("trust", "localhost:18441"), "grpc://HOST:PORT"},
+		"a list by IPv6, no scheme": {listed("trust", "[::1]:18441"), "grpc://HOST:PORT"},
 		"a list by FTP":             {listed("trust", "ftp://127.0.0.1/list"), "--trust "},
 		"a trust CA for a file":     {func(s settings) { listed("", "")(s); s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
 		"a trust CA missing":        {func(s settings) { listed("trust", "grpc://127.0.0.1:1")(s); s["trust-ca"] = "/nowhere/ca.pem" }, "--trust-ca"},

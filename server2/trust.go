@@ -4,9 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"math"
+	"net"
 	"net/url"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -134,8 +138,10 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 	}
 	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
 	switch {
+	case !isURL && isAddress(c.Trust):
+		err = errors.New("must be grpc://HOST:PORT, https://HOST/PATH or a file: it is an address without grpc://")
 	case !isURL:
-		feed, err = trust.NewFileFeed(c.Trust, poll)
+		feed, err = trust.NewFileFeed(c.Trust, poll) // which may come later
 	case scheme == "https":
 		feed, err = trust.NewHTTPSFeed(c.Trust, config, poll)
 	case scheme == "grpc":
@@ -150,6 +156,19 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 		return nil, wrong("trust", err)
 	}
 	return feed, nil
+}
+
+// isAddress reports whether name has the form HOST:PORT and is no file.
+func isAddress(name string) bool {
+	_, port, err := net.SplitHostPort(name)
+	if err != nil || strings.Contains(name, "/") {
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	_, err = os.Lstat(name)
+	return err != nil
 }
 
 // report logs what happens to the trust list, and what is in force all the same.
@@ -168,12 +187,32 @@ func report(log *slog.Logger) func(trust.Event) {
 		if s := e.Status; s.Seq != 0 {
 			said = append(said, "seq", s.Seq, "issued", s.IssuedAt, "keys", s.Keys, "entries", s.Entries)
 		}
-		if e.Fault == "" {
-			log.Info("the trust list is in force", said...)
-			return
+		if hint := hint(e); hint != "" {
+			said = append(said, "hint", hint)
 		}
-		log.Warn("the trust list is not renewed", said...)
+		switch {
+		case e.Fault == "":
+			log.Info("the trust list is in force", said...)
+		case e.Status.Seq == 0:
+			log.Warn("there is no trust list yet: every token is refused until there is one", said...)
+		default:
+			log.Warn("the trust list is not renewed", said...)
+		}
 	}
+}
+
+// hint names the setting that is likely to be wrong. What gRPC says of a handshake
+// is a text alone.
+func hint(e trust.Event) string {
+	switch {
+	case e.Check == handoff.CheckKeyUnknown:
+		return "--trust-key is not the public half of the key that signs the list"
+	case e.Err != nil && strings.Contains(e.Err.Error(), "x509: certificate signed by unknown authority"):
+		return "--trust-ca names the certificates that vouch for the host of --trust"
+	case errors.Is(e.Err, fs.ErrNotExist):
+		return "--trust names a file that is not there"
+	}
+	return ""
 }
 
 // trustMetrics says how old the list is, and how long.

@@ -356,6 +356,74 @@ func TestListComesLater(t *testing.T) {
 	r.health(t, 3*time.Second, healthpb.HealthCheckResponse_SERVING)
 }
 
+// A list that cannot come in force is named in one line, with the setting to look at.
+func TestListThatNeverComes(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*publisher, settings)
+		says   []string
+	}{
+		"no file": {
+			func(_ *publisher, s settings) { s["trust"] = filepath.Join(t.TempDir(), "none.jwt") },
+			[]string{"none.jwt", "--trust names a file"},
+		},
+		"another key": {
+			func(_ *publisher, s settings) { s["trust-key"] = keyFile(t, newKey(t)) },
+			[]string{`"check":"key.unknown"`, "not signed by a trust key", "--trust-key"},
+		},
+		"unknown CA by gRPC": {
+			func(p *publisher, s settings) {
+				certificate := loadCertificate(t, s)
+				var stop func()
+				s["trust"], stop = p.serveGRPC(t, certificate, "127.0.0.1:0")
+				t.Cleanup(stop)
+			},
+			[]string{"x509: certificate signed by unknown authority", "--trust-ca"},
+		},
+		"unknown CA by HTTPS": {
+			func(p *publisher, s settings) {
+				s["trust"] = serveHTTPS(t, loadCertificate(t, s), p.Handler()) + "?key=c2VjcmV0"
+			},
+			[]string{"x509: certificate signed by unknown authority", "--trust-ca"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPublisher(t)
+			s, _ := goodSettings(t)
+			delete(s, "keys")
+			maps.Copy(s, settings{"trust-key": keyFile(t, p.trust), "trust": p.file})
+			c.change(p, s)
+			r := start(t, s.args())
+			var line string
+			for deadline := time.Now().Add(10 * time.Second); line == "" && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+				for l := range strings.Lines(r.log.String()) {
+					if strings.Contains(l, `"msg":"there is no trust list yet`) {
+						line = l
+					}
+				}
+			}
+			for _, says := range c.says {
+				if !strings.Contains(line, says) {
+					t.Errorf("the line does not say %s: %s", says, line)
+				}
+			}
+			if strings.Contains(line, `\\`) || strings.Contains(line, `\"`) || strings.Contains(line, "c2VjcmV0") {
+				t.Errorf("it is escaped, or tells the URL: %s", line)
+			}
+		})
+	}
+}
+
+func loadCertificate(t *testing.T, s settings) tls.Certificate {
+	t.Helper()
+	certificate, err := tls.LoadX509KeyPair(s["tls-cert"], s["tls-key"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
+}
+
 // TestF07: SERVER1's keys change, one is tainted, and the trust key itself changes
 // to the second one that is pinned: SERVER2 is not restarted.
 func TestF07(t *testing.T) {

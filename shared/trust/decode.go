@@ -22,7 +22,11 @@ func open(ctx context.Context, raw string, trustKeys handoff.KeySource) (*list, 
 	var refusal *handoff.Refusal
 	switch {
 	case errors.As(err, &refusal):
-		return nil, &listError{fault: FaultSignature, check: refusal.Check, text: refusal.Detail}
+		text := refusal.Detail
+		if refusal.Check == handoff.CheckKeyUnknown { // whose text is about handoff tokens
+			text = "it is not signed by a trust key"
+		}
+		return nil, &listError{fault: FaultSignature, check: refusal.Check, text: text}
 	case err != nil:
 		return nil, &listError{fault: FaultSignature, text: "it cannot be verified"}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
@@ -126,8 +127,27 @@ func (f *StreamFeed) Follow(ctx context.Context, deliver func(raw string) error)
 			return err
 		}
 	}
-	// The text may be the server's own: it is quoted, and cut.
-	return fmt.Errorf("the trust list's service: %s %.200q", status.Code(err), status.Convert(err).Message())
+	return fmt.Errorf("the trust list's service: %s: %s", status.Code(err), legible(status.Convert(err).Message()))
+}
+
+// legible returns one line of a gRPC status's message, which may be the server's own
+// text: cut, and without what gRPC puts around a cause that it quotes again and again.
+func legible(message string) string {
+	message = strings.ReplaceAll(message, "connection error: desc = ", "")
+	message = strings.Map(func(r rune) rune {
+		switch {
+		case r == '"' || r == '\\':
+			return -1
+		case !unicode.IsPrint(r):
+			return ' '
+		}
+		return r
+	}, message)
+	const most = 300 // runes
+	if runes := []rune(message); len(runes) > most {
+		message = string(runes[:most]) + "…"
+	}
+	return message
 }
 
 // receive receives a list and joins its parts: of one that is too long, no more than

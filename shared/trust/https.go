@@ -75,6 +75,10 @@ func (f *HTTPSFeed) get(ctx context.Context, client *http.Client, tag string, de
 	}
 	response, err := client.Do(request)
 	if err != nil {
+		var of *url.Error
+		if errors.As(err, &of) { // it repeats the URL, whose query may be a secret
+			err = of.Err
+		}
 		return "", fmt.Errorf("the trust list's URL: %w", err)
 	}
 	defer response.Body.Close()
