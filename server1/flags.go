@@ -97,11 +97,14 @@ type listKeysCommand struct {
 
 type prepareCommand struct {
 	existing `embed:""`
-	KeyDir   string `required:"" placeholder:"DIR" help:"The server's folder of signing keys."`
+	KeyDir   string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now."`
+	Key      string `placeholder:"FILE" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
+	Lost     string `placeholder:"KID" help:"The id of the key that signs, where its private half is lost for good: the folder need not have it. Taint that key next, which has the new one sign."`
 }
 
 type activateCommand struct {
 	existing `embed:""`
+	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that a key whose private half is not there is refused."`
 	Kid      string `arg:"" help:"The key's id, after \"--\" where it begins with a dash."`
 }
 

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"text/tabwriter"
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
 
@@ -46,8 +49,20 @@ func shown(t time.Time) string {
 
 // run makes a key and has it listed.
 func (c *prepareCommand) run(ctx context.Context, std console) error {
+	var first *signkey.Key
+	if c.Key != "" {
+		var err error
+		if first, err = loadKey("key", c.Key); err != nil {
+			return err
+		}
+	}
 	return c.take(ctx, c.KeyDir, func(steps signing.Steps, db *database.DB) error {
+		steps.First, steps.Lost = first, c.Lost
 		key, _, err := steps.Prepare(ctx)
+		if elsewhere, ok := errors.AsType[*signing.ElsewhereError](err); ok {
+			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder, with --key FILE where the server has one; "+
+				"where that key is lost for good, add --lost=%s", err, elsewhere.Kid))
+		}
 		if err != nil {
 			return err
 		}
@@ -62,7 +77,7 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 
 // run has a prepared key sign.
 func (c *activateCommand) run(ctx context.Context, std console) error {
-	return c.take(ctx, "", func(steps signing.Steps, _ *database.DB) error {
+	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
 		ring, err := steps.Activate(ctx, c.Kid)
 		if err != nil {
 			return err
@@ -131,6 +146,10 @@ func (e existing) take(ctx context.Context, keyDir string, step func(signing.Ste
 	}
 	steps := signing.Steps{DB: db, Now: time.Now}
 	if keyDir != "" {
+		// The server has made it: one that is not there has no key of the ring.
+		if _, err := os.Stat(keyDir); err != nil {
+			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder", err))
+		}
 		if steps.Folder, err = signing.OpenFolder(keyDir); err != nil {
 			return wrong("key-dir", err)
 		}
@@ -140,4 +159,17 @@ func (e existing) take(ctx context.Context, keyDir string, step func(signing.Ste
 		return errors.New("there is no signing key of this id: see \"keys list\"")
 	}
 	return err
+}
+
+// loadKey loads a private key. A public one in its place is refused as what it is:
+// others may well read that.
+func loadKey(setting, path string) (*signkey.Key, error) {
+	key, err := signkey.Load(path)
+	if err == nil {
+		return key, nil
+	}
+	if _, notPublic := keyset.Load(path); notPublic == nil {
+		err = fmt.Errorf("%s: these are public keys, which verify: a private key, as \"handoff keygen\" makes it, is needed", path)
+	}
+	return nil, wrong(setting, err)
 }

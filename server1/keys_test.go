@@ -292,7 +292,7 @@ func TestF07TaintedKeyStaysOut(t *testing.T) {
 	s := newQuickSite(t)
 	t.Run("tainted", func(t *testing.T) {
 		s.start(t, s.quick("key", s.path("shop.key")))
-		s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
+		s.command(t, "keys", "prepare", "--key-dir", s.path("keys"), "--key", s.path("shop.key"))
 		s.command(t, "keys", "taint", "--", s.key.Key().ID())
 	})
 	for name, change := range map[string]map[string]string{
@@ -319,6 +319,10 @@ func TestPrivateKeyElsewhere(t *testing.T) {
 	r := s.start(t, s.quick())
 	ctx, _ := r.signIn(t, "alice")
 	r.issue(t, ctx)
+	if err := os.CopyFS(s.path("elsewhere"), os.DirFS(s.path("keys"))); err != nil {
+		t.Fatal(err)
+	}
+	s.ownerOnly(t, "elsewhere")
 	s.command(t, "keys", "prepare", "--key-dir", s.path("elsewhere"))
 	next := nextKey(t, s)
 	eventually(t, "it is not ready", func() bool { return !r.serving(t) })
@@ -348,4 +352,64 @@ func (r *running) serving(t testing.TB) bool {
 		t.Fatal(err)
 	}
 	return resp.GetStatus() == healthpb.HealthCheckResponse_SERVING
+}
+
+// ownerOnly makes the files of a folder its owner's alone.
+func (s *site) ownerOnly(t testing.TB, folder string) {
+	t.Helper()
+	files, err := os.ReadDir(s.path(folder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.Chmod(s.path(folder+"/"+f.Name()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A key is prepared in the server's own folder alone, and not where nobody would
+// find it; where the signing key is lost, there is a way on.
+func TestPrepareElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newQuickSite(t)
+	s.addUser(t, "alice", "payer")
+	var first string
+	t.Run("running", func(t *testing.T) {
+		r := s.start(t, s.quick())
+		ctx, _ := r.signIn(t, "alice")
+		first = kidOf(t, r.issue(t, ctx).GetToken())
+		before := s.command(t, "keys", "list")
+		if err := os.Mkdir(s.path("empty"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, folder := range []string{"nokeys", "empty"} {
+			if status, stdout, stderr := s.try("keys", "prepare", "--key-dir", s.path(folder)); status != 2 || stdout != "" || !strings.Contains(stderr, "--key-dir") {
+				t.Errorf("%s: exit status %d, %q, %q", folder, status, stdout, stderr)
+			}
+			if files, _ := os.ReadDir(s.path(folder)); len(files) > 0 {
+				t.Errorf("%s: %v was made", folder, files)
+			}
+		}
+		if after := s.command(t, "keys", "list"); after != before {
+			t.Errorf("the ring has changed:\n%s", after)
+		}
+	})
+	if err := os.Remove(s.path("keys/" + first + ".key")); err != nil {
+		t.Fatal(err)
+	}
+	settings := s.settings()
+	for flag, value := range s.quick() {
+		if settings[flag] = value; value == "" {
+			delete(settings, flag)
+		}
+	}
+	refused(t, arguments("serve", settings), nil, "keys prepare --lost="+first)
+	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"), "--lost="+first)
+	s.command(t, "keys", "taint", "--key-dir", s.path("keys"), "--", first)
+	r := s.start(t, s.quick())
+	ctx, _ := r.signIn(t, "alice")
+	if r.issue(t, ctx); !r.serving(t) {
+		t.Error("it is not ready")
+	}
 }

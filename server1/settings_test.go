@@ -212,8 +212,8 @@ func TestHelp(t *testing.T) {
 		"revoke":        {"database": "", "handoff": "", "session": "", "subject": ""},
 		"renumber":      {"database": ""},
 		"keys list":     {"database": ""},
-		"keys prepare":  {"database": "", "key-dir": ""},
-		"keys activate": {"database": ""},
+		"keys prepare":  {"database": "", "key-dir": "", "key": "", "lost": ""},
+		"keys activate": {"database": "", "key-dir": ""},
 		"keys retire":   {"database": "", "key-dir": ""},
 		"keys taint":    {"database": "", "key-dir": ""},
 	} {

@@ -68,6 +68,7 @@ type Keys struct {
 	missing error                   // what of them cannot be loaded
 	seen    time.Time               // when the ring was last known to be this one
 	retry   time.Time               // no step before
+	unable  string                  // what keeps the step from being taken, of which the log knows
 }
 
 // New returns the keys. Where the ring has none, the first is made or, if given,
@@ -88,7 +89,7 @@ func New(ctx context.Context, config Config) (*Keys, error) {
 		return nil, errors.New("signing: Config.Now is required")
 	}
 	k := &Keys{
-		config: config, steps: Steps{DB: config.DB, Folder: config.Folder, Now: config.Now},
+		config: config, steps: Steps{DB: config.DB, Folder: config.Folder, First: config.First, Now: config.Now},
 		private: map[string]*signkey.Key{},
 	}
 	if err := k.begin(ctx); err != nil {
@@ -98,9 +99,19 @@ func New(ctx context.Context, config Config) (*Keys, error) {
 		return nil, err
 	}
 	if _, err := k.Signer(ctx); err != nil {
-		return nil, err
+		return nil, k.wayOut(err)
 	}
 	return k, k.sweep()
+}
+
+// wayOut says how a key that is to sign and cannot be loaded is made up for.
+func (k *Keys) wayOut(err error) error {
+	kid, ok := k.ring.Signing()
+	if !ok || k.config.Folder == "" {
+		return err
+	}
+	return fmt.Errorf("%w: it is the key that signs: name the folder that has it or put it there; "+
+		"where it is lost for good, \"handoff-server1 keys prepare --lost=%s\" and then \"handoff-server1 keys taint -- %s\" have another sign", err, kid, kid)
 }
 
 // begin makes sure that the ring has a key.
@@ -203,13 +214,7 @@ func (k *Keys) load(kid string) (*signkey.Key, error) {
 	if key := k.private[kid]; key != nil {
 		return key, nil
 	}
-	if first := k.config.First; first != nil && first.Key().ID() == kid {
-		return first, nil
-	}
-	if k.config.Folder == "" {
-		return nil, fmt.Errorf("the database's signing key is %s, another than the one given", kid)
-	}
-	return k.config.Folder.load(kid)
+	return k.steps.load(kid)
 }
 
 // Confirm says that the ring was still the same at a time.
@@ -244,6 +249,14 @@ func (k *Keys) Step(ctx context.Context) error {
 		k.retry = k.config.Now().Add(time.Second)
 		var wait *rotation.EarlyError
 		if errors.As(err, &wait) { // another process's terms are longer
+			return nil
+		}
+		if errors.Is(err, errNoPrivate) || errors.As(err, new(*ElsewhereError)) {
+			if k.unable != err.Error() {
+				k.unable = err.Error()
+				k.config.Log.ErrorContext(ctx, "signing keys do not change until a private half is back in the folder, or its key is tainted",
+					"cause", err.Error())
+			}
 			return nil
 		}
 		return fmt.Errorf("rotating the signing keys: %w", err)

@@ -412,6 +412,47 @@ func TestF06SlowChange(t *testing.T) {
 	}
 }
 
+// A prepared key that cannot be loaded does not sign by the clock; the log says so
+// once. It does once its file is back.
+func TestDueWithoutItsPrivateKey(t *testing.T) {
+	b := newBench(t)
+	k := b.keys(t)
+	first := signing(t, k)
+	if err := k.Step(t.Context()); err != nil { // prepares one
+		t.Fatal(err)
+	}
+	if err := k.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ring, err := b.db.Ring(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := b.folder.path(ring.Records()[1].Key.ID())
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	b.clock.move(24 * time.Hour)
+	for range 3 {
+		if err := k.Step(t.Context()); err != nil {
+			t.Error(err)
+		}
+		b.clock.move(2 * time.Second)
+	}
+	if err := k.Refresh(t.Context()); err != nil || b.states(t) != "active next" || signing(t, k) != first {
+		t.Errorf("%v, %s", err, b.states(t))
+	}
+	if n := strings.Count(b.log.String(), "level=ERROR"); n != 1 {
+		t.Errorf("%d errors are logged:\n%s", n, b.log.String())
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(k.Step(t.Context()), k.Refresh(t.Context())); err != nil || signing(t, k) == first {
+		t.Errorf("%v, %s", err, b.states(t))
+	}
+}
+
 func TestFolderRefuses(t *testing.T) {
 	dir := t.TempDir()
 	open := filepath.Join(dir, "open")

@@ -19,8 +19,52 @@ import (
 // dies before that, whoever comes next does. It is safe for concurrent use.
 type Steps struct {
 	DB     *database.DB
-	Folder Folder // empty: no key can be made, and none is removed
+	Folder Folder       // empty: no key can be made, and none is removed
+	First  *signkey.Key // a key beside the folder; nil: there is none
+	Lost   string       // the id of the signing key, where its private half is gone for good
 	Now    func() time.Time
+}
+
+// load returns the private half of a key.
+func (s Steps) load(kid string) (*signkey.Key, error) {
+	if s.First != nil && s.First.Key().ID() == kid {
+		return s.First, nil
+	}
+	if s.Folder == "" {
+		return nil, fmt.Errorf("the key that signs is %s, another than the one given: give that one; keys change in a folder (--key-dir) alone", kid)
+	}
+	return s.Folder.load(kid)
+}
+
+// checkFolder refuses a folder that lacks the key that signs now: it is not the one
+// that the server has, which would look for a new key in vain.
+func (s Steps) checkFolder(ctx context.Context, ring rotation.Ring) error {
+	for {
+		kid, ok := ring.Signing()
+		if !ok || kid == s.Lost {
+			return nil
+		}
+		_, err := s.load(kid)
+		if err == nil {
+			return nil
+		}
+		if ring, err = s.DB.Ring(ctx); err != nil {
+			return err
+		}
+		if now, _ := ring.Signing(); now == kid { // and was not tainted meanwhile
+			return &ElsewhereError{Kid: kid}
+		}
+	}
+}
+
+// An ElsewhereError means that the folder is not that of the key that signs.
+type ElsewhereError struct {
+	Kid string // of the key that signs
+}
+
+// Error says what is missing.
+func (e *ElsewhereError) Error() string {
+	return fmt.Sprintf("the key that signs, %s, is not there", e.Kid)
 }
 
 func (s Steps) take(ctx context.Context, do database.RingStep) (rotation.Ring, error) {
@@ -74,6 +118,9 @@ func (s Steps) prepare(ctx context.Context, unless func(rotation.Ring, trust.Ter
 	if err != nil {
 		return handoff.Key{}, ring, err
 	}
+	if err := s.checkFolder(ctx, ring); err != nil {
+		return handoff.Key{}, ring, err
+	}
 	key, err := s.Folder.make(algorithmOf(ring))
 	if err != nil {
 		return handoff.Key{}, ring, err
@@ -120,10 +167,21 @@ func algorithmOf(ring rotation.Ring) handoff.Algorithm {
 	return handoff.EdDSA
 }
 
-// Activate lets a prepared key sign. A *rotation.EarlyError says how long to wait.
+// errNoPrivate means that a key cannot sign, as its private half cannot be loaded.
+var errNoPrivate = errors.New("the key could not sign")
+
+// Activate lets a prepared key sign; where there is a folder, one that can be loaded
+// from there. A *rotation.EarlyError says how long to wait.
 func (s Steps) Activate(ctx context.Context, kid string) (rotation.Ring, error) {
 	return s.take(ctx, func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error) {
-		return ring.Activate(kid, now, terms)
+		next, err := ring.Activate(kid, now, terms)
+		if err != nil || s.Folder == "" {
+			return next, err
+		}
+		if _, err := s.load(kid); err != nil {
+			return ring, fmt.Errorf("%w: %w", errNoPrivate, err)
+		}
+		return next, nil
 	})
 }
 
