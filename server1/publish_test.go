@@ -87,6 +87,28 @@ func TestPublished(t *testing.T) {
 	}
 }
 
+// G05 over HTTPS: a header longer than the limit is refused.
+func TestG05HTTPHeader(t *testing.T) {
+	t.Parallel()
+	s := newTrustedSite(t)
+	r := s.start(t, s.publishing("http", "127.0.0.1:0"))
+	for length, want := range map[int]int{1 << 10: http.StatusOK, 32 << 10: http.StatusRequestHeaderFieldsTooLarge} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}, Timeout: patience}
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+r.http+trust.ListPath, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("X-Long", strings.Repeat("x", length))
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Body.Close(); err != nil || response.StatusCode != want {
+			t.Errorf("a header of %d bytes: %d, want %d", length, response.StatusCode, want)
+		}
+	}
+}
+
 // One network's connections to the HTTPS listener end at a quarter of the flag's
 // too, and one that says nothing is closed.
 func TestG09HTTPIsBounded(t *testing.T) {

@@ -85,7 +85,8 @@ const (
 // Profile is one kind of JWT in this project: each has its own `typ`, so that
 // none can be taken for another (RFC 8725 section 3.11).
 type Profile struct {
-	// Typ is the header's `typ`, compared byte for byte.
+	// Typ is the header's `typ`, compared byte for byte: 1 to 255 visible ASCII
+	// characters without quote and backslash. With another, nothing opens or seals.
 	Typ string
 	// MaxLength is the longest compact form that is looked at, in bytes.
 	MaxLength int
@@ -181,6 +182,9 @@ func (p Profile) Seal(ctx context.Context, payload []byte, signer Signer) (strin
 	key := signer.Key()
 	if key.id == "" {
 		return "", errors.New("the signer has no public key")
+	}
+	if err := checkName("Profile.Typ", p.Typ); err != nil {
+		return "", err
 	}
 	header := `{"alg":"` + string(key.algorithm) + `","kid":"` + key.id + `","typ":"` + p.Typ + `"}`
 	size := base64url.EncodedLen(len(header)) + 1 + base64url.EncodedLen(len(payload))
@@ -308,7 +312,7 @@ func parseHeader(text string) (header, error) {
 // refused.
 func (p Profile) checkHeader(h header) error {
 	switch {
-	case h.typ == "" || h.typ != p.Typ:
+	case h.typ != p.Typ || !isName(p.Typ):
 		return invalid(CheckHeaderTyp)
 	case !isThumbprint(h.kid):
 		return invalid(CheckHeaderKid)

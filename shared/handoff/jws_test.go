@@ -124,9 +124,29 @@ func TestA16ProfileWithoutTyp(t *testing.T) {
 	good := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now})
 	for _, token := range []forge.Token{good, good.WithHeader("typ", `""`), {Header: good.Header.Without("typ"), Payload: good.Payload, Key: key}} {
 		for _, profile := range []handoff.Profile{{}, {MaxLength: 4096}} {
+			if raw, err := profile.Seal(t.Context(), []byte("{}"), signer{key}); err == nil {
+				t.Errorf("%v seals %q", profile, raw)
+			}
 			if _, _, err := profile.Open(t.Context(), token.Compact(), keys{key.Public}); handoff.ReasonOf(err) != handoff.ReasonTokenInvalid {
 				t.Errorf("%v opens a token: %v", profile, err)
 			}
+		}
+	}
+}
+
+// A typ that JSON would have to escape, or could not hold, opens nothing, by
+// whichever way its header is read.
+func TestA16TypThatIsNoName(t *testing.T) {
+	key := forge.NewKey(handoff.EdDSA)
+	good := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now})
+	for _, typ := range []string{"a\nb", "a\x80b", `a"b`, `a\b`, "a b"} {
+		profile := handoff.Profile{Typ: typ, MaxLength: 4096}
+		raw := good.Text(`{"alg":"EdDSA","kid":"`+key.Public.ID()+`","typ":"`+typ+`"}`, good.Payload.String())
+		if _, _, err := profile.Open(t.Context(), raw, keys{key.Public}); handoff.ReasonOf(err) != handoff.ReasonTokenInvalid {
+			t.Errorf("%q opens: %v", typ, err)
+		}
+		if raw, err := profile.Seal(t.Context(), []byte("{}"), signer{key}); err == nil {
+			t.Errorf("%q seals %q", typ, raw)
 		}
 	}
 }

@@ -55,7 +55,8 @@
 // what one user can take back, and take back a session rather than its tokens.
 //
 // Anybody may ask a publisher for the list. One who does not read what it is sent
-// makes it hold 200 kB or so, however long the list and however often it changes:
-// bound the connections and the calls of each, as for any service. Long lists are
-// kept until they expire, 64 MiB of them at most, for those who read slowly.
+// makes it hold up to 40 kB a call, however long the list and however often it
+// changes: bound the connections and the calls of each, as for any service. Long
+// lists are kept until they expire, 64 MiB of them at most, for those who read
+// slowly: lists of 16 MiB that change twice a second ask for 40 Mbit/s.
 package trust
