@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
@@ -37,13 +39,52 @@ func (r *keyring) Signer(ctx context.Context) (handoff.Signer, error) {
 	return r.one.Signer(ctx)
 }
 
-// load loads what signs.
-func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, log *slog.Logger) (err error) {
+// readKeys reads the keys that the operator names, and checks where others, and the
+// trust list, are to be kept.
+func (c *serveCommand) readKeys(p *parts) (err error) {
 	if c.Key != "" {
-		if r.one, err = signkey.Load(c.Key); err != nil {
-			return wrong("key", err)
+		if p.signs.one, err = loadKey("key", c.Key); err != nil {
+			return err
 		}
 	}
+	if c.TrustKey == "" {
+		return nil
+	}
+	if p.trustKey, err = loadKey("trust-key", c.TrustKey); err != nil {
+		return err
+	}
+	if p.signs.one != nil && p.signs.one.Key().ID() == p.trustKey.Key().ID() {
+		return signsBoth()
+	}
+	if c.KeyDir != "" {
+		if _, err := signing.OpenFolder(c.KeyDir); err != nil {
+			return wrong("key-dir", err)
+		}
+	}
+	return c.checkTrustFile()
+}
+
+func signsBoth() error {
+	return wrong("trust-key", errors.New("is a key that signs handoffs: the trust key signs trust lists and nothing else"))
+}
+
+// checkTrustFile refuses a trust file that could not be replaced.
+func (c *serveCommand) checkTrustFile() error {
+	if c.TrustFile == "" {
+		return nil
+	}
+	probe, err := os.CreateTemp(filepath.Dir(c.TrustFile), ".handoff-*.tmp")
+	if err == nil {
+		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
+	}
+	if err != nil {
+		return wrong("trust-file", err)
+	}
+	return nil
+}
+
+// load loads what signs.
+func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, log *slog.Logger) (err error) {
 	if c.TrustKey == "" {
 		return checkTainted(ctx, db, r.one)
 	}
@@ -84,25 +125,22 @@ func (s statement) State(ctx context.Context) (trust.State, error) { return s.Tr
 
 // publisher returns what signs the trust list, with the first list signed, or nil
 // where there is no trust key.
-func (c *serveCommand) publisher(ctx context.Context, db *database.DB, log *slog.Logger) (*trust.Publisher, error) {
-	if c.TrustKey == "" {
+func (c *serveCommand) publisher(ctx context.Context, p *parts) (*trust.Publisher, error) {
+	if p.trustKey == nil {
 		return nil, nil
 	}
-	key, err := signkey.Load(c.TrustKey)
-	if err != nil {
-		return nil, wrong("trust-key", err)
-	}
-	ring, err := db.Ring(ctx)
+	key, log := p.trustKey, p.log
+	ring, err := p.db.Ring(ctx)
 	if err != nil {
 		return nil, wrong("database", err)
 	}
 	for _, k := range ring.Records() {
 		if k.Key.ID() == key.Key().ID() {
-			return nil, wrong("trust-key", errors.New("is a key that signs handoffs: the trust key signs trust lists and nothing else"))
+			return nil, signsBoth()
 		}
 	}
 	publisher, err := trust.NewPublisher(trust.PublisherConfig{
-		Terms: c.terms(), Key: key, Source: statement{db}, File: c.TrustFile,
+		Terms: c.terms(), Key: key, Source: statement{p.db}, File: c.TrustFile,
 		Refresh: min(trust.DefaultRefresh, c.TrustLifetime/4), // one that is lost leaves three
 		Report: func(err error) {
 			if err != nil {
@@ -123,7 +161,8 @@ func (c *serveCommand) publisher(ctx context.Context, db *database.DB, log *slog
 	return publisher, err
 }
 
-// web is the HTTPS listener. It belongs to the publisher alone.
+// web is the HTTPS listener. It belongs to the publisher alone, whose handler is
+// set before it runs.
 type web struct {
 	listener net.Listener
 	server   *http.Server
@@ -134,13 +173,12 @@ type web struct {
 const maxRequests = 8
 
 // web opens the HTTPS listener, with the certificate of the gRPC server.
-func (c *serveCommand) web(server *serving.Server, handler http.Handler, log *slog.Logger) (*web, error) {
+func (c *serveCommand) web(server *serving.Server, log *slog.Logger) (*web, error) {
 	listener, err := server.Listen("http", c.HTTP)
 	if err != nil {
 		return nil, err
 	}
 	return &web{listener: listener, server: &http.Server{
-		Handler:           handler,
 		TLSConfig:         server.TLS("h2", "http/1.1"),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxRequests},
 		ReadHeaderTimeout: serving.HandshakeTimeout, // and of the TLS handshake

@@ -24,6 +24,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
@@ -39,11 +40,14 @@ type parts struct {
 	permitted *policy.Policy
 	db        *database.DB
 	signs     *keyring
+	trustKey  *signkey.Key     // nil: no trust list
 	publisher *trust.Publisher // nil: no trust list
+	site      *web             // nil: no HTTPS
 }
 
 // run serves until ctx is done. Everything that can be wrong with a setting is
-// found before a port is open.
+// found before anybody is served; what can be known without it, before the
+// database is this issuer's for good.
 func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if err := c.check(); err != nil {
 		return err
@@ -55,42 +59,60 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if p.permitted, err = c.permitted(); err != nil {
 		return err
 	}
-	if p.db, err = c.open(ctx); err != nil {
+	if err := c.readKeys(p); err != nil {
 		return err
 	}
+	if p.db, err = database.Open(ctx, c.Database); err != nil {
+		return wrong("database", err)
+	}
 	defer func() { err = errors.Join(err, p.db.Close()) }()
+	server, err := c.server(p, std.stdout)
+	if err != nil {
+		return err
+	}
+	if p.site != nil {
+		defer p.site.listener.Close() // where it is not served
+	}
+	if err := c.begin(ctx, p); err != nil {
+		return err
+	}
+	return c.serve(ctx, server, p)
+}
+
+// begin makes the database this issuer's, and has it sign.
+func (c *serveCommand) begin(ctx context.Context, p *parts) (err error) {
+	if err := p.db.KeepTerms(ctx, c.terms(), time.Now()); err != nil {
+		return wrong("database", err)
+	}
 	if err := c.load(ctx, p.signs, p.db, p.log); err != nil {
 		return err
 	}
-	if p.publisher, err = c.publisher(ctx, p.db, p.log); err != nil {
-		return err
-	}
-	return c.serve(ctx, p, std.stdout)
+	p.publisher, err = c.publisher(ctx, p)
+	return err
 }
 
-// serve opens the ports.
-func (c *serveCommand) serve(ctx context.Context, p *parts, stdout io.Writer) error {
+// server returns the server, whose ports can be opened.
+func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, error) {
 	keeper, err := session.NewKeeper(session.KeeperConfig{
 		DB: p.db, Idle: c.SessionIdle, Lifetime: c.SessionLifetime, Log: p.log, Now: time.Now,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sessions, err := session.NewService(session.ServiceConfig{
 		Keeper: keeper, Users: account.NewDirectory(p.db, account.NewHasher(), time.Now), Attempts: c.SignInAttempts, Record: p.record,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	handoffs, err := issue.NewService(issue.Config{
 		Issuer: p.issuer, Lifetime: c.Lifetime, Policy: p.permitted, DB: p.db, Record: p.record,
-		Published: p.publisher != nil, Now: time.Now,
+		Published: p.trustKey != nil, Now: time.Now,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	guard := session.NewGuard(keeper, open...)
-	var site *web
 	server, err := serving.New(serving.Config{
 		Flags:      c.Flags,
 		Log:        p.log,
@@ -101,36 +123,55 @@ func (c *serveCommand) serve(ctx context.Context, p *parts, stdout io.Writer) er
 		Collectors: p.record.Collectors(),
 		Listening: func(a net.Addr) {
 			fmt.Fprintln(stdout, "listening on", a)
-			if site != nil {
-				fmt.Fprintln(stdout, "https on", site.listener.Addr())
+			if p.site != nil {
+				fmt.Fprintln(stdout, "https on", p.site.listener.Addr())
 			}
 		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	server1v1.RegisterSessionServiceServer(server.GRPC(), sessions)
 	handoffv1.RegisterHandoffServiceServer(server.GRPC(), handoffs)
+	for setting, address := range map[string]string{"listen": c.Listen, "metrics": c.Metrics} {
+		if address == "" {
+			continue
+		}
+		// It is opened for good once it is known what to serve.
+		listener, err := server.Listen(setting, address)
+		if err != nil {
+			return nil, err
+		}
+		if err := listener.Close(); err != nil {
+			return nil, err
+		}
+	}
+	if c.HTTP != "" {
+		p.site, err = c.web(server, p.log)
+	}
+	return server, err
+}
+
+// serve opens the ports.
+func (c *serveCommand) serve(ctx context.Context, server *serving.Server, p *parts) error {
 	if p.publisher == nil {
 		return beside(ctx, server.Run, c.upkeep(p))
 	}
 	p.publisher.Register(server.GRPC())
 	publish := func(ctx context.Context) error { p.publisher.Run(ctx); return nil }
-	if c.HTTP == "" {
+	if p.site == nil {
 		return beside(ctx, server.Run, c.upkeep(p), publish)
 	}
-	if site, err = c.web(server, p.publisher.Handler(), p.log); err != nil {
-		return err
-	}
-	return beside(ctx, server.Run, c.upkeep(p), publish, site.run)
+	p.site.server.Handler = p.publisher.Handler()
+	return beside(ctx, server.Run, c.upkeep(p), publish, p.site.run)
 }
 
 // ready is what the server's health depends on.
 func (p *parts) ready() []serving.Readiness {
 	ready := []serving.Readiness{{Name: "database", Check: p.db.Ready}}
-	if p.publisher != nil {
+	if p.trustKey != nil {
 		ready = append(ready,
-			serving.Readiness{Name: "signing keys", Check: p.signs.keys.Ready},
+			serving.Readiness{Name: "signing keys", Check: func(ctx context.Context) error { return p.signs.keys.Ready(ctx) }},
 			serving.Readiness{Name: "trust list", Check: func(context.Context) error { return p.publisher.Healthy() }})
 	}
 	return ready
@@ -177,18 +218,6 @@ var open = []string{
 	"/" + handoffv1.TrustService_ServiceDesc.ServiceName + "/",
 	"/" + healthpb.Health_ServiceDesc.ServiceName + "/",
 	"/grpc.reflection.v1.ServerReflection/",
-}
-
-// open opens the database, and says there by which terms this process issues.
-func (c *serveCommand) open(ctx context.Context) (*database.DB, error) {
-	db, err := database.Open(ctx, c.Database)
-	if err != nil {
-		return nil, wrong("database", err)
-	}
-	if err := db.KeepTerms(ctx, c.terms(), time.Now()); err != nil {
-		return nil, wrong("database", errors.Join(err, db.Close()))
-	}
-	return db, nil
 }
 
 // issuer returns what makes tokens.

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
+	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 )
 
@@ -138,6 +140,50 @@ func TestMistakesInSettings(t *testing.T) {
 			refused(t, arguments("serve", settings), nil, c.setting)
 		})
 	}
+}
+
+// A start that is refused does not make a new database its issuer's, nor keys.
+func TestRefusedStartBindsNothing(t *testing.T) {
+	s := newTrustedSite(t)
+	public := s.write(t, "public", string(publicSet(t, s.trustKey)), 0o644)
+	for name, change := range map[string]map[string]string{
+		"a listener that is another machine's": {"listen": "192.0.2.1:1"},
+		"HTTPS that is another machine's":      {"http": "192.0.2.1:1"},
+		"metrics on no port":                   {"metrics": "127.0.0.1:99999"},
+		"a public trust key":                   {"trust-key": public},
+		"a key that is none":                   {"key": s.path("policy.json")},
+		"a trust file in no folder":            {"trust-file": s.path("missing/trust.jwt")},
+		"a certificate that is missing":        {"tls-cert": s.path("missing")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			settings := s.settings()
+			for flag, value := range s.publishing("key-dir", s.path("keys"), "issuer", "https://shop.exmaple") {
+				settings[flag] = value
+			}
+			delete(settings, "key")
+			maps.Copy(settings, change)
+			for flag := range change {
+				refused(t, arguments("serve", settings), nil, "--"+flag)
+			}
+			if files, _ := os.ReadDir(s.path("keys")); len(files) > 0 {
+				t.Errorf("keys were made: %v", files)
+			}
+		})
+	}
+	s.start(t, s.publishing("key", "", "key-dir", s.path("keys")))
+}
+
+func publicSet(t *testing.T, key *signkey.Key) []byte {
+	t.Helper()
+	set, err := keyset.New(key.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := set.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // refused checks that the program does not start.

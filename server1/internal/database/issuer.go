@@ -28,7 +28,7 @@ func (db *DB) KeepTerms(ctx context.Context, terms trust.Terms, now time.Time) e
 			return wrap("reading the issuer", err)
 		}
 		if name != terms.Issuer {
-			return fmt.Errorf("the database is that of the issuer %q", name)
+			return fmt.Errorf("the database is that of the issuer %q: give that as --issuer, or another database", name)
 		}
 		const keep = `INSERT INTO terms (token_lifetime, list_lifetime, skew, used_at) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (token_lifetime, list_lifetime, skew) DO UPDATE SET used_at = excluded.used_at`
