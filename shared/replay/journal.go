@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -59,7 +60,7 @@ const (
 	Overdue EventKind = "overdue"
 )
 
-var errInUse = errors.New("another process uses it")
+var errInUse = errors.New("it is in use by another process")
 
 // Create makes a journal: a folder at path, which must not exist. The journal's
 // memory begins now: like a Memory, it refuses what was issued before, up to the
@@ -71,7 +72,10 @@ func Create(path string, c Config) (err error) {
 			err = fmt.Errorf("making a journal: %w", err)
 		}
 	}()
-	if err := os.Mkdir(path, 0o700); err != nil {
+	switch err := os.Mkdir(path, 0o700); {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%s: %w, and a journal is made once", path, fs.ErrExist)
+	case err != nil:
 		return err
 	}
 	dir, err := openLocked(path)
@@ -133,7 +137,7 @@ func openLocked(path string) (*os.File, error) {
 		return nil, err
 	}
 	if err := lock(dir); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", errInUse, err), dir.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), dir.Close())
 	}
 	return dir, nil
 }

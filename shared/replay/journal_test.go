@@ -175,6 +175,9 @@ func TestJournalIsMadeExplicitly(t *testing.T) {
 			t.Errorf("made a journal at %s", filepath.Base(path))
 		}
 	}
+	if err := replay.Create(dir, replay.Config{}); !errors.Is(err, fs.ErrExist) {
+		t.Error("over what is there:", err)
+	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("left %v (%v), want the file alone", left, err)
 	}
