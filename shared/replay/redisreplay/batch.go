@@ -53,12 +53,14 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, s.config.Skew)
 	}
 	clock := s.advance()
-	// The mark outlives every clock by which the token can still be accepted.
-	lifetime := r.Expires.Add(2 * s.config.Skew).Sub(clock)
+	left, most := r.Expires.Add(2*s.config.Skew).Sub(clock), handoff.MaxLifetime+3*s.config.Skew
+	// The mark outlives every clock by which the token can still be accepted, even
+	// if this one is wrong: nobody redeems a token before it is issued.
+	lifetime := max(left, r.Expires.Sub(r.IssuedAt)+3*s.config.Skew)
 	switch {
-	case lifetime <= 0:
+	case left <= 0:
 		return errTimePassed
-	case lifetime > handoff.MaxLifetime+3*s.config.Skew:
+	case lifetime > most:
 		return errTooFar
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)

@@ -29,13 +29,19 @@ type report struct {
 	time     time.Time
 }
 
-var errLoading = errors.New("the Redis still reads its files")
+var (
+	errLoading  = errors.New("the Redis still reads its files")
+	errPassword = errors.New("the Redis asks for a password: Config.URL must have one")
+)
 
 // inspect asks the server at the other end of a connection.
 func inspect(ctx context.Context, client rueidis.Client) (r report, err error) {
 	b := client.B()
 	results := client.DoMulti(ctx, b.Info().Build(), b.ConfigGet().Parameter("*appendfsync*").Build(), b.Time().Build())
 	info, err := results[0].ToString()
+	if answer, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(answer.Error(), "NOAUTH ") {
+		return r, errPassword
+	}
 	if err != nil {
 		return r, fmt.Errorf("asking INFO: %w", err)
 	}

@@ -66,19 +66,21 @@ func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
 	if err != nil {
 		return epoch{}, err
 	}
-	loses, unfit := r.loses(&s.config, s.config.Now()), r.unfit(&s.config)
+	now := s.config.Now()
+	loses, unfit := r.loses(&s.config, now), r.unfit(&s.config)
 	if loses != nil || r.run == s.seen.run && r.evicted > s.seen.evicted {
 		s.lossy = true
 	}
 	if err := errors.Join(loses, unfit); err != nil {
 		return epoch{}, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	e, begun, err := beginEpoch(ctx, c.client, s.marker(), r, s.lossy, s.advance())
+	e, begun, err := beginEpoch(ctx, c.client, s.marker(), r, s.lossy, now)
 	if err != nil {
 		return epoch{}, err
 	}
 	s.lossy, s.seen = false, r
 	if begun {
+		s.clock.Store(now.UnixMilli()) // it may go back: what was issued before is refused
 		s.config.Observe(replay.Event{Kind: replay.BegunAnew, Err: errBegun})
 	}
 	return e, nil

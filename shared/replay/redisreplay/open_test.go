@@ -35,7 +35,7 @@ func TestOpenRefusesAnUnsafeRedis(t *testing.T) {
 		"too few replicas":        {config: redisreplay.Config{WaitReplicas: 1}, names: "WaitReplicas"},
 		"stated as it is":         {config: redisreplay.Config{AppendFsync: "always"}},
 		"stated as it is not":     {config: redisreplay.Config{AppendFsync: "everysec", AcceptLastSecondLoss: true}, names: "AppendFsync"},
-		"no password":             {settings: []string{"--requirepass", "secret"}, names: "NOAUTH"},
+		"no password":             {settings: []string{"--requirepass", "secret"}, names: "Config.URL must have one"},
 		"everything at once is 1": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "maxmemory-policy"},
 		"everything at once is 2": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "appendonly"},
 	} {
