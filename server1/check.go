@@ -28,10 +28,13 @@ func (c *serveCommand) check() error {
 
 // checkTrust refuses settings that only a trust list would give a meaning.
 func (c *serveCommand) checkTrust() error {
-	const leastSkew = 100 * time.Millisecond // the keys are looked at as often
+	const (
+		leastSkew     = 100 * time.Millisecond // the keys are looked at as often
+		leastLifetime = 2 * time.Second        // a list is dated by the second: one of 1s can be over as it is signed
+	)
 	switch {
 	case c.Key == "" && c.KeyDir == "":
-		return wrong("key", errors.New("or --key-dir is required"))
+		return wrong("", errors.New("--key or --key-dir is required"))
 	case c.KeyDir != "" && c.TrustKey == "":
 		return wrong("key-dir", errors.New("needs --trust-key"))
 	case c.RotateEvery != 0 && (c.KeyDir == "" || c.RotateEvery < time.Second):
@@ -40,8 +43,8 @@ func (c *serveCommand) checkTrust() error {
 		return wrong("trust-file", errors.New("needs --trust-key"))
 	case c.HTTP != "" && c.TrustKey == "":
 		return wrong("http", errors.New("needs --trust-key"))
-	case c.TrustLifetime < time.Second || c.TrustLifetime > trust.MaxListLifetime || c.TrustLifetime%time.Second != 0:
-		return wrong("trust-lifetime", fmt.Errorf("must be whole seconds from 1s to %s", trust.MaxListLifetime))
+	case c.TrustLifetime < leastLifetime || c.TrustLifetime > trust.MaxListLifetime || c.TrustLifetime%time.Second != 0:
+		return wrong("trust-lifetime", fmt.Errorf("must be whole seconds from %s to %s", leastLifetime, trust.MaxListLifetime))
 	case c.Skew < leastSkew || c.Skew > handoff.MaxSkew || c.Skew%time.Millisecond != 0:
 		return wrong("skew", fmt.Errorf("must be whole milliseconds from %s to %s", leastSkew, handoff.MaxSkew))
 	}

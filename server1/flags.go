@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"reflect"
 	"strings"
 	"time"
 
@@ -27,7 +29,7 @@ type commandLine struct {
 		Disable disableCommand `cmd:"" help:"End all that a user can do: sessions, handoffs, signing in."`
 		List    listCommand    `cmd:"" help:"List the users."`
 	} `cmd:"" help:"Manage the users, whether or not the server is running."`
-	Revoke   revokeCommand   `cmd:"" help:"Take handoffs back, whether or not the server is running. Refused where no server has published a trust list, as nobody would learn of it."`
+	Revoke   revokeCommand   `cmd:"" help:"Take handoffs back that this server has issued, by one of --handoff, --session and --subject, whether or not the server is running. What its key has signed elsewhere (\"handoff issue\") is taken back for certain only by tainting the key (\"keys taint\"). Refused where no server has published a trust list, as nobody would learn of it."`
 	Renumber renumberCommand `cmd:"" help:"Have trust lists numbered by the time again, where a clock that was ahead had them numbered so that no audience takes the next. Stop the servers and set the clock first. What was signed by that clock can be taken for new when its time comes: where somebody may have kept it, change the trust key until then."`
 	Keys     struct {
 		List     listKeysCommand `cmd:"" help:"List the signing keys and their states."`
@@ -46,7 +48,7 @@ type serveCommand struct {
 	KeyDir          string        `placeholder:"DIR" help:"Folder of signing keys that change, a file each, for its owner alone; shared by all processes of one issuer. Made where there is none, with a first key unless --key is it. Needs --trust-key, as audiences learn of keys by the trust list."`
 	RotateEvery     time.Duration `default:"0s" placeholder:"TIME" help:"How often the signing key changes. 0s: when \"keys\" says so. Needs --key-dir."`
 	TrustKey        string        `placeholder:"FILE" help:"Key that signs the trust list and nothing else, as \"handoff keygen\" makes it. Unless set, no trust list is published and no handoff can be taken back: RevokeHandoff and \"revoke\" refuse, and ending a session or a user leaves handoffs alive until they expire."`
-	TrustLifetime   time.Duration `default:"60s" placeholder:"TIME" help:"How long a trust list lives, in whole seconds up to 24h: the longest age at which any audience relies on one (its --max-staleness). A new key is published for as long before it signs."`
+	TrustLifetime   time.Duration `default:"60s" placeholder:"TIME" help:"How long a trust list lives, in whole seconds from 2s to 24h: the longest age at which any audience relies on one (its --max-staleness). A new key is published for as long before it signs."`
 	TrustFile       string        `placeholder:"FILE" help:"Where the newest trust list is kept as well, replaced atomically."`
 	HTTP            string        `name:"http" placeholder:"HOST:PORT" help:"Address to serve the trust list (/.well-known/handoff-trust) and the public keys (/.well-known/jwks.json) on, over HTTPS with TLS 1.3. The line \"https on ADDRESS\" on stdout tells which. Off unless set."`
 	Skew            time.Duration `default:"5s" placeholder:"TIME" help:"How much the clocks of this issuer's processes, of PostgreSQL where that is the database, and of its audiences may differ, from 100ms to 60s."`
@@ -59,6 +61,24 @@ type serveCommand struct {
 	SessionLifetime time.Duration `default:"12h" placeholder:"TIME" help:"How long a session lives however much it is used. A user has 100 at most: one more ends the one that has not been used for the longest time, and takes its handoffs back."`
 	SignInAttempts  int           `default:"10" placeholder:"N" help:"How often a minute one network (IPv4 /24, IPv6 /64) can try to sign in to one account, and ten times that to all accounts; an IPv6 /48 four times what a network can. One account can be tried 20 times as often from everywhere together. Each process counts for itself. Behind a proxy all users are one network: set it to what they need together, and limit each client in the proxy."`
 }
+
+// Help shows what a policy is.
+func (serveCommand) Help() string {
+	return "A policy (--policy), which lets users with the role payer have one invoice paid, by a token of 30 s at most:\n\n" +
+		examplePolicy
+}
+
+const examplePolicy = `    {
+      "audiences": {
+        "https://billing.example": {
+          "target": "dns:///billing.example:8442",
+          "methods": {
+            "/handoff.server2.v1.InvoiceService/PayInvoice": {"roles": ["payer"], "max_lifetime_seconds": 30}
+          }
+        }
+      }
+    }
+`
 
 type addCommand struct {
 	Database string   `required:"" placeholder:"FILE|URL" help:"The server's database: a SQLite file, made where there is none, or postgres://…"`
@@ -82,9 +102,9 @@ type disableCommand struct {
 
 type revokeCommand struct {
 	existing `embed:""`
-	Handoff  string `required:"" xor:"what" placeholder:"ID" help:"One handoff, by its id (jti); --handoff=ID where it begins with a dash."`
-	Session  string `required:"" xor:"what" placeholder:"ID" help:"A session, which ends, and all of its handoffs, by the id that they carry (sid)."`
-	Subject  string `required:"" xor:"what" placeholder:"ID" help:"All handoffs of a user until now, by the user's id. The sessions stay."`
+	Handoff  string `xor:"what" placeholder:"ID" help:"One handoff, by its id (jti); --handoff=ID where it begins with a dash."`
+	Session  string `xor:"what" placeholder:"ID" help:"A session, which ends, and all of its handoffs, by the id that they carry (sid)."`
+	Subject  string `xor:"what" placeholder:"ID" help:"All handoffs that this server has issued to a user until now, by the user's id. The sessions stay."`
 }
 
 type renumberCommand struct {
@@ -131,6 +151,7 @@ func parse(args, env []string, stdout io.Writer) (command, error) {
 		kong.Description("The demo SERVER1: users sign in, and hand off single operations, which its policy permits, to other services."),
 		kong.Vars{"listen": "127.0.0.1:8441"},
 		kong.Resolvers(variables),
+		kong.TypeMapper(reflect.TypeFor[slog.Level](), kong.MapperFunc(level)),
 		kong.ValueFormatter(describe),
 		kong.Help(help),
 		kong.Writers(stdout, stdout),
@@ -153,6 +174,21 @@ func parse(args, env []string, stdout io.Writer) (command, error) {
 		return nil, fmt.Errorf("%s is no command that can be run", context.Command())
 	}
 	return chosen, nil
+}
+
+// level reads a level of the log, and names the choices where it is none.
+func level(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("level", &text); err != nil {
+		return err
+	}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	chosen, ok := levels[strings.ToLower(text)]
+	if !ok {
+		return fmt.Errorf("must be debug, info, warn or error, not %q", text)
+	}
+	target.SetInt(int64(chosen))
+	return nil
 }
 
 // variables are the settings that the environment makes, by the variable's name.

@@ -309,11 +309,11 @@ func TestRevokeHandoffRefuses(t *testing.T) {
 	for _, args := range [][]string{
 		{"--handoff=" + handoff.NewID()}, {"--session=" + handoff.NewID()}, {"--subject=" + handoff.NewID()},
 	} {
-		if status, stdout, _ := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" {
+		if status, stdout, stderr := s.try(append([]string{"revoke"}, args...)...); status != 1 || stdout != "" || !strings.Contains(stderr, "no such") {
 			t.Errorf("revoke of an unknown %s: exit status %d, %q", args[0], status, stdout)
 		}
 	}
-	if status, _, _ := s.try("revoke"); status != 2 {
+	if status, _, stderr := s.try("revoke"); status != 2 || !strings.Contains(stderr, "one of") {
 		t.Errorf("revoke of nothing: exit status %d", status)
 	}
 	if status, _, _ := s.try("revoke", "--subject="+subject, "--handoff="+h.GetHandoffId()); status != 2 {

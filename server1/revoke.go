@@ -12,6 +12,9 @@ import (
 // run takes handoffs back. It succeeds when that is on disk; a running server
 // publishes it within a moment.
 func (c *revokeCommand) run(ctx context.Context, std console) (err error) {
+	if c.Handoff == "" && c.Session == "" && c.Subject == "" {
+		return wrong("", errors.New("one of --handoff, --session and --subject is required"))
+	}
 	db, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -25,21 +28,24 @@ func (c *revokeCommand) run(ctx context.Context, std console) (err error) {
 		return errors.New("no server has published a trust list from this database (serve --trust-key): nothing can be taken back")
 	}
 	now := time.Now()
-	what := ""
+	var kind, id string
 	switch {
 	case c.Handoff != "":
-		what, err = "handoff "+c.Handoff, db.RevokeHandoff(ctx, "", c.Handoff, now)
+		kind, id, err = "handoff", c.Handoff, db.RevokeHandoff(ctx, "", c.Handoff, now)
 	case c.Session != "":
-		what, err = "session "+c.Session, db.RevokeSession(ctx, c.Session, now)
+		kind, id, err = "session", c.Session, db.RevokeSession(ctx, c.Session, now)
 	default:
-		what, err = "subject "+c.Subject, db.CutOffUser(ctx, c.Subject, now)
+		kind, id, err = "subject", c.Subject, db.CutOffUser(ctx, c.Subject, now)
 	}
 	if errors.Is(err, database.ErrNotFound) {
-		return fmt.Errorf("there is no %s whose handoffs could be taken back", what)
+		return fmt.Errorf("there is no such %s: %s", kind, id)
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(std.stdout, "taken back:", what)
+	fmt.Fprintf(std.stdout, "taken back: %s %s\n", kind, id)
+	if kind != "handoff" {
+		fmt.Fprintln(std.stdout, "this is what this server has issued: what its key has signed elsewhere is taken back for certain only by tainting the key (keys taint)")
+	}
 	return nil
 }

@@ -81,7 +81,7 @@ func TestMistakesInSettings(t *testing.T) {
 		"a certificate key missing":        {change{"tls-key": missing}, "--tls-key"},
 		"a listener without a port":        {change{"listen": "127.0.0.1"}, "--listen"},
 		"metrics off loopback":             {change{"metrics": "0.0.0.0:0"}, "--metrics"},
-		"a log level that is none":         {change{"log-level": "loud"}, "--log-level"},
+		"a log level that is none":         {change{"log-level": "loud"}, "--log-level: must be debug, info, warn or error"},
 		"a lifetime that is none":          {change{"lifetime": "soon"}, "--lifetime"},
 		"a lifetime of nothing":            {change{"lifetime": "0s"}, "--lifetime"},
 		"a lifetime with a fraction":       {change{"lifetime": "1500ms"}, "--lifetime"},
@@ -97,13 +97,16 @@ func TestMistakesInSettings(t *testing.T) {
 		"no policy":                        {change{"policy": ""}, "--policy"},
 		"a policy that is missing":         {change{"policy": missing}, "--policy"},
 		"a policy that is not JSON":        {policy("text", "allow everything"), "--policy"},
+		"a policy with a comma too many":   {policy("comma", "{\n\"audiences\": {\n},\n}"), "line 4"},
 		"a policy with an unknown member":  {policy("member", `{"audiences": {}, "default": "allow"}`), "--policy"},
 		"a policy without audiences":       {policy("empty", `{}`), "--policy"},
 		"a policy for an unknown method":   {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--policy"},
 		"a policy for a ruleless method":   {methods("ruleless", `"/handoff.server1.v1.SessionService/SignIn": {"roles": ["x"]}`), "--policy"},
 		"a policy for nobody":              {methods("nobody", `"`+payInvoice+`": {"roles": []}`), "--policy"},
 		"a policy above --max-lifetime":    {change{"max-lifetime": "29s", "lifetime": "1s"}, "--policy"},
-		"no key at all":                    {trusting("key", ""), "--key"},
+		"no key at all":                    {trusting("key", ""), "--key or --key-dir is required"},
+		"a set of public keys":             {change{"key": s.write(t, "public.jwks", string(publicSet(t, s.key)), 0o644)}, "public keys"},
+		"a key in PEM":                     {change{"key": s.path("tls.key")}, "handoff keygen"},
 		"a folder without a trust key":     {change{"key-dir": s.path("keys")}, "--key-dir"},
 		"H11: a folder others can change":  {trusting("key-dir", open), "--key-dir"},
 		"a folder that is a file":          {trusting("key-dir", text), "--key-dir"},
@@ -116,6 +119,7 @@ func TestMistakesInSettings(t *testing.T) {
 		"H11: a trust key others can read": {change{"trust-key": s.write(t, "open-trust.key", string(trustKey), 0o640)}, "--trust-key"},
 		"a trust key that signs handoffs":  {change{"trust-key": s.path("shop.key")}, "--trust-key"},
 		"lists that live for nothing":      {trusting("trust-lifetime", "0s"), "--trust-lifetime"},
+		"lists that live for a moment":     {trusting("trust-lifetime", "1s"), "from 2s"},
 		"lists that live too long":         {trusting("trust-lifetime", "25h"), "--trust-lifetime"},
 		"lists of a fraction":              {trusting("trust-lifetime", "1500ms"), "--trust-lifetime"},
 		"a trust file without a key":       {change{"trust-file": s.path("trust.jwt")}, "--trust-file"},
@@ -274,5 +278,15 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s --help does not document --%s and its variable", command, flag)
 			}
 		}
+	}
+}
+
+// The policy that --help shows is one.
+func TestHelpShowsAPolicy(t *testing.T) {
+	s := newSite(t)
+	s.start(t, map[string]string{"policy": s.write(t, "example.json", examplePolicy, 0o644)})
+	status, stdout, stderr := s.try("serve", "--help")
+	if first, _, _ := strings.Cut(examplePolicy, "\n"); status != 0 || !strings.Contains(stdout, first) || !strings.Contains(stdout, payInvoice) {
+		t.Errorf("exit status %d, %q, %q", status, stdout, stderr)
 	}
 }

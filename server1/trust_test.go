@@ -208,7 +208,9 @@ func TestF04TakenBack(t *testing.T) {
 			return second(r.sessions().SignOutEverywhere(ctx, &server1v1.SignOutEverywhereRequest{}))
 		}},
 		{"revoke --subject", handoffs | session | elsewhere, 0, func(_ context.Context, _ *handoffv1.IssueHandoffResponse, claims handoff.Claims) error {
-			s.command(t, "revoke", "--subject="+claims.Subject)
+			if said := s.command(t, "revoke", "--subject="+claims.Subject); !strings.Contains(said, "elsewhere") {
+				t.Errorf("%q does not say what is not taken back", said)
+			}
 			return nil
 		}},
 		{"ChangePassword", handoffs | session | elsewhere, elsewhere, func(ctx context.Context, _ *handoffv1.IssueHandoffResponse, _ handoff.Claims) error {

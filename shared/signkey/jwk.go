@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -22,6 +23,9 @@ var (
 
 // parse reads a private JWK.
 func parse(text string) (*Key, error) {
+	if strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN ") {
+		return nil, errors.New("it is PEM, not a private JWK: handoff keygen makes one")
+	}
 	members, err := decode(text)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
 	"github.com/handoff-auth/handoff/shared/rule"
@@ -27,6 +30,9 @@ func Load(path string, methods *rule.Set, maxLifetime time.Duration) (*Policy, e
 		return nil, err
 	}
 	p, err := parse(string(text), methods, maxLifetime)
+	if errors.Is(err, strictjson.ErrSyntax) {
+		err = placed(text, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -54,6 +60,22 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return text, nil
+}
+
+// placed adds to an error of syntax where it is.
+func placed(text []byte, err error) error {
+	decoder := jsontext.NewDecoder(bytes.NewReader(text))
+	_, found := decoder.ReadValue()
+	if found == nil { // the first value is fine
+		_, found = decoder.ReadToken()
+	}
+	offset := int64(len(text))
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](found); ok {
+		offset = min(offset, syntax.ByteOffset)
+	} else if found == nil {
+		offset = decoder.InputOffset()
+	}
+	return fmt.Errorf("line %d: %w", 1+bytes.Count(text[:offset], []byte("\n")), err)
 }
 
 // parser reads one policy. The document is the operator's own, so that errors
