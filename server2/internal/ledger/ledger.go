@@ -28,6 +28,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -95,12 +96,12 @@ type engine interface {
 // Its errors do not contain the URL.
 func Open(ctx context.Context, database string) (db *DB, err error) {
 	switch scheme, _, isURL := strings.Cut(database, "://"); {
-	case !isURL:
-		db, err = openSQLite(database)
-	case scheme == "postgres" || scheme == "postgresql":
+	case isURL && (scheme == "postgres" || scheme == "postgresql"):
 		db, err = openPostgres(ctx, database)
-	default:
+	case isURL, nearlyPostgres(database):
 		return nil, errors.New("must be a file or postgres://…")
+	default:
+		db, err = openSQLite(database)
 	}
 	if err != nil {
 		return nil, err
@@ -112,6 +113,14 @@ func Open(ctx context.Context, database string) (db *DB, err error) {
 		return nil, errors.Join(failed("asking for invoices", err), db.Close())
 	}
 	return db, nil
+}
+
+// nearlyPostgres reports whether a text was meant for a server: to take it for a file
+// would show the password in it.
+func nearlyPostgres(database string) bool {
+	user, _, at := strings.Cut(database, "@")
+	return at && strings.Contains(user, ":") || strings.Contains(database, "password=") ||
+		strings.HasPrefix(database, "postgres:") || strings.HasPrefix(database, "postgresql:")
 }
 
 // Close waits for running calls and closes the database.
@@ -185,5 +194,16 @@ type failure struct {
 
 func failed(doing string, cause error) error { return &failure{doing, cause} }
 
-func (f *failure) Error() string { return "ledger: " + f.doing + ": " + f.cause.Error() }
+// Error has no line twice: of PostgreSQL, an attempt with TLS and one without may
+// have met the same.
+func (f *failure) Error() string {
+	var lines []string
+	for line := range strings.SplitSeq(f.cause.Error(), "\n") {
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return "ledger: " + f.doing + ": " + strings.Join(lines, "\n")
+}
+
 func (f *failure) Unwrap() error { return f.cause }
