@@ -32,7 +32,7 @@ type serveCommand struct {
 
 	Audience    string        `required:"" placeholder:"URL" help:"This service's own name: the only aud that is accepted, byte for byte."`
 	Issuer      string        `required:"" placeholder:"URL" help:"SERVER1's name: the only iss that is accepted, byte for byte."`
-	Database    string        `required:"" placeholder:"FILE" help:"Invoices and payments: a SQLite file, made where there is none, or postgres://USER@HOST/NAME, with sslmode=verify-full unless HOST is this machine. A password is best given by the variable."`
+	Database    string        `required:"" placeholder:"FILE|URL" help:"Invoices and payments: a SQLite file, made where there is none, or postgres://USER@HOST/NAME, with sslmode=verify-full unless HOST is this machine. A password is best given by the variable."`
 	MaxLifetime time.Duration `default:"300s" placeholder:"TIME" help:"Longest lifetime of a token that is accepted, in whole seconds up to 300s."`
 	Skew        time.Duration `default:"5s" placeholder:"TIME" help:"How far ahead SERVER1's clock may be, up to 60s."`
 
@@ -56,7 +56,7 @@ type initCommand struct {
 }
 
 type seedCommand struct {
-	Database string `required:"" placeholder:"FILE" help:"As for serve."`
+	Database string `required:"" placeholder:"FILE|URL" help:"As for serve."`
 	Invoices string `arg:"" placeholder:"FILE" help:"JSON: [{\"invoice_id\": \"INV-42\", \"issuer\": \"https://…\", \"subject\": \"…\", \"currency_code\": \"EUR\", \"minor_units\": 1200}]"`
 }
 

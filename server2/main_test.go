@@ -198,7 +198,7 @@ func TestSeed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	args := []string{"seed", "--database", filepath.Join(dir, "server2.db"), write(t, filepath.Join(dir, "invoices.json"), []byte(seed))}
-	for _, want := range []string{"added 2 of 2", "added 0 of 2"} {
+	for _, want := range []string{"added 2 of 2 invoices\n", "added 0 of 2 invoices; the others were there\n"} {
 		var stdout, stderr servingtest.Log
 		if code := run(t.Context(), args, &stdout, &stderr); code != 0 || !strings.Contains(stdout.String(), want) {
 			t.Errorf("status %d: %s%s", code, &stdout, &stderr)

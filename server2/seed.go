@@ -32,7 +32,11 @@ func (c *seedCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("no invoice was added: %w", err)
 	}
-	fmt.Fprintf(stdout, "added %d of %d invoices; the others were there\n", added, len(all))
+	rest := ""
+	if added < len(all) {
+		rest = "; the others were there"
+	}
+	fmt.Fprintf(stdout, "added %d of %d invoices%s\n", added, len(all), rest)
 	return nil
 }
 

@@ -154,6 +154,8 @@ func TestSettingsRefused(t *testing.T) {
 		"a list with a user":        {listed("trust", "https://me@127.0.0.1/list"), "--trust: "},
 		"a list without a scheme":   {listed("trust", "localhost:18441"), "grpc://HOST:PORT"},
 		"a list by IPv6, no scheme": {listed("trust", "[::1]:18441"), "grpc://HOST:PORT"},
+		"a list with a password":    {listed("trust", "grpc://me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
+		"a list, user, no scheme":   {listed("trust", "me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
 		"a list by FTP":             {listed("trust", "ftp://127.0.0.1/list"), "--trust "},
 		"a trust CA for a file":     {func(s settings) { listed("", "")(s); s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
 		"a trust CA missing":        {func(s settings) { listed("trust", "grpc://127.0.0.1:1")(s); s["trust-ca"] = "/nowhere/ca.pem" }, "--trust-ca"},
@@ -179,8 +181,11 @@ func TestSettingsRefused(t *testing.T) {
 		"text for a database":       {set("database", file(strings.Repeat("no database ", 100))), "--database"},
 		"others' database":          {func(s settings) { s["database"] = file(""); mode("database", 0o644)(s) }, "--database"},
 		"a database by MySQL":       {set("database", "mysql://127.0.0.1/server2"), "--database"},
+		"a PostgreSQL, one slash":   {set("database", "postgres:/server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL, no scheme":   {set("database", "server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL in words":     {set("database", "host=127.0.0.1 password=c2VjcmV0"), "--database must"},
 		"plain PostgreSQL":          {set("database", "postgres://server2:c2VjcmV0@192.0.2.1/server2"), "--database"},
-		"no PostgreSQL there":       {set("database", "postgres://server2:c2VjcmV0@127.0.0.1:1/server2"), "--database"},
+		"no PostgreSQL there":       {set("database", "postgres://server2:c2VjcmV0@127.0.0.1:1/server2"), "--database: ledger: connecting"},
 		"not a PostgreSQL URL":      {set("database", "postgres://server2:c2VjcmV0@[::1/server2"), "--database"},
 		"no replay":                 {set("replay", ""), "--replay"},
 		"a journal not made":        {set("replay", filepath.Join(t.TempDir(), "journal")), program + " init --replay"},
@@ -191,6 +196,10 @@ func TestSettingsRefused(t *testing.T) {
 		"a Redis wait, no Redis":    {set("redis-wait", "1"), "--redis-wait"},
 		"a Redis fsync, no Redis":   {set("redis-appendfsync", "always"), "--redis-appendfsync"},
 		"a Redis loss, no Redis":    {set("redis-accept-last-second-loss", "true"), "--redis-accept-last-second-loss"},
+		"a Redis, one slash":        {set("replay", "redis:/:c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis without a scheme":  {set("replay", ":c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis by its address":    {set("replay", "localhost:6379"), "--replay must"},
+		"a Redis that is not there": {set("replay", "redis://:c2VjcmV0@127.0.0.1:1"), "--replay: "},
 		"replay over HTTP":          {set("replay", "https://127.0.0.1/"), "--replay"},
 		"no address":                {set("listen", ""), "--listen"},
 		"an address without a port": {set("listen", "127.0.0.1"), "--listen"},
@@ -225,7 +234,7 @@ func TestSettingsRefused(t *testing.T) {
 			s, _ := goodSettings(t)
 			c.change(s)
 			refused(t, s.args(), c.names)
-			if c.names == "--database" || name == "a port that is taken" {
+			if strings.HasPrefix(c.names, "--database") || name == "a port that is taken" {
 				return // there is one already, or there had to be
 			}
 			if _, err := os.Stat(s["database"]); err == nil {
@@ -248,6 +257,9 @@ func refused(t *testing.T, args []string, names string) {
 	}
 	if stdout.String() != "" {
 		t.Errorf("on stdout: %s", &stdout)
+	}
+	if _, rest, dialed := strings.Cut(line, "dial tcp "); dialed && strings.Contains(rest, "dial tcp ") {
+		t.Errorf("the line says it twice: %s", line)
 	}
 	for _, private := range []string{"PRIVATE", `"d"`, "c2VjcmV0"} {
 		if strings.Contains(stderr.String(), private) {
@@ -286,7 +298,8 @@ func TestOtherMistakes(t *testing.T) {
 	refused(t, []string{"init", "--replay="}, "--replay")
 	refused(t, []string{"init", "--replay=memory"}, "--replay")
 	refused(t, []string{"init", "--replay=redis://127.0.0.1"}, "--replay")
-	refused(t, []string{"init", "--replay=" + t.TempDir()}, "--replay")
+	refused(t, []string{"init", "--replay=redis:/:c2VjcmV0@127.0.0.1"}, "--replay must")
+	refused(t, []string{"init", "--replay=" + t.TempDir()}, "a journal is made once")
 	refused(t, []string{"init", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"seed"}, "--database")
 	db := "--database=" + filepath.Join(t.TempDir(), "server2.db")
@@ -316,6 +329,9 @@ func TestHelp(t *testing.T) {
 			if !strings.Contains(text, "--"+flag) || !strings.Contains(text, variable+")") {
 				t.Errorf("%v: --%s or %s is not in the help", args, flag, variable)
 			}
+		}
+		if !strings.Contains(text, "--database=FILE|URL") {
+			t.Errorf("%v: the help does not say that --database takes a URL", args)
 		}
 		for _, value := range []string{"127.0.0.1:8442", "300s", "5s", "info", "250ms", "10s"} {
 			if !strings.Contains(text, "(default "+value) {

@@ -40,7 +40,7 @@ func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (hando
 	switch {
 	case shared:
 		return c.inRedis(ctx, config.Observe, look)
-	case c.Replay == "", isURL:
+	case c.Replay == "", isURL, nearlyRedis(c.Replay):
 		return nil, part{}, wrong("replay", errors.New("must be memory, a journal, redis://… or rediss://…"))
 	case c.Replay == inMemory:
 		memory := replay.NewMemory(config)
@@ -54,6 +54,11 @@ func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (hando
 		return nil, part{}, wrong("replay", err)
 	}
 	return journal, part{ready: readiness(journal), look: look, metrics: marks(journal.Live), close: journal.Close}, nil
+}
+
+// nearlyRedis reports whether a text that is no URL was meant for a Redis.
+func nearlyRedis(place string) bool {
+	return nearlyURL(place) || strings.HasPrefix(place, "redis:") || strings.HasPrefix(place, "rediss:")
 }
 
 // checkRedis refuses settings of a Redis where there is none.
@@ -104,6 +109,7 @@ func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event), 
 // redisFlags puts what package redisreplay says of its configuration into the
 // operator's words.
 var redisFlags = strings.NewReplacer(
+	"Config.URL must have one", "redis://:PASSWORD@HOST:PORT, best given by $"+prefix+"_REPLAY",
 	"Config.URL", "the URL",
 	"Config.WaitReplicas", "--redis-wait",
 	"Config.AppendFsync", "--redis-appendfsync",
@@ -116,7 +122,7 @@ var redisFlags = strings.NewReplacer(
 func readiness(s store) []serving.Readiness {
 	return []serving.Readiness{{Name: "redemptions", Check: func(context.Context) error {
 		if err := s.Healthy(); err != nil {
-			return err
+			return errors.New(redisFlags.Replace(err.Error()))
 		}
 		if wait := time.Until(s.Ready()); wait > 0 {
 			return fmt.Errorf("tokens from before are refused for another %s", wait.Round(time.Millisecond))
@@ -145,7 +151,7 @@ func remembered(log *slog.Logger, look chan<- struct{}) func(replay.Event) {
 			attributes = append(attributes, slog.Int("marks", e.Marks))
 		}
 		if e.Err != nil {
-			attributes = append(attributes, slog.String("cause", e.Err.Error()))
+			attributes = append(attributes, slog.String("cause", redisFlags.Replace(e.Err.Error())))
 		}
 		log.LogAttrs(context.Background(), level, "redemptions", attributes...)
 		select {
@@ -158,7 +164,7 @@ func remembered(log *slog.Logger, look chan<- struct{}) func(replay.Event) {
 // run makes a journal. That is an act of its own, so that a journal which is not
 // where it should be is missed and not made anew.
 func (c *initCommand) run(_ context.Context, stdout, _ io.Writer) error {
-	if c.Replay == "" || c.Replay == inMemory || strings.Contains(c.Replay, "://") {
+	if c.Replay == "" || c.Replay == inMemory || strings.Contains(c.Replay, "://") || nearlyRedis(c.Replay) {
 		return wrong("replay", errors.New("must name the journal: only that has to be made"))
 	}
 	if err := replay.Create(c.Replay, replay.Config{Skew: c.Skew}); err != nil {

@@ -133,7 +133,7 @@ func TestJournalInUse(t *testing.T) {
 	r := startWith(t, func(s settings) { s["replay"] = journal })
 	other, _ := goodSettings(t)
 	other["replay"] = journal
-	refused(t, other.args(), "--replay")
+	refused(t, other.args(), "--replay: opening the journal: "+journal+": it is in use by another process")
 	req := payment("INV-42", 1200, 1)
 	raw := token(t, r.issuer, payMethod, req, nil)
 	if _, err := r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(raw)); err != nil {
@@ -256,6 +256,31 @@ func TestRedisRefused(t *testing.T) {
 	}
 	redis.Do(t, "CONFIG", "SET", "appendfsync", "everysec")
 	startWith(t, func(s settings) { s["replay"], s["redis-accept-last-second-loss"] = redis.URL(), "true" })
+}
+
+// A Redis that wants a password gets it, and no line shows it.
+func TestRedisPassword(t *testing.T) {
+	t.Parallel()
+	redis := servingtest.StartRedis(t)
+	address := redis.Address()
+	redis.Do(t, "ACL", "SETUSER", "default", ">c2VjcmV0", "resetpass", ">c2VjcmV0")
+	for replay, says := range map[string]string{
+		"redis://" + address:                            "redis://:PASSWORD@HOST:PORT, best given by $HANDOFF_SERVER2_REPLAY",
+		"redis://:c2VjcmV0eA@" + address:                "WRONGPASS",
+		"redis://c2VjcmV0:c2VjcmV0@" + address:          "WRONGPASS",
+		"redis://:c2VjcmV0@" + address + "/c2VjcmV0":    "--replay: the URL must be",
+		"redis://:c2VjcmV0@" + address + "?db=c2VjcmV0": "--replay: the URL must be",
+	} {
+		s, _ := goodSettings(t)
+		s["replay"] = replay
+		refused(t, s.args(), says)
+	}
+	r := startWith(t, func(s settings) { s["replay"] = "redis://:c2VjcmV0@" + address })
+	redis.Kill(t)
+	r.health(t, 10*time.Second, healthpb.HealthCheckResponse_NOT_SERVING)
+	if log := r.log.String(); !strings.Contains(log, `"msg":"redemptions"`) || strings.Contains(log, "c2VjcmV0") {
+		t.Errorf("the log of its end:\n%s", log)
+	}
 }
 
 // Over TLS, the Redis must be vouched for by --redis-ca.

@@ -138,7 +138,7 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 	}
 	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
 	switch {
-	case !isURL && isAddress(c.Trust):
+	case !isURL && nearlyURL(c.Trust):
 		err = errors.New("must be grpc://HOST:PORT, https://HOST/PATH or a file: it is an address without grpc://")
 	case !isURL:
 		feed, err = trust.NewFileFeed(c.Trust, poll) // which may come later
@@ -158,8 +158,13 @@ func (c *serveCommand) feed() (feed trust.Feed, err error) {
 	return feed, nil
 }
 
-// isAddress reports whether name has the form HOST:PORT and is no file.
-func isAddress(name string) bool {
+// nearlyURL reports whether a text that is no URL was meant for a server: it has the
+// form HOST:PORT and is no file, or has a user's password, which an error about a
+// file would show.
+func nearlyURL(name string) bool {
+	if user, _, at := strings.Cut(name, "@"); at && strings.Contains(user, ":") {
+		return true
+	}
 	_, port, err := net.SplitHostPort(name)
 	if err != nil || strings.Contains(name, "/") {
 		return false
