@@ -324,13 +324,11 @@ func TestF01AClockThatJumps(t *testing.T) {
 			ahead.Store(int64(jump))
 			long := token()
 			long.Expires = long.IssuedAt.Add(handoff.MaxLifetime)
-			if taken := jumps.Redeem(t.Context(), long) == nil; taken != (jump > 0) {
-				t.Errorf("before the clock is found wrong, a long token is taken: %t", taken)
-			} else if lives := longest(t, r); taken && lives < handoff.MaxLifetime {
+			redeem(t, jumps, long, nil) // the clock has not been found wrong
+			if lives := longest(t, r); lives < handoff.MaxLifetime {
 				t.Errorf("a token that lives %s is remembered for %s", handoff.MaxLifetime, lives)
 			}
-			refused(t, jumps, token())
-			eventually(t, 3*time.Second, "it is unhealthy", func() bool { return jumps.Healthy() != nil })
+			eventually(t, 5*time.Second, "the clock is found wrong", func() bool { return strings.Contains(jumps.told(), "failed") })
 			refused(t, jumps, token())
 			if now := r.do("GET", "handoff:epoch"); now != epoch {
 				t.Errorf("while its clock is wrong it begins the epoch %s, after %s", now, epoch)
