@@ -60,9 +60,11 @@ var (
 	ErrTooMany = errors.New("as many handoffs of the user are taken back as can be listed")
 	// ErrNoIssuer means that no server has run on the database yet.
 	ErrNoIssuer = errors.New("no server has run on this database yet")
-	// ErrClockAhead means that by this machine's clock no handoff can be issued and no
-	// trust list numbered.
+	// ErrClockAhead means that by this machine's clock no handoff can be issued, no
+	// trust list numbered and no signing key changed.
 	ErrClockAhead = errors.New("this machine's clock is ahead of the database's by more than clocks may differ")
+	// ErrClockBehind means that by this machine's clock no signing key can be changed.
+	ErrClockBehind = errors.New("this machine's clock is behind the database's by more than clocks may differ")
 )
 
 // CutOffError is why a handoff cannot be recorded whose user was cut off: it was
@@ -77,7 +79,7 @@ func (*CutOffError) Error() string { return "the handoff is taken back with all 
 
 // refused reports whether err is an answer, and nothing has failed.
 func refused(err error) bool {
-	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer, ErrClockAhead} {
+	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer, ErrClockAhead, ErrClockBehind} {
 		if errors.Is(err, answer) {
 			return true
 		}
@@ -96,6 +98,7 @@ type DB struct {
 	changed chan struct{}
 	ring    sync.Mutex   // held by ChangeRing
 	skew    atomic.Int64 // of the terms that this process keeps to, in milliseconds
+	opened  time.Time
 }
 
 // changer makes changes.

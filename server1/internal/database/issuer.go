@@ -144,7 +144,9 @@ type RingStep func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotati
 // ChangeRing has step change the signing keys, one process at a time, and returns
 // the ring that is on disk then. step is given the ring that is on disk before, and
 // the clock as it is read after that, when nobody else can take a step; its error
-// is returned as it is, and leaves the ring as it was.
+// is returned as it is, and leaves the ring as it was. Where the database has a clock
+// of its own, ChangeRing returns ErrClockAhead or ErrClockBehind for one that differs
+// by more than clocks may: it would have a key sign or leave too early, or too late.
 func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingStep) (ring rotation.Ring, err error) {
 	// Changes that are made together would see each other before they are on disk.
 	db.ring.Lock()
@@ -156,7 +158,7 @@ func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingS
 			return err
 		}
 		now := clock()
-		terms, err := readTerms(ctx, tx, now)
+		terms, err := db.agreed(ctx, tx, now)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func openPostgres(ctx context.Context, location string) (*DB, error) {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
 	return &DB{
-		read: read, live: live, writer: committer{write}, changed: make(chan struct{}, 1),
+		read: read, live: live, writer: committer{write}, changed: make(chan struct{}, 1), opened: time.Now(),
 		dialect: dialect{
 			hold: ` FOR UPDATE`, holdFree: ` FOR UPDATE SKIP LOCKED`,
 			clock:       `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`,

@@ -92,9 +92,8 @@ func (db *DB) RevokeSession(ctx context.Context, handoffID string, now time.Time
 // userOfSession finds whose session it is or, if that has ended, was.
 func userOfSession(ctx context.Context, tx *sql.Tx, handoffID string, now time.Time) (userID string, err error) {
 	const (
-		open    = `SELECT user_id FROM sessions WHERE handoff_id = $1`
-		ended   = `SELECT user_id FROM audit WHERE occurred_at > $1 AND session = $2 AND event = $3 LIMIT 1`
-		longAgo = 10 * time.Minute // no handoff lives for half as long
+		open  = `SELECT user_id FROM sessions WHERE handoff_id = $1`
+		ended = `SELECT user_id FROM audit WHERE occurred_at > $1 AND session = $2 AND event = $3 LIMIT 1`
 	)
 	err = tx.QueryRowContext(ctx, open, handoffID).Scan(&userID)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -234,11 +233,18 @@ func (db *DB) Changes(ctx context.Context) (n int64, err error) {
 	return n, wrap("looking for changes", err)
 }
 
-// Sweep forgets the sessions and the revocations that have been over for a day: one
-// process's clock may be ahead of the others', and is not to end what theirs let live.
+// Sweep forgets the sessions and the revocations that have been over for a day. A
+// clock that is ahead takes nothing back from what can be alive: where the database
+// has a clock of its own, they are over by both. On SQLite, the machine's clock may
+// have been set since the database was opened, and counts as if it had not; where it
+// was ahead by then, only sessions are lost, which are over by it in any case.
 func (db *DB) Sweep(ctx context.Context, now time.Time) error {
-	by := toMillis(now.Add(-24 * time.Hour))
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		sure, err := db.vouched(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		by := sure - (24 * time.Hour).Milliseconds()
 		for _, over := range []string{
 			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`,
 			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`,

@@ -34,15 +34,13 @@ func (e engine) issuing(t testing.TB) *DB {
 	return db
 }
 
-func atStart() time.Time { return start }
-
 func prepare(t testing.TB, db *DB) (kid string) {
 	t.Helper()
 	key, err := signkey.Generate(handoff.EdDSA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.ChangeRing(t.Context(), atStart, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+	_, err = db.ChangeRing(t.Context(), time.Now, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
 		return ring.Prepare(key.Key())
 	})
 	if err != nil {
@@ -360,6 +358,7 @@ func testDisableUser(t *testing.T, e engine) {
 
 func testSweep(t *testing.T, e engine) {
 	db := e.issuing(t)
+	db.opened = db.opened.Add(-longAgo)
 	s := startSession(t, db, addUser(t, db, "alice"))
 	c := issue(t, db, s)
 	if err := db.RevokeHandoff(t.Context(), "", c.ID, start); err != nil {
@@ -389,6 +388,38 @@ func testSweep(t *testing.T, e engine) {
 			t.Errorf("at %s: %d sessions, %d revocations", at.now.Sub(start), n, m)
 		}
 	}
+}
+
+// F01: by a clock that is ahead by days, nothing is forgotten that lives by another;
+// where there is none, neither by the machine's, set since or ahead for a moment.
+func testSweepAhead(t *testing.T, e engine) {
+	db := e.issuing(t)
+	now := time.Now()
+	s := newSession(addUser(t, db, "alice"))
+	s.Created, s.IdleExpires, s.Expires = now, now.Add(time.Minute), now.Add(time.Hour)
+	if err := db.StartSession(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	c := claims()
+	c.IssuedAt, c.Expires = now, now.Add(time.Minute)
+	if err := db.RecordHandoff(t.Context(), s, c, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.RevokeHandoff(t.Context(), "", c.ID, now); err != nil {
+		t.Fatal(err)
+	}
+	sweep := func(what string) {
+		t.Helper()
+		if err := db.Sweep(t.Context(), now.Add(48*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if n, m := count(t, db, "sessions"), count(t, db, "revocations"); n != 1 || m != 1 {
+			t.Errorf("%s: %d sessions, %d revocations", what, n, m)
+		}
+	}
+	sweep("ahead when it was opened")
+	db.opened = time.Now().Add(-longAgo)
+	sweep("set since")
 }
 
 // Terms are the longest that anything alive may have been made by.
@@ -429,8 +460,9 @@ func testRing(t *testing.T, e engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = db.ChangeRing(t.Context(), atStart, func(_ rotation.Ring, got trust.Terms, now time.Time) (rotation.Ring, error) {
-		if got != terms || now != start {
+	at := time.Now()
+	_, err = db.ChangeRing(t.Context(), func() time.Time { return at }, func(_ rotation.Ring, got trust.Terms, now time.Time) (rotation.Ring, error) {
+		if got != terms || now != at {
 			t.Errorf("terms %v, at %s", got, now)
 		}
 		return rotation.Ring{}, wrong
@@ -448,6 +480,29 @@ func testRing(t *testing.T, e engine) {
 	wg.Wait()
 	if after, err := db.Ring(t.Context()); err != nil || len(after.Records()) != 9 {
 		t.Errorf("%d keys, %v; want 9", len(after.Records()), err)
+	}
+}
+
+// F01: where the database knows better, no step is taken by a clock that is wrong,
+// either way.
+func testRingByWrongClock(t *testing.T, e engine) {
+	db := e.issuing(t)
+	for by, want := range map[time.Duration]error{
+		0: nil, terms.Skew - time.Second: nil, time.Second - terms.Skew: nil,
+		terms.Skew + time.Minute: ErrClockAhead, -terms.Skew - time.Minute: ErrClockBehind,
+	} {
+		if db.dialect.clock == "0" {
+			want = nil
+		}
+		taken := false
+		_, err := db.ChangeRing(t.Context(), func() time.Time { return time.Now().Add(by) },
+			func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+				taken = true
+				return ring, nil
+			})
+		if !errors.Is(err, want) || taken != (want == nil) {
+			t.Errorf("a clock %s off: step taken: %v; %v, want %v", by, taken, err, want)
+		}
 	}
 }
 
@@ -469,7 +524,7 @@ func testRingIsRead(t *testing.T, e engine) {
 					t.Error(err)
 				}
 				read = len(ring.Records())
-				return start
+				return time.Now()
 			}
 			_, err := db.ChangeRing(t.Context(), clock, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
 				if given := len(ring.Records()); given != read {
@@ -548,6 +603,20 @@ func testSeqAhead(t *testing.T, e engine) {
 			t.Errorf("then: %d, %v; want %d", seq, err, want)
 		}
 		mustExec(t, db, `UPDATE issuer SET seq = $1`, now.Add(terms.Skew).UnixMilli())
+	}
+	if db.dialect.clock != "0" { // and an operator's clock is no better
+		next, err := db.NextSeq(t.Context(), time.Now().UnixMilli())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for by, want := range map[time.Duration]error{-time.Hour: ErrClockBehind, time.Hour: ErrClockAhead} {
+			if _, err := db.Renumber(t.Context(), time.Now().Add(by)); !errors.Is(err, want) {
+				t.Errorf("renumbered by a clock %s off: %v, want %v", by, err, want)
+			}
+		}
+		if seq, err := db.NextSeq(t.Context(), 0); err != nil || seq != next+1 {
+			t.Errorf("after %d: %d, %v", next, seq, err)
+		}
 	}
 	soon := time.Now().Add(terms.Skew / 2).UnixMilli()
 	if _, err := db.NextSeq(t.Context(), soon); err != nil {

@@ -24,31 +24,18 @@ func (db *DB) NextSeq(ctx context.Context, atLeast int64) (seq int64, err error)
 	return seq, err
 }
 
-func (db *DB) checkClock(ctx context.Context, tx *sql.Tx, at int64) error {
-	var clock int64
-	if err := tx.QueryRowContext(ctx, `SELECT `+db.dialect.clock).Scan(&clock); err != nil {
-		return wrap("reading the clock", err)
-	}
-	if db.isAhead(at, clock) {
-		return ErrClockAhead
-	}
-	return nil
-}
-
-// isAhead reports whether a time is further ahead of the database's clock than
-// clocks may differ, by the terms that this process keeps to. All are in Unix
-// milliseconds; a clock of 0 is this machine's own, which knows no better.
-func (db *DB) isAhead(at, clock int64) bool {
-	return clock != 0 && at > clock+db.skew.Load()
-}
-
 // Renumber undoes what a clock that was ahead has done: it has the next trust list
 // numbered by the time, now, where it would be numbered further ahead than clocks
 // may differ. It reports whether it was so. No number is given twice that an
 // audience whose clock is right can have seen.
+//
+// Where the database has a clock of its own, it returns ErrClockAhead or
+// ErrClockBehind for a now that differs by more than clocks may, and changes nothing.
+// On SQLite nothing is known but the machine's clock: whoever calls must be sure that
+// it is right. By one that is behind, numbers that are in order are given again.
 func (db *DB) Renumber(ctx context.Context, now time.Time) (ahead bool, err error) {
 	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		terms, err := readTerms(ctx, tx, now)
+		terms, err := db.agreed(ctx, tx, now)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -38,7 +39,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close())
 	}
-	return &DB{read: read, live: live, writer: newWriter(write), dialect: dialect{clock: `0`, isDuplicate: isDuplicate}, changed: make(chan struct{}, 1)}, nil
+	return &DB{read: read, live: live, writer: newWriter(write), dialect: dialect{clock: `0`, isDuplicate: isDuplicate}, changed: make(chan struct{}, 1), opened: time.Now()}, nil
 }
 
 // source returns the data source name. WAL lets reads go on beside the writer;
