@@ -76,6 +76,26 @@ func (f keyFolder) read() (s keyState, err error) {
 	return s, errors.Join(named(f.file(ringFile), ringErr), named(f.file(termsFile), termsErr))
 }
 
+// open is read, before a step: where nothing is recorded it refuses private keys, as
+// somebody else looks after them: SERVER1, whose ring is in its database.
+func (f keyFolder) open() (keyState, error) {
+	s, err := f.read()
+	if err != nil || s.terms != (trust.Terms{}) {
+		return s, err
+	}
+	files, err := os.ReadDir(string(f))
+	if err != nil {
+		return s, err
+	}
+	for _, file := range files {
+		if filepath.Ext(file.Name()) == ".key" {
+			return s, fmt.Errorf("%s has private keys and no %s: the keys of SERVER1 are changed by \"handoff-server1 keys\"; "+
+				"what a first step that was cut short has left can be deleted", f, ringFile)
+		}
+	}
+	return s, nil
+}
+
 func named(path string, err error) error {
 	if err == nil || errors.As(err, new(*fs.PathError)) {
 		return err
@@ -95,7 +115,7 @@ func (f keyFolder) take(clock func() time.Time, do func(s keyState, now time.Tim
 	if err := lock(dir); err != nil {
 		return keyState{}, fmt.Errorf("locking %s: %w", f, err)
 	}
-	former, err := f.read()
+	former, err := f.open()
 	if err != nil {
 		return former, err
 	}

@@ -36,7 +36,8 @@ type issueCommand struct {
 }
 
 func (issueCommand) Help() string {
-	return "Prints the token, which is a secret until it is spent. Nobody is asked whether the user may do this: the key's holder decides.\n\n" +
+	return "Prints the token, which is a secret until it is spent. Nobody is asked whether the user may do this: the key's holder decides. " +
+		"An issuer's \"revoke\" takes back what it has issued itself: what else its key has signed is taken back for certain only by tainting the key.\n\n" +
 		"A message in the request is a field, too, with the value {}: a token that names amount.minor_units and not amount is refused.\n\n" +
 		"Examples:\n\n" +
 		"    handoff issue --key shop.key --issuer https://shop.example --audience https://billing.example \\\n" +

@@ -148,6 +148,13 @@ var ofGo = regexp.MustCompile(`NewID|Params|Config`)
 var versionLine = regexp.MustCompile(`^handoff \S+ go1\.\S+\n$`)
 
 // The version is one line, with every command.
+// Who signs beside the issuer learns what that means for taking back.
+func TestIssueHelpSaysWhatIsNotTakenBack(t *testing.T) {
+	if status, out, _ := invoke(t, "", "issue", "--help"); status != exitDone || !strings.Contains(out, "tainting") {
+		t.Errorf("status %d, %s", status, out)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"verify", "--version"}, {"keys", "--version"}} {
 		status, out, errOut := invoke(t, "", args...)
@@ -178,6 +185,7 @@ func TestAPanicIsNoYes(t *testing.T) {
 // standard output. None repeats a secret.
 func TestMistakes(t *testing.T) {
 	dir := t.TempDir()
+	empty := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	write := func(name, text string, mode os.FileMode) {
 		if err := os.WriteFile(in(name), []byte(text), mode); err != nil {
@@ -297,16 +305,17 @@ func TestMistakes(t *testing.T) {
 		{names: "--dir", args: []string{"keys", "list"}},
 		{names: "--dir", args: []string{"keys", "list", "--dir", in("missing")}},
 		{names: "--dir", args: []string{"keys", "list", "--dir", in("key")}},
-		{names: "--dir", args: []string{"keys", "list", "--dir", dir, "--jwks"}},
+		{names: "handoff-server1 keys", args: []string{"keys", "list", "--dir", dir}},
+		{names: "--dir", args: []string{"keys", "list", "--dir", empty, "--jwks"}},
 		{names: "--dir", args: []string{"keys", "prepare", "--dir", in("missing/keys")}},
 		{names: "--alg", args: []string{"keys", "prepare", "--dir", in("keys"), "--alg", "HS256"}},
 		{names: "--skew", args: []string{"keys", "prepare", "--dir", in("keys"), "--skew", "5"}},
 		{names: "--dir", args: []string{"keys", "activate", "--dir", in("missing")}},
-		{names: "--kid", args: []string{"keys", "activate", "--dir", dir}},
-		{names: "--kid", args: []string{"keys", "activate", "--dir", dir, "--kid=-"}},
-		{names: "--kid", args: []string{"keys", "retire", "--dir", dir}},
-		{names: "--kid", args: []string{"keys", "taint", "--dir", dir}},
-		{names: "--kid", args: []string{"keys", "taint", "--dir", dir, "--kid=../key"}},
+		{names: "--kid", args: []string{"keys", "activate", "--dir", empty}},
+		{names: "--kid", args: []string{"keys", "activate", "--dir", empty, "--kid=-"}},
+		{names: "--kid", args: []string{"keys", "retire", "--dir", empty}},
+		{names: "--kid", args: []string{"keys", "taint", "--dir", empty}},
+		{names: "--kid", args: []string{"keys", "taint", "--dir", empty, "--kid=../key"}},
 		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i"}, stdin: token},
 		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("key")}, stdin: token},
 		{names: "--trust-key", args: []string{"trust", "verify", "--issuer", "i", "--trust-key", in("jwks"), "--trust-key", in("jwks")}, stdin: token},

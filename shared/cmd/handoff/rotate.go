@@ -46,7 +46,7 @@ func (keysListCommand) Help() string {
 }
 
 func (c *keysListCommand) Run(p *program) error {
-	s, err := keyFolder(c.Dir).read()
+	s, err := keyFolder(c.Dir).open()
 	if err != nil {
 		return dirError(err)
 	}
@@ -82,7 +82,7 @@ func (c *keysPrepareCommand) Run(p *program) error {
 	if err := os.Mkdir(c.Dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return dirError(err)
 	}
-	s, err := f.read()
+	s, err := f.open()
 	if err != nil {
 		return dirError(err)
 	}
@@ -219,7 +219,11 @@ func choose(kid string, ring rotation.Ring, state rotation.State, verb string) (
 	}
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("--kid: no key can be %s", verb)
+		first := "prepare one first"
+		if state == rotation.Active {
+			first = "the key that signs cannot; activate another first"
+		}
+		return "", fmt.Errorf("--kid: no key can be %s: %s", verb, first)
 	case 1:
 		return found[0], nil
 	}

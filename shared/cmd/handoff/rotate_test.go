@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -404,6 +405,9 @@ func TestKeysBadFolder(t *testing.T) {
 		"terms empty":       func(o *operator) error { return os.Truncate(o.dir.file(termsFile), 0) },
 		"terms missing":     func(o *operator) error { return os.Remove(o.dir.file(termsFile)) },
 		"ring with private": func(o *operator) error { return privateRing(o) },
+		"SERVER1's": func(o *operator) error {
+			return errors.Join(os.Remove(o.dir.file(ringFile)), os.Remove(o.dir.file(termsFile)))
+		},
 	} {
 		o := newOperator(t)
 		id := o.do("prepare")
@@ -420,6 +424,18 @@ func TestKeysBadFolder(t *testing.T) {
 		}
 		if !slices.Equal(o.snapshot(), before) {
 			t.Errorf("%s: the folder has changed", name)
+		}
+	}
+}
+
+// A step that nothing can take says which comes before it.
+func TestKeysOtherStepFirst(t *testing.T) {
+	o := newOperator(t)
+	o.do("prepare")
+	o.do("activate")
+	for verb, first := range map[string]string{"activate": "prepare", "retire": "activate another"} {
+		if status, _, errOut := o.try(verb); status != exitUsage || !strings.Contains(errOut, first) {
+			t.Errorf("%s: status %d, %s", verb, status, errOut)
 		}
 	}
 }
