@@ -56,34 +56,28 @@ func (db *DB) StartSession(ctx context.Context, s Session) error {
 }
 
 // makeRoom ends sessions of a user that is held, so that there is room for one more,
-// and says how many. One that is over at now is only forgotten.
+// and says how many. Whether one is over is not asked: by another clock it may live,
+// or its handoffs.
 func makeRoom(ctx context.Context, tx *sql.Tx, u standing, now time.Time) (ended int, err error) {
 	tooMany, err := leastUsed(ctx, tx, u)
 	if err != nil {
 		return 0, err
 	}
-	for _, s := range tooMany {
-		if !s.IdleExpires.After(now) {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE handoff_id = $1`, s.HandoffID); err != nil {
-				return 0, wrap("forgetting a session", err)
-			}
-			continue
-		}
-		if err := endSession(ctx, tx, u, s.HandoffID, now); err != nil {
+	for _, handoffID := range tooMany {
+		if err := endSession(ctx, tx, u, handoffID, now); err != nil {
 			return 0, err
 		}
-		if err := record(ctx, tx, event{kind: eventSessionReplaced, at: now, user: u.id, session: s.HandoffID}); err != nil {
+		if err := record(ctx, tx, event{kind: eventSessionReplaced, at: now, user: u.id, session: handoffID}); err != nil {
 			return 0, err
 		}
-		ended++
 	}
-	return ended, nil
+	return len(tooMany), nil
 }
 
-// leastUsed returns which sessions of a user are too many for one more: one, except
-// where there was no bound before. It reads HandoffID and IdleExpires alone.
-func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (tooMany []Session, err error) {
-	const find = `SELECT handoff_id, idle_expires_at FROM sessions WHERE user_id = $1
+// leastUsed returns which sessions of a user are too many for one more, by the id that
+// their handoffs carry: one, except where there was no bound before.
+func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (tooMany []string, err error) {
+	const find = `SELECT handoff_id FROM sessions WHERE user_id = $1
 		ORDER BY idle_expires_at DESC, created_at DESC, handoff_id LIMIT $2 OFFSET $3`
 	rows, err := tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1)
 	if err != nil {
@@ -91,13 +85,11 @@ func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (tooMany []Session, 
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var s Session
-		var idle int64
-		if err := rows.Scan(&s.HandoffID, &idle); err != nil {
+		var handoffID string
+		if err := rows.Scan(&handoffID); err != nil {
 			return nil, wrap("reading sessions", err)
 		}
-		s.IdleExpires = fromMillis(idle)
-		tooMany = append(tooMany, s)
+		tooMany = append(tooMany, handoffID)
 	}
 	return tooMany, wrap("reading sessions", rows.Err())
 }
