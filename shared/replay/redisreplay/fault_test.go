@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -176,29 +175,23 @@ func TestE07AppliedAndNotAnswered(t *testing.T) {
 	t.Parallel()
 	r := start(t).age()
 	p := newProxy(t, r)
-	var silent sync.Map
-	p.pass(r, func(from io.Reader, to io.Writer) {
-		buf := make([]byte, 1<<16)
-		for {
-			n, err := from.Read(buf)
-			if err != nil {
-				return
-			}
-			if _, ok := silent.Load("on"); !ok {
-				to.Write(buf[:n])
-			}
+	var silent atomic.Bool
+	p.change(r, func(reply []byte) []byte {
+		if silent.Load() {
+			return nil
 		}
+		return reply
 	})
 	s := open(t, redisreplay.Config{URL: p.url()})
 	together(t, s)
-	silent.Store("on", true)
+	silent.Store(true)
 	var unanswered handoff.Redemption
 	before := r.do("DBSIZE")
 	for applied := false; !applied; applied = r.do("DBSIZE") != before { // not each is sent: connections are made too
 		unanswered = token()
 		refused(t, s, unanswered)
 	}
-	silent.Delete("on")
+	silent.Store(false)
 	eventually(t, 3*time.Second, "an answer", func() bool {
 		err := s.Redeem(context.Background(), unanswered)
 		if err == nil {
@@ -227,25 +220,17 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 			var mu sync.Mutex
 			var on bool
 			var earlier []byte
-			p.pass(r, func(from io.Reader, to io.Writer) {
-				buf := make([]byte, 1<<16)
-				for {
-					n, err := from.Read(buf)
-					if err != nil {
-						return
-					}
-					reply := bytes.Clone(buf[:n])
-					mu.Lock()
-					if on {
-						reply = meddle(earlier, reply)
-					} else {
-						earlier = reply
-					}
-					mu.Unlock()
-					to.Write(reply)
+			p.change(r, func(reply []byte) []byte {
+				mu.Lock()
+				defer mu.Unlock()
+				if on {
+					return meddle(earlier, reply)
 				}
+				earlier = bytes.Clone(reply)
+				return reply
 			})
 			s := open(t, redisreplay.Config{URL: p.url()})
+			together(t, s) // a link that is made while replies are meddled with refuses anyway
 			spent := token()
 			redeem(t, s, spent, nil) // its replies are the earlier batch's: OK, and more
 			mu.Lock()

@@ -193,6 +193,20 @@ func (p *proxy) pass(r *redis, replies func(io.Reader, io.Writer)) {
 	p.target, p.replies = r.port, replies
 }
 
+// change sets that too, and what each piece of the answers becomes on its way.
+func (p *proxy) change(r *redis, reply func([]byte) []byte) {
+	p.pass(r, func(from io.Reader, to io.Writer) {
+		buf := make([]byte, 1<<16)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			to.Write(reply(buf[:n]))
+		}
+	})
+}
+
 // cut ends every connection.
 func (p *proxy) cut() {
 	p.mu.Lock()

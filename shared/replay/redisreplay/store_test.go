@@ -1,6 +1,7 @@
 package redisreplay_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -188,12 +189,43 @@ func TestE04Failover(t *testing.T) {
 	redeem(t, s, late, handoff.ErrReplayed)
 }
 
+// E04: a WAIT that ends before enough replicas have the redemption, for whatever
+// reason, acknowledges nothing.
+func TestE04TooFewReplicasHaveIt(t *testing.T) {
+	t.Parallel()
+	primary := start(t).age()
+	start(t, "--replicaof", "127.0.0.1 "+primary.port)
+	eventually(t, 20*time.Second, "the replica is there", func() bool { return primary.info("connected_slaves") == "1" })
+	p := newProxy(t, primary)
+	var none atomic.Bool
+	p.change(primary, func(reply []byte) []byte {
+		// WAIT's answer comes with the SET's, or after it.
+		if wait := bytes.TrimPrefix(reply, []byte("+OK\r\n")); none.Load() && bytes.HasPrefix(wait, []byte(":1\r\n")) {
+			wait[1] = '0'
+		}
+		return reply
+	})
+	s := open(t, redisreplay.Config{URL: p.url(), WaitReplicas: 1})
+	together(t, s)
+	none.Store(true)
+	began := time.Now()
+	refused(t, s, token())
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("refused after %s: the timeout decided", took)
+	}
+	none.Store(false)
+	recovers(t, s, 5*time.Second)
+}
+
 // E04: the loss that was measured without WAIT, at a primary whose replica the
 // store has not seen yet: every mark that the new primary lacks is refused.
 func TestE04FailoverThatLosesMarks(t *testing.T) {
 	t.Parallel()
 	primary := start(t).age()
 	p := newProxy(t, primary)
+	p.change(primary, func(reply []byte) []byte {
+		return bytes.Replace(reply, []byte("connected_slaves:1"), []byte("connected_slaves:0"), 1)
+	})
 	s := open(t, redisreplay.Config{URL: p.url()})
 	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	eventually(t, 20*time.Second, "the replica is in step", func() bool { return replica.info("master_link_status") == "up" })
@@ -204,6 +236,9 @@ func TestE04FailoverThatLosesMarks(t *testing.T) {
 		if s.Redeem(context.Background(), r) == nil {
 			lost = append(lost, r)
 		}
+	}
+	if len(lost) == 0 {
+		t.Fatal("the primary acknowledged nothing that the replica lacks: the test shows nothing")
 	}
 	primary.kill()
 	replica.cont()
