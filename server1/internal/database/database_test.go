@@ -38,7 +38,7 @@ func TestEngines(t *testing.T) {
 		"users": testUsers, "session life": testSessionLife, "session expires": testSessionExpires,
 		"session of another user": testSessionOfAnotherUserThanChecked, "record handoff": testRecordHandoff,
 		"concurrent changes": testConcurrentChanges, "change panics": testChangePanics,
-		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "sessions bounded": testSessionsBounded, "sessions bounded ahead": testSessionsBoundedAhead, "cut off": testCutOff,
+		"handoffs are taken back": testTakenBack, "nothing alive": testNothingAlive, "wrong clock": testWrongClock, "many sessions": testManySessions, "sessions bounded": testSessionsBounded, "sessions bounded ahead": testSessionsBoundedAhead, "cut off": testCutOff, "cut off ahead": testCutOffAhead,
 		"cut off while issuing": testCutOffWhileIssuing, "revoke handoff": testRevokeHandoff, "revoked too many": testRevokedTooMany, "revoke session": testRevokeSession,
 		"change password": testChangePassword, "disable user": testDisableUser, "sweep": testSweep, "sweep ahead": testSweepAhead,
 		"terms": testTerms, "ring": testRing, "ring by wrong clock": testRingByWrongClock, "ring is read": testRingIsRead, "seq": testSeq, "seq ahead": testSeqAhead, "handoff ahead": testHandoffAhead, "one moment": testOneMoment, "changes": testChanges,

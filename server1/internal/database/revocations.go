@@ -103,7 +103,8 @@ func userOfSession(ctx context.Context, tx *sql.Tx, handoffID string, now time.T
 }
 
 // CutOffUser takes back all handoffs that a user has been issued, and leaves the
-// sessions. It returns ErrNotFound if there is no user with the id.
+// sessions. It returns ErrNotFound if there is no user with the id. On SQLite, by a
+// clock that is ahead, the user gets no handoff until the time has come that it said.
 func (db *DB) CutOffUser(ctx context.Context, userID string, now time.Time) error {
 	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		u, err := db.lockUser(ctx, tx, "id", userID)
@@ -169,22 +170,31 @@ func takeBackUser(ctx context.Context, tx *sql.Tx, u standing, e trust.Entry, te
 }
 
 // cutOff takes back all handoffs of a user that is held, and has RecordHandoff
-// refuse those that are being signed.
+// refuse those that are being signed. It is never refused: where the database has a
+// clock of its own, one that is ahead counts as the latest by which it lets a handoff
+// be recorded, or the user would get none until the time has come that it says.
 func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
+	by := now
+	if !u.clock.IsZero() {
+		by = u.clock
+	}
+	terms, err := readTerms(ctx, tx, by)
+	if err != nil && !errors.Is(err, ErrNoIssuer) {
+		return err
+	}
 	latest := now
-	if u.latestIssue.After(now) {
+	if most := by.Add(terms.Skew); now.After(most) {
+		latest = most
+	}
+	if u.latestIssue.After(latest) {
 		latest = u.latestIssue
 	}
 	const later = `UPDATE users SET cut_off_at = $1 WHERE id = $2 AND cut_off_at < $1`
 	if _, err := tx.ExecContext(ctx, later, toMillis(latest.Truncate(time.Second)), u.id); err != nil {
 		return wrap("cutting a user off", err)
 	}
-	terms, err := readTerms(ctx, tx, now)
-	if errors.Is(err, ErrNoIssuer) {
-		return nil // and no handoffs
-	}
 	if err != nil {
-		return err
+		return nil // there are no handoffs yet
 	}
 	entry, err := terms.Subject(u.id, latest)
 	if err != nil {

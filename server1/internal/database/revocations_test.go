@@ -179,6 +179,63 @@ func testCutOff(t *testing.T, e engine) {
 	}
 }
 
+// F02: whoever cuts a user off by a clock that is ahead takes back all that there
+// is, and where the database knows better, locks nobody out.
+func testCutOffAhead(t *testing.T, e engine) {
+	db := e.issuing(t)
+	for what, cut := range map[string]func(Session, time.Time) error{
+		"an operator": func(s Session, now time.Time) error { return db.CutOffUser(t.Context(), s.User.ID, now) },
+		"signing out": func(s Session, now time.Time) error { return db.EndSessions(t.Context(), s, now) },
+		"a new password": func(s Session, now time.Time) error {
+			return db.ChangePassword(t.Context(), s, s.User.PasswordHash, now)
+		},
+		"before a server": func(s Session, now time.Time) error {
+			mustExec(t, db, `DELETE FROM terms`)
+			return db.CutOffUser(t.Context(), s.User.ID, now)
+		},
+	} {
+		if err := db.KeepTerms(t.Context(), terms, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		begin := func(u User) Session {
+			t.Helper()
+			s := newSession(u)
+			s.Created = time.Now()
+			s.IdleExpires, s.Expires = s.Created.Add(2*time.Hour), s.Created.Add(3*time.Hour)
+			if err := db.StartSession(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		record := func(s Session, iat time.Time) error {
+			c := claims()
+			c.IssuedAt = iat.Truncate(time.Second)
+			c.Expires = c.IssuedAt.Add(time.Minute)
+			return db.RecordHandoff(t.Context(), s, c, time.Now())
+		}
+		s := begin(addUser(t, db, what))
+		if err := record(s, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		if err := cut(s, now.Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		again := begin(s.User)
+		var off *CutOffError
+		if err := record(again, now); !errors.As(err, &off) {
+			t.Errorf("%s: a handoff from before: %v", what, err)
+			continue
+		}
+		if db.dialect.clock == "0" {
+			continue
+		}
+		if ahead := off.At.Sub(now); ahead > terms.Skew+time.Since(now) {
+			t.Errorf("%s: cut off for %s more", what, ahead)
+		}
+	}
+}
+
 // Whenever a user is cut off or signed out, no handoff is recorded that the
 // list does not take back.
 func testCutOffWhileIssuing(t *testing.T, e engine) {

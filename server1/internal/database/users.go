@@ -69,16 +69,18 @@ type standing struct {
 	disabled         bool
 	latestIssue      time.Time // the latest iat of the user's handoffs
 	handoffsExpire   time.Time // their latest exp
+	clock            time.Time // the database's own; zero: it is this machine's
 }
 
 // lockUser returns the standing of the user whose id or name, as column says, has
 // the value, and holds it: whatever starts or ends sessions or takes handoffs
 // back does this first.
 func (db *DB) lockUser(ctx context.Context, tx *sql.Tx, column, value string) (u standing, err error) {
-	query := `SELECT id, password_hash, disabled_at IS NOT NULL, issued_at, handoffs_expire_at FROM users WHERE ` + column + ` = $1` + db.dialect.hold
-	var issued, expire int64
-	err = tx.QueryRowContext(ctx, query, value).Scan(&u.id, &u.passwordHash, &u.disabled, &issued, &expire)
-	u.latestIssue, u.handoffsExpire = fromMillis(issued), fromMillis(expire)
+	query := `SELECT id, password_hash, disabled_at IS NOT NULL, issued_at, handoffs_expire_at, ` + db.dialect.clock +
+		` FROM users WHERE ` + column + ` = $1` + db.dialect.hold
+	var issued, expire, clock int64
+	err = tx.QueryRowContext(ctx, query, value).Scan(&u.id, &u.passwordHash, &u.disabled, &issued, &expire, &clock)
+	u.latestIssue, u.handoffsExpire, u.clock = fromMillis(issued), fromMillis(expire), fromMillis(clock)
 	return u, wrap("reading a user", err)
 }
 
