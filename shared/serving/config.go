@@ -24,7 +24,7 @@ type Flags struct {
 	TLSKey         string        `required:"" placeholder:"FILE" help:"Private key of the certificate, in PEM, readable by its owner alone."`
 	Metrics        string        `placeholder:"HOST:PORT" help:"Loopback address to serve Prometheus metrics on, at /metrics over plain HTTP. Off unless set."`
 	Reflection     bool          `help:"Offer gRPC server reflection. Off unless set."`
-	MaxConnections int           `default:"4096" placeholder:"N" help:"How many connections can be open at once, a quarter of them from one network (IPv4 address, IPv6 /48); more are closed at once. A proxy in front is one network."`
+	MaxConnections int           `default:"4096" placeholder:"N" help:"How many connections can be open at once, a quarter of them from one network (IPv4 address, IPv6 /48), a 64th once half are open; more are closed at once. A proxy in front is one network."`
 	LogLevel       slog.Level    `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
 	ShutdownDelay  time.Duration `default:"250ms" placeholder:"TIME" help:"How long to go on serving after health has turned to NOT_SERVING."`
 	ShutdownGrace  time.Duration `default:"10s" placeholder:"TIME" help:"How long calls under way may then take to finish before they are cut off."`
@@ -60,8 +60,8 @@ type Config struct {
 	// Watches are the full names of streaming methods that are meant to stay open:
 	// they end after WatchTimeout, for their clients to ask again, and when the
 	// server stops. Of each, a quarter of Flags.MaxConnections can be open at once,
-	// and a quarter of those from one network. The health service's Watch is
-	// always one.
+	// and a quarter of those from one network, or a 64th once half are open. The
+	// health service's Watch is always one.
 	Watches []string
 	// Collectors are the program's own metrics.
 	Collectors []prometheus.Collector

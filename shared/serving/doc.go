@@ -32,9 +32,9 @@
 // The constants bound what one connection holds, and for how long;
 // Flags.MaxConnections bounds the connections, and by it the calls that stay open
 // (Config.Watches). Of both, one network (an IPv4 address, an IPv6 /48) has at
-// most a quarter, so that it cannot keep the others out. Behind a proxy that hides
-// its clients' addresses all clients are one network, and the proxy has to bound
-// them.
+// most a quarter, and once half is taken a 64th, so that a handful cannot keep the
+// others out. Behind a proxy that hides its clients' addresses all clients are one
+// network, and the proxy has to bound them.
 //
 // # Invariants
 //

@@ -42,7 +42,7 @@ func (g *gate) tell(last net.Addr, now time.Time) {
 	if now.Sub(g.told) < tellAgain {
 		return
 	}
-	g.log.Warn("refused connections: as many are open as --max-connections allows, in all or a quarter from one network",
+	g.log.Warn("refused connections: as many are open as --max-connections allows, in all or from one network",
 		"refused", g.refused, "last", last.String())
 	g.refused, g.told = 0, now
 }

@@ -7,9 +7,10 @@ import (
 )
 
 // A quota bounds what strangers hold at once: so much in all, and a quarter of
-// that from one network, so that none can keep all the others out.
+// that from one network; once half is taken, a 64th, so that no handful of
+// networks can keep all the others out.
 type quota struct {
-	all, each int
+	all int
 
 	mu    sync.Mutex
 	taken int
@@ -17,7 +18,7 @@ type quota struct {
 }
 
 func newQuota(all int) *quota {
-	return &quota{all: all, each: max(1, all/4), by: map[netip.Prefix]int{}}
+	return &quota{all: all, by: map[netip.Prefix]int{}}
 }
 
 // take takes one for whoever is at the address, if there is one left. What is
@@ -26,7 +27,11 @@ func (q *quota) take(address net.Addr) (release func(), ok bool) {
 	network := networkOf(address)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.taken >= q.all || q.by[network] >= q.each {
+	each := q.all / 4
+	if q.taken >= q.all/2 {
+		each = q.all / 64
+	}
+	if q.taken >= q.all || q.by[network] >= max(1, each) {
 		return nil, false
 	}
 	q.taken++

@@ -30,11 +30,11 @@ func TestQuota(t *testing.T) {
 		return tcp
 	}
 	var releases []func()
-	q := newQuota(16)
+	q := newQuota(128)
 	take := func(address net.Addr, want int) {
 		t.Helper()
 		var got int
-		for range 20 {
+		for range 40 {
 			release, ok := q.take(address)
 			if !ok {
 				break
@@ -46,26 +46,31 @@ func TestQuota(t *testing.T) {
 			t.Errorf("%v got %d, want %d", address, got, want)
 		}
 	}
-	take(at("192.0.2.1:1"), 4)
+	take(at("192.0.2.1:1"), 32)
 	take(at("[::ffff:192.0.2.1]:2"), 0) // the same address
-	take(at("[2001:db8:1:2::3]:1"), 4)
-	take(at("[2001:db8:1:ffff::]:1"), 0) // the same /48
-	take(at("192.0.2.2:1"), 4)
 	releases[0]()
 	take(at("192.0.2.1:3"), 1)
-	take(&net.UnixAddr{Name: "x"}, 4)
-	take(nil, 0)
-	take(at("198.51.100.1:1"), 0) // none is left
+	take(at("[2001:db8:1:2::3]:1"), 32)
+	take(at("[2001:db8:1:ffff::]:1"), 0) // the same /48
 	releases[1]()
-	take(at("198.51.100.1:1"), 1)
-	for _, release := range append(releases[:0:0], releases[2:]...) {
+	take(at("192.0.2.1:3"), 1) // the last of the first half
+	take(&net.UnixAddr{Name: "x"}, 2)
+	take(nil, 0)
+	for n := range 31 {
+		take(&net.TCPAddr{IP: net.IPv4(198, 51, 100, byte(n))}, 2)
+	}
+	take(at("192.0.2.3:1"), 0) // none is left
+	releases[2]()
+	take(at("192.0.2.1:3"), 0)
+	take(at("192.0.2.3:1"), 1)
+	for _, release := range append(releases[:0:0], releases[3:]...) {
 		release()
 	}
 	if q.taken != 0 || len(q.by) != 0 {
 		t.Errorf("all is given back, and %d are taken by %v", q.taken, q.by)
 	}
 	if _, ok := newQuota(1).take(nil); !ok {
-		t.Error("a quarter of one is none")
+		t.Error("a 64th of one is none")
 	}
 }
 
