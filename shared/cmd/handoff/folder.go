@@ -89,8 +89,8 @@ func (f keyFolder) open() (keyState, error) {
 	}
 	for _, file := range files {
 		if filepath.Ext(file.Name()) == ".key" {
-			return s, fmt.Errorf("%s has private keys and no %s: the keys of SERVER1 are changed by \"handoff-server1 keys\"; "+
-				"what a first step that was cut short has left can be deleted", f, ringFile)
+			return s, fmt.Errorf("%s has private keys and no %s: where they are SERVER1's, \"handoff-server1 keys\" changes them; "+
+				"only where a first \"handoff keys prepare\" was cut short here can they be deleted", f, ringFile)
 		}
 	}
 	return s, nil
