@@ -68,6 +68,7 @@ type Keys struct {
 	missing error                   // what of them cannot be loaded
 	seen    time.Time               // when the ring was last known to be this one
 	retry   time.Time               // no step before
+	failed  error                   // of the last one, until then
 	unable  string                  // what keeps the step from being taken, of which the log knows
 }
 
@@ -237,16 +238,19 @@ func (k *Keys) Ready(context.Context) error {
 // by it.
 func (k *Keys) Step(ctx context.Context) error {
 	k.mu.Lock()
-	ring, early := k.ring, k.config.Now().Before(k.retry)
+	ring, early, failed := k.ring, k.config.Now().Before(k.retry), k.failed
 	k.mu.Unlock()
-	if early || k.config.Every == 0 && ring.Settled() {
+	switch {
+	case early:
+		return failed
+	case k.config.Every == 0 && ring.Settled():
 		return nil
 	}
 	taken, err := k.steps.takeDue(ctx, ring, k.config.Every, k.config.Terms)
 	if err != nil {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.retry = k.config.Now().Add(time.Second)
+		k.retry, k.failed = k.config.Now().Add(time.Second), nil
 		var wait *rotation.EarlyError
 		if errors.As(err, &wait) { // another process's terms are longer
 			return nil
@@ -259,7 +263,8 @@ func (k *Keys) Step(ctx context.Context) error {
 			}
 			return nil
 		}
-		return fmt.Errorf("rotating the signing keys: %w", err)
+		k.failed = fmt.Errorf("rotating the signing keys: %w", err)
+		return k.failed
 	}
 	if taken.Kid != "" {
 		k.config.Log.InfoContext(ctx, "signing keys", "step", string(taken.Verb), "key", taken.Kid)

@@ -3,15 +3,18 @@ package upkeep
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/signing"
+	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
@@ -133,5 +136,58 @@ func TestReportsOnce(t *testing.T) {
 	wg.Wait()
 	if fails, succeeds := strings.Count(log.String(), "upkeep fails"), strings.Count(log.String(), "upkeep succeeds"); fails != 1 || succeeds != 1 {
 		t.Errorf("reported %d and %d times", fails, succeeds)
+	}
+}
+
+// F01: a process whose clock is ahead of the database's changes no key and forgets
+// nothing, says so once, and does the rest of its upkeep.
+func TestClockAhead(t *testing.T) {
+	db := open(t, servingtest.Postgres(t))
+	if err := db.KeepTerms(t.Context(), terms, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	folder, err := signing.OpenFolder(filepath.Join(t.TempDir(), "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &servingtest.Log{}
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	longer := terms
+	longer.TokenLifetime = 2 * time.Minute
+	keys, err := signing.New(t.Context(), signing.Config{
+		DB: db, Folder: folder, Terms: longer, Every: 24 * time.Hour, Log: logger, Now: now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := database.User{ID: handoff.NewID(), Name: "alice", PasswordHash: "x", Created: time.Now()}
+	session := database.Session{
+		IDSHA256: handoff.NewID(), HandoffID: handoff.NewID(), User: user,
+		Created: time.Now(), IdleExpires: time.Now().Add(time.Hour), Expires: time.Now().Add(time.Hour),
+	}
+	if err := errors.Join(db.AddUser(t.Context(), user), db.StartSession(t.Context(), session)); err != nil {
+		t.Fatal(err)
+	}
+	ahead.Store(int64(48 * time.Hour))
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { Run(ctx, Config{DB: db, Terms: longer, Keys: keys, Log: logger, Now: now}) })
+	defer wg.Wait()
+	defer stop()
+	eventually(t, "a report", func() bool { return strings.Contains(log.String(), "upkeep fails") })
+	time.Sleep(1500 * time.Millisecond) // a step is tried again after a second
+	if used, err := db.Terms(t.Context(), time.Now()); err != nil || used != longer {
+		t.Errorf("terms %v, %v", used, err)
+	}
+	if ring, err := db.Ring(t.Context()); err != nil || len(ring.Records()) != 1 {
+		t.Errorf("keys %v, %v", ring.Records(), err)
+	}
+	if _, err := db.LiveSession(t.Context(), session.IDSHA256, time.Now()); err != nil {
+		t.Errorf("the session: %v", err)
+	}
+	if fails := strings.Count(log.String(), "upkeep fails"); fails != 1 || strings.Contains(log.String(), "upkeep succeeds") {
+		t.Errorf("reported %d times: %s", fails, log.String())
 	}
 }
