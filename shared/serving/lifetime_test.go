@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -30,6 +31,22 @@ import (
 // in memory, so that minutes pass at once.
 func bubble(t *testing.T, impl *service, change func(*Config), test func(*testing.T, *grpc.ClientConn, context.CancelFunc)) {
 	t.Helper()
+	listening(t, impl, change, func(t *testing.T, listener *bufconn.Listener, pool *x509.CertPool, stop context.CancelFunc) {
+		conn, err := grpc.NewClient("passthrough:///127.0.0.1",
+			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return listener.Dial() }),
+			grpc.WithIdleTimeout(0),
+			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		test(t, conn, stop)
+	})
+}
+
+// listening runs a server inside a synctest bubble.
+func listening(t *testing.T, impl *service, change func(*Config), test func(*testing.T, *bufconn.Listener, *x509.CertPool, context.CancelFunc)) {
+	t.Helper()
 	flags, pool := testFlags(t)
 	synctest.Test(t, func(t *testing.T) {
 		config := Config{Flags: flags}
@@ -47,21 +64,13 @@ func bubble(t *testing.T, impl *service, change func(*Config), test func(*testin
 		served := make(chan error, 1)
 		go func() { served <- server.serve(ctx, listener, nil) }()
 		synctest.Wait()
-		conn, err := grpc.NewClient("passthrough:///127.0.0.1",
-			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return listener.Dial() }),
-			grpc.WithIdleTimeout(0),
-			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13})))
-		if err != nil {
-			t.Fatal(err)
-		}
 		defer func() {
-			conn.Close()
 			cancel()
 			if err := <-served; err != nil {
 				t.Error("serve:", err)
 			}
 		}()
-		test(t, conn, cancel)
+		test(t, listener, pool, cancel)
 	})
 }
 

@@ -43,6 +43,12 @@ func (r *running) peer(t *testing.T) *rawClient {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return greet(t, conn)
+}
+
+// greet says a client's first words.
+func greet(t *testing.T, conn *tls.Conn) *rawClient {
+	t.Helper()
 	p := &rawClient{conn: conn}
 	p.enc = hpack.NewEncoder(&p.buf)
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
