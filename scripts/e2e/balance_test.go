@@ -55,6 +55,9 @@ func TestBalancedClientsAvoidADoubtfulReplica(t *testing.T) {
 				t.Errorf("%s: %v", fault.name, err)
 			}
 		}
+		if got, _ := s.present(1, s.fresh()); got != doubtful {
+			t.Errorf("%s: the replica itself answers %v: the test shows nothing", fault.name, got)
+		}
 		s.links[1].Pass()
 		t.Logf("%s: %d of %d calls were refused", fault.name, lost, calls)
 		if lost > 5 { // the word that health sends is under way for a while
