@@ -94,7 +94,7 @@ func (s *Store) key(issuer, id string) string {
 	return s.config.Prefix + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// advance returns the time by a clock that never goes back.
+// advance returns the time by a clock that never goes back while an epoch lasts.
 func (s *Store) advance() time.Time {
 	now := s.config.Now().UnixMilli()
 	for {
