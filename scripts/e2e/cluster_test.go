@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -28,13 +27,5 @@ func TestCluster(t *testing.T) {
 	if told := len(storyLine.FindAll(output, -1)); told != 37 {
 		t.Errorf("the story has %d lines:\n%s", told, output)
 	}
-	left, err := os.ReadDir(temporary)
-	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-	for _, pid := range pids(output) {
-		if err := syscall.Kill(pid, 0); err == nil {
-			t.Errorf("process %d still runs", pid)
-		}
-	}
+	wantNothingLeft(t, temporary, output)
 }

@@ -124,6 +124,13 @@ func TestStory(t *testing.T) {
 			t.Errorf("README's transcript does not have the line %q", line)
 		}
 	}
+	wantNothingLeft(t, temporary, output)
+}
+
+// wantNothingLeft checks that a program has left no file, and no process that it
+// said it had started.
+func wantNothingLeft(t *testing.T, temporary string, output []byte) {
+	t.Helper()
 	left, err := os.ReadDir(temporary)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

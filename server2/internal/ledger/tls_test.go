@@ -1,43 +1,19 @@
 package ledger
 
 import (
-	"strings"
+	"context"
+	"database/sql"
 	"testing"
 
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
-// Over TLS, the server must be vouched for, by name.
 func TestPostgresOverTLS(t *testing.T) {
-	ours, other := servingtest.NewAuthority(t), servingtest.NewAuthority(t)
-	server, address := servingtest.StartPostgresTLS(t, ours)
-	server.Database(t)
-	base := "postgres://handoff@" + address + "/test1?"
-	for query, accepted := range map[string]bool{
-		"sslmode=verify-full&sslrootcert=" + ours.File:  true,
-		"sslmode=verify-full&sslrootcert=" + other.File: false,
-		"sslmode=verify-full":                           false, // the system's authorities
-		"sslmode=disable":                               false, // the server refuses
-	} {
-		db, err := Open(t.Context(), base+query)
-		if (err == nil) != accepted {
-			t.Errorf("%s: %v", query, err)
-		}
+	servingtest.PostgresOverTLS(t, func(ctx context.Context, url string) (*sql.DB, func() error, error) {
+		db, err := Open(ctx, url)
 		if err != nil {
-			continue
+			return nil, nil, err
 		}
-		var encrypted bool
-		err = db.read.QueryRow(`SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()`).Scan(&encrypted)
-		if err != nil || !encrypted {
-			t.Errorf("%s: over TLS: %t, %v", query, encrypted, err)
-		}
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	byName := strings.Replace(base, "127.0.0.1", "localhost", 1) + "sslmode=verify-full&sslrootcert=" + ours.File
-	if db, err := Open(t.Context(), byName); err == nil {
-		db.Close()
-		t.Error("a certificate for another name is accepted")
-	}
+		return db.read, db.Close, nil
+	})
 }
