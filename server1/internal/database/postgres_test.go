@@ -2,6 +2,7 @@ package database
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -75,7 +76,10 @@ func TestF04PostgresKilled(t *testing.T) {
 	url := server.Database(t)
 	e := engine{func(testing.TB) string { return url }}
 	first := e.issuing(t)
-	s := startSession(t, first, addUser(t, first, "alice"))
+	sessions := make([]Session, 100) // a user cannot take back as much as follows
+	for i := range sessions {
+		sessions[i] = startSession(t, first, addUser(t, first, fmt.Sprintf("user-%d", i)))
+	}
 	var mu sync.Mutex
 	var acknowledged []string
 	total := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
@@ -83,13 +87,13 @@ func TestF04PostgresKilled(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, db := range []*DB{first, openAt(t, url), first, openAt(t, url)} {
 		wg.Go(func() {
-			for {
+			for i := 0; ; i++ {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				c := claims()
+				c, s := claims(), sessions[i%len(sessions)]
 				if db.RecordHandoff(t.Context(), s, c, start) != nil ||
 					db.RevokeHandoff(t.Context(), s.User.ID, c.ID, start) != nil {
 					continue
