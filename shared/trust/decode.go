@@ -84,7 +84,7 @@ func decodeList(payload string) (*list, error) {
 	}
 	l.issuer = strings.Clone(l.issuer) // the rest of the document is not to stay in memory
 	l.keys = set.Keys()
-	if len(l.keys) > maxKeys {
+	if len(l.keys) > MaxKeys {
 		return nil, errors.New("there are too many keys")
 	}
 	return l, nil

@@ -32,8 +32,8 @@ func newList(terms Terms, s State, seq int64, now time.Time) (*list, error) {
 		tokens: map[id]struct{}{}, sessions: map[id]struct{}{}, subjects: map[digest]int64{},
 	}
 	l.expires = l.issuedAt.Add(terms.ListLifetime)
-	if len(s.Keys) == 0 || len(s.Keys) > maxKeys {
-		return nil, fmt.Errorf("the state has %d keys: a list has 1 to %d", len(s.Keys), maxKeys)
+	if len(s.Keys) == 0 || len(s.Keys) > MaxKeys {
+		return nil, fmt.Errorf("the state has %d keys: a list has 1 to %d", len(s.Keys), MaxKeys)
 	}
 	for i, e := range s.Revoked {
 		if !now.Before(e.Until) {

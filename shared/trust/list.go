@@ -14,9 +14,12 @@ var profile = handoff.Profile{Typ: "handoff-trust+jwt", MaxLength: 16 << 20}
 // 16 MiB.
 func Profile() handoff.Profile { return profile }
 
+// MaxKeys is how many keys a list names at most. Of a State with more there is no
+// list (SPEC.md section 2).
+const MaxKeys = 64
+
 const (
 	maxHeader = 512          // bytes of the encoded header, which has three short members
-	maxKeys   = 64           // of a list
 	maxTime   = 253402300799 // the last second of the year 9999
 )
 

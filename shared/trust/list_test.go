@@ -80,7 +80,7 @@ func TestStateThatCannotBeListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	many := make([]handoff.Key, maxKeys+1)
+	many := make([]handoff.Key, MaxKeys+1)
 	for i := range many {
 		many[i] = newSigner().Key()
 	}

@@ -261,7 +261,7 @@ func TestKeysFitAList(t *testing.T) {
 	b.keys(t)
 	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
 	_, err := steps.change(t.Context(), func(ring rotation.Ring, _ trust.Terms, _ time.Time) (_ rotation.Ring, err error) {
-		for range mostKeys - 2 {
+		for range trust.MaxKeys - 2 {
 			key, failed := signkey.Generate(handoff.EdDSA)
 			if failed != nil {
 				return ring, failed

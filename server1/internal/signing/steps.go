@@ -97,10 +97,6 @@ func (s Steps) change(ctx context.Context, do database.RingStep) (rotation.Ring,
 	})
 }
 
-// mostKeys is how many keys a trust list names at most (package trust, SPEC.md).
-// With one more there would be no list, and every audience would refuse all.
-const mostKeys = 64
-
 // Prepare makes a key of the kind that signs now, and lists it. It returns the
 // key, and the ring with it.
 func (s Steps) Prepare(ctx context.Context) (handoff.Key, rotation.Ring, error) {
@@ -130,8 +126,8 @@ func (s Steps) prepare(ctx context.Context, unless func(rotation.Ring, trust.Ter
 			return ring, err
 		}
 		ring, err := ring.Prepare(key.Key())
-		if err == nil && len(ring.Listed(now)) > mostKeys {
-			err = fmt.Errorf("a trust list names %d keys at most: retire or taint one, or wait until one leaves", mostKeys)
+		if err == nil && len(ring.Listed(now)) > trust.MaxKeys { // there would be no list, and every audience would refuse all
+			err = fmt.Errorf("a trust list names %d keys at most: retire or taint one, or wait until one leaves", trust.MaxKeys)
 		}
 		return ring, err
 	})
