@@ -26,17 +26,18 @@ type Config struct {
 	Exempt []string
 	// Observe, if set, is told of each decision, for audit and metrics. See Event.
 	Observe func(context.Context, Event)
-	// MaxInFlight is how many tokens may be in verification at once; a call above
-	// it is refused with LIMIT_EXCEEDED before any of its token is looked at. It
-	// is reached when key sources stall: a signature check does not wait, so that
-	// on a busy processor calls queue up before the guard, which Tap is for.
-	// Zero: 64 for each of GOMAXPROCS.
+	// MaxInFlight is how many tokens may be in verification at once. The others
+	// wait for their turn, first come, first served, until their call ends. A
+	// check keeps a processor busy, so more at once are no faster, unless the keys
+	// come from a KeySource that waits for something. Zero: 16 for each of
+	// GOMAXPROCS.
 	MaxInFlight int
-	// MaxWaiting is how many goroutines of this process may be waiting for a
-	// processor before Tap refuses calls. To refuse a call costs some 8 us: with
-	// little room a server refuses calls that it could check a moment later, and
-	// with much those that wait get old. Zero: 512 for each of GOMAXPROCS, which
-	// is some 30 ms of checks.
+	// MaxWaiting is how many tokens may wait for verification. A call above it is
+	// refused with LIMIT_EXCEEDED before any of its token is looked at. Tap, which
+	// refuses it sooner and for less, counts with them the goroutines that wait
+	// for a processor. With much room calls get old while they wait; with little,
+	// calls are refused that could be checked a moment later. Zero: 256 for each
+	// of GOMAXPROCS, which is some 20 ms of checks.
 	MaxWaiting int
 }
 
@@ -63,10 +64,9 @@ type Event struct {
 
 // Checks of the guard itself.
 const (
-	CheckGuardRule     handoff.Check = "guard.rule"      // a method that Check has not seen, or no Check yet
-	CheckGuardInFlight handoff.Check = "guard.in_flight" // more than MaxInFlight
-	CheckGuardWaiting  handoff.Check = "guard.waiting"   // more than MaxWaiting
-	CheckGuardRequest  handoff.Check = "guard.request"   // not one request of the method's type
+	CheckGuardRule    handoff.Check = "guard.rule"    // a method that Check has not seen, or no Check yet
+	CheckGuardWaiting handoff.Check = "guard.waiting" // more than MaxWaiting
+	CheckGuardRequest handoff.Check = "guard.request" // not one request of the method's type
 )
 
 // Guard lets a call through to its handler with a grant, or refuses it. One Guard
@@ -76,11 +76,8 @@ type Guard struct {
 	exempt   []string
 	notify   func(context.Context, Event)
 
-	mostInFlight int64
-	mostWaiting  uint64
-
-	plan     atomic.Pointer[plan] // nil until Check succeeds
-	inFlight atomic.Int64
+	queue *queue
+	plan  atomic.Pointer[plan] // nil until Check succeeds
 }
 
 // NewGuard returns a guard that refuses every call until Check has succeeded, or
@@ -106,9 +103,7 @@ func NewGuard(config Config) (*Guard, error) {
 		verifier: config.Verifier,
 		exempt:   append([]string(nil), config.Exempt...),
 		notify:   config.Observe,
-
-		mostInFlight: int64(cmp.Or(config.MaxInFlight, 64*processors)),
-		mostWaiting:  uint64(cmp.Or(config.MaxWaiting, 512*processors)),
+		queue:    newQueue(cmp.Or(config.MaxInFlight, 16*processors), cmp.Or(config.MaxWaiting, 256*processors)),
 	}, nil
 }
 
@@ -154,14 +149,12 @@ func (g *Guard) admit(ctx context.Context, fullMethod string) (call, error) {
 	return c, nil
 }
 
-// verify verifies the token of an incoming call, unless too many are at it.
+// verify verifies the token of an incoming call, when its turn comes.
 func (g *Guard) verify(ctx context.Context) (*handoff.Verified, error) {
-	defer g.inFlight.Add(-1)
-	if g.inFlight.Add(1) > g.mostInFlight {
-		return nil, &handoff.Refusal{
-			Reason: handoff.ReasonLimitExceeded, Check: CheckGuardInFlight, Detail: "too many tokens in verification",
-		}
+	if err := g.queue.enter(ctx); err != nil {
+		return nil, err
 	}
+	defer g.queue.leave()
 	raw, err := bearer(ctx)
 	if err != nil {
 		return nil, err

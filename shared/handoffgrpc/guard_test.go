@@ -309,41 +309,53 @@ func TestExemptNeedsNoToken(t *testing.T) {
 	}
 }
 
-// Tokens above the limit are refused before they are looked at, and the limit is free again afterwards.
+// While as many tokens are in verification as may be, one call waits for its turn, and those above that are refused
+// before any of their token is looked at.
 func TestInFlightLimit(t *testing.T) {
-	k := newKit(t, handoffgrpc.Config{MaxInFlight: 2})
+	k := newKit(t, handoffgrpc.Config{MaxInFlight: 2, MaxWaiting: 1})
 	hold := make(chan struct{})
 	k.keys.stall(hold)
 	client := server2v1.NewInvoiceServiceClient(k.serve(t))
-	var held sync.WaitGroup
-	for range 2 {
-		held.Go(func() {
-			if _, err := client.PayInvoice(bearer(t, k.pay(t)), payment()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if k.keys.times() == 2 {
-			break
+	answers := make(chan error)
+	pay := func(n int) {
+		for range n {
+			ctx := bearer(t, k.pay(t))
+			go func() {
+				_, err := client.PayInvoice(ctx, payment())
+				answers <- err
+			}()
 		}
+	}
+	pay(2)
+	for deadline := time.Now().Add(10 * time.Second); k.keys.times() != 2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("two calls did not get as far as the key")
 		}
 	}
+	pay(4)
 	for range 3 {
-		_, err := client.PayInvoice(bearer(t, k.pay(t)), payment())
+		err := <-answers
 		if status.Code(err) != codes.ResourceExhausted || handoffgrpc.ReasonOf(err) != handoff.ReasonLimitExceeded {
 			t.Errorf("above the limit: %v", err)
 		}
-		if e := k.take()[0]; e.Refusal.Check != handoffgrpc.CheckGuardInFlight {
+	}
+	for _, e := range k.take() {
+		if e.Refusal.Check != handoffgrpc.CheckGuardWaiting {
 			t.Errorf("refused by %s", e.Refusal.Check)
 		}
 	}
+	if asked := k.keys.times(); asked != 2 {
+		t.Errorf("%d keys were looked for, want 2", asked)
+	}
 	k.keys.stall(nil)
 	close(hold)
-	held.Wait()
-	if _, err := client.PayInvoice(bearer(t, k.pay(t)), payment()); err != nil {
+	for range 3 {
+		if err := <-answers; err != nil {
+			t.Errorf("in its turn: %v", err)
+		}
+	}
+	pay(1)
+	if err := <-answers; err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 }
