@@ -75,9 +75,13 @@ type section struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if len(os.Args) == 2 && os.Args[1] == "serve" { // a child: see child
-		if err := serve(ctx, os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "bench serve:", err)
+	children := map[string]func() error{ // what it starts of itself
+		"serve": func() error { return serve(ctx, os.Stdin, os.Stdout) },
+		"beat":  func() error { return beat(os.Stdout) },
+	}
+	if len(os.Args) == 2 && children[os.Args[1]] != nil {
+		if err := children[os.Args[1]](); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
 			os.Exit(1)
 		}
 		return

@@ -49,7 +49,7 @@ func measureOverload(ctx context.Context, s settings, t *table) error {
 		}
 		found.report(t, what)
 		if of.goal {
-			t.least("overload, "+what+", goodput to capacity", found.goodput/found.capacity, 0.8, " x")
+			t.least("overload, "+what+", goodput to capacity", found.kept(), 0.8, " x")
 			t.most("overload, "+what+", resident at the most", found.peak/(1<<20), 256, " MiB")
 			t.most("overload, "+what+", time to recover", found.recovered.Seconds(), 2, " s")
 		}
@@ -59,9 +59,10 @@ func measureOverload(ctx context.Context, s settings, t *table) error {
 
 // strain is how a server stood an overload.
 type strain struct {
-	capacity, goodput float64 // calls with a good token that succeeded, a second
-	offered           float64 // calls a second, of all kinds
-	shed, unsent      float64 // parts of them
+	capacity, goodput float64       // calls with a good token that succeeded, a second
+	before, meanwhile time.Duration // what a signature check took then
+	offered           float64       // calls a second, of all kinds
+	shed, unsent      float64       // parts of them
 	wrong             float64
 	calm, p99         time.Duration
 	peak              float64 // bytes
@@ -70,12 +71,18 @@ type strain struct {
 	whole, refusal    time.Duration // processor time of a call that is looked at, and of one that is shed
 }
 
+// kept is the part of the capacity that the overload has left, both by the pace
+// that the processor had at the time.
+func (f strain) kept() float64 {
+	return f.goodput * float64(f.meanwhile) / (f.capacity * float64(f.before))
+}
+
 func (f strain) report(t *table, what string) {
 	t.add(line{
-		what: what, median: grouped(f.goodput) + " good calls/s", ratio: f.goodput / f.capacity,
-		note: fmt.Sprintf("capacity %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent, %.2f %% decided wrongly; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
+		what: what, median: grouped(f.goodput) + " good calls/s", ratio: f.kept(),
+		note: fmt.Sprintf("capacity %s, where a signature check took %s, and in the overload %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent, %.2f %% decided wrongly; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
 			"processor time of a call %s, of one that is shed %s; %.2f of the processor time went into decisions",
-			grouped(f.capacity), grouped(f.offered), 100*f.shed, 100*f.unsent, 100*f.wrong, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
+			grouped(f.capacity), microseconds(float64(f.before)), microseconds(float64(f.meanwhile)), grouped(f.offered), 100*f.shed, 100*f.unsent, 100*f.wrong, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
 			f.peak/(1<<20), f.recovered.Round(time.Millisecond), microseconds(float64(f.whole)), microseconds(float64(f.refusal)), f.efficiency),
 	})
 }
@@ -83,6 +90,11 @@ func (f strain) report(t *table, what string) {
 // overload finds what a server can do, offers it half of that, three times that,
 // and half again.
 func overload(ctx context.Context, s settings, to *target, lanes int, span time.Duration) (found strain, err error) {
+	p, err := startPace(ctx, serverCore)
+	if err != nil {
+		return found, err
+	}
+	defer func() { err = errors.Join(err, p.stop()) }()
 	f, err := newFlood(ctx, to, lanes)
 	if err != nil {
 		return found, err
@@ -107,7 +119,7 @@ func overload(ctx context.Context, s settings, to *target, lanes int, span time.
 	rate := float64(len(full.answers)) / full.length().Seconds()
 	found.capacity, found.offered, found.whole = full.good(), 3*rate, used/time.Duration(len(full.answers))
 
-	calm, err := m.prepare(ctx, int(rate), rate/2)
+	calm, err := m.prepare(ctx, int(2*rate), rate/2)
 	if err != nil {
 		return found, err
 	}
@@ -133,12 +145,20 @@ func overload(ctx context.Context, s settings, to *target, lanes int, span time.
 	if err := calm.decides(); err != nil {
 		return found, err
 	}
+	if found.before, err = p.during(full); err != nil {
+		return found, err
+	}
+	if found.meanwhile, err = p.during(storm); err != nil {
+		return found, err
+	}
 	// What was under way at the end had to be answered first.
 	found.recovered = max(0, storm.length()-span) + after.recovered(3*found.calm)
-	found.efficiency = storm.part(answer.decided) * float64(len(storm.answers)) * float64(found.whole) / float64(used)
+	decided, shed := storm.part(answer.decided)*float64(len(storm.answers)), storm.part(answer.shed)*float64(len(storm.answers))
+	work := decided * float64(found.whole) * float64(found.meanwhile) / float64(found.before)
+	found.efficiency = work / float64(used)
 	found.unsent, found.wrong = storm.part(answer.unsent), storm.wrong()
-	if n := found.shed * float64(len(storm.answers)); n > 0 {
-		found.refusal = time.Duration((float64(used) - storm.part(answer.decided)*float64(len(storm.answers))*float64(found.whole)) / n)
+	if shed > 0 {
+		found.refusal = time.Duration((float64(used) - work) / shed)
 	}
 	found.peak = usageOf(to.pid).Peak
 	return found, nil

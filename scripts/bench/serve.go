@@ -114,7 +114,7 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 	default:
 		return nil, hello{}, fmt.Errorf("no variant %q", o.Variant)
 	}
-	s := grpc.NewServer(append(options, grpc.MaxConcurrentStreams(128), grpc.NumStreamWorkers(64))...)
+	s := grpc.NewServer(append(options, grpc.MaxConcurrentStreams(100), grpc.NumStreamWorkers(64))...)
 	server2v1.RegisterInvoiceServiceServer(s, till{granted: o.Variant == guarded || o.Variant == guardedTap})
 	if err := check(s); err != nil {
 		return nil, hello{}, err

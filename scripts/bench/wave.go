@@ -56,10 +56,10 @@ func (w *wave) p99() time.Duration {
 	return time.Duration(quantile(took, 0.99, func(d time.Duration) float64 { return float64(d) }))
 }
 
-// recovered is how long it took until every call was decided again, and no tenth
-// of a second had a p99 above what is normal.
+// recovered is how long it took until, for a second, every call was decided and
+// no tenth of a second had a p99 above what is normal.
 func (w *wave) recovered(normal time.Duration) time.Duration {
-	const window = 100 * time.Millisecond
+	const window, quiet = 100 * time.Millisecond, time.Second
 	var end time.Duration
 	for first := 0; first < len(w.answers); {
 		last := first
@@ -70,6 +70,8 @@ func (w *wave) recovered(normal time.Duration) time.Duration {
 		part := &wave{answers: w.answers[first:last]}
 		if part.part(answer.decided) < 1 || part.p99() > normal {
 			end = start + window
+		} else if start+window-end >= quiet {
+			break
 		}
 		first = last
 	}

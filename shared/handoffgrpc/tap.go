@@ -10,7 +10,7 @@ import (
 // Tap is a tap.ServerInHandle that keeps a server at work when more calls come
 // than it can check:
 //
-//	s := grpc.NewServer(grpc.InTapHandle(guard.Tap), grpc.MaxConcurrentStreams(128), …)
+//	s := grpc.NewServer(grpc.InTapHandle(guard.Tap), grpc.MaxConcurrentStreams(100), …)
 //
 // A signature check takes a processor and gives it to nobody until it is done, so
 // calls that come faster than that wait, each as a goroutine. While more than

@@ -12,7 +12,7 @@ import (
 // What one stranger can make the server hold, and for how long. grpc-go's own
 // defaults leave most of these without bound.
 const (
-	MaxStreams     = 128      // calls at once on one connection
+	MaxStreams     = 100      // calls at once on one connection: RFC 9113, section 6.5.2, advises no less
 	MaxHeaderBytes = 16 << 10 // of one call's metadata
 	MaxMessage     = 64 << 10 // bytes of one request
 
