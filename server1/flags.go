@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"reflect"
 	"strings"
 	"time"
 
@@ -151,7 +149,6 @@ func parse(args, env []string, stdout io.Writer) (command, error) {
 		kong.Description("The demo SERVER1: users sign in, and hand off single operations, which its policy permits, to other services."),
 		kong.Vars{"listen": "127.0.0.1:8441"},
 		kong.Resolvers(variables),
-		kong.TypeMapper(reflect.TypeFor[slog.Level](), kong.MapperFunc(level)),
 		kong.ValueFormatter(describe),
 		kong.Help(help),
 		kong.Writers(stdout, stdout),
@@ -174,21 +171,6 @@ func parse(args, env []string, stdout io.Writer) (command, error) {
 		return nil, fmt.Errorf("%s is no command that can be run", context.Command())
 	}
 	return chosen, nil
-}
-
-// level reads a level of the log, and names the choices where it is none.
-func level(ctx *kong.DecodeContext, target reflect.Value) error {
-	var text string
-	if err := ctx.Scan.PopValueInto("level", &text); err != nil {
-		return err
-	}
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	chosen, ok := levels[strings.ToLower(text)]
-	if !ok {
-		return fmt.Errorf("must be debug, info, warn or error, not %q", text)
-	}
-	target.SetInt(int64(chosen))
-	return nil
 }
 
 // variables are the settings that the environment makes, by the variable's name.

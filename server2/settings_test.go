@@ -224,7 +224,7 @@ func TestSettingsRefused(t *testing.T) {
 		"skew is text":              {set("skew", "much"), "--skew"},
 		"metrics off loopback":      {set("metrics", "0.0.0.0:9100"), "--metrics"},
 		"metrics on any address":    {set("metrics", ":9100"), "--metrics"},
-		"log level":                 {set("log-level", "loud"), "--log-level"},
+		"log level":                 {set("log-level", "loud"), "--log-level: must be debug, info, warn or error"},
 		"negative delay":            {set("shutdown-delay", "-1s"), "--shutdown-delay"},
 		"negative grace":            {set("shutdown-grace", "-1s"), "--shutdown-grace"},
 		"an unknown flag":           {set("insecure", "true"), "--insecure"},

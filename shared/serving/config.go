@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,7 @@ type Flags struct {
 	Metrics        string        `placeholder:"HOST:PORT" help:"Loopback address to serve Prometheus metrics on, at /metrics over plain HTTP. Off unless set."`
 	Reflection     bool          `help:"Offer gRPC server reflection. Off unless set."`
 	MaxConnections int           `default:"4096" placeholder:"N" help:"How many connections can be open at once, a quarter of them from one network (IPv4 address, IPv6 /48), a 64th once half are open; more are closed at once. A proxy in front is one network."`
-	LogLevel       slog.Level    `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
+	LogLevel       Level         `default:"info" placeholder:"LEVEL" help:"Least level that is logged: debug, info, warn or error."`
 	ShutdownDelay  time.Duration `default:"250ms" placeholder:"TIME" help:"How long to go on serving after health has turned to NOT_SERVING."`
 	ShutdownGrace  time.Duration `default:"10s" placeholder:"TIME" help:"How long calls under way may then take to finish before they are cut off."`
 }
@@ -34,6 +35,27 @@ type Flags struct {
 // that the operator set.
 func (f Flags) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: f.LogLevel}))
+}
+
+// Level is a level of the log. The zero Level is info.
+type Level slog.Level
+
+// levels are what an operator may say; Level has no others.
+var levels = map[string]Level{
+	"debug": Level(slog.LevelDebug), "info": Level(slog.LevelInfo), "warn": Level(slog.LevelWarn), "error": Level(slog.LevelError),
+}
+
+// Level makes it an slog.Leveler.
+func (l Level) Level() slog.Level { return slog.Level(l) }
+
+// UnmarshalText reads debug, info, warn or error, in whatever case.
+func (l *Level) UnmarshalText(text []byte) error {
+	chosen, ok := levels[strings.ToLower(string(text))]
+	if !ok {
+		return fmt.Errorf("must be debug, info, warn or error, not %q", text)
+	}
+	*l = chosen
+	return nil
 }
 
 // Config says what New needs.

@@ -113,7 +113,7 @@ func testFlags(t *testing.T) (Flags, *x509.CertPool) {
 		TLSCert:        filepath.Join(dir, "tls.crt"),
 		TLSKey:         filepath.Join(dir, "tls.key"),
 		MaxConnections: 1024,
-		LogLevel:       slog.LevelDebug,
+		LogLevel:       Level(slog.LevelDebug),
 		ShutdownGrace:  5 * time.Second,
 	}
 	pool := x509.NewCertPool()
