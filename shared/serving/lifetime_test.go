@@ -473,15 +473,6 @@ func taken(t *testing.T) func(*Flags) {
 	return func(f *Flags) { f.Listen = listener.Addr().String() }
 }
 
-func TestExit(t *testing.T) {
-	for want, err := range []error{nil, errors.New("two\nlines"), &SettingError{"listen", errors.New("x")}} {
-		var out strings.Builder
-		if got := Exit(&out, "program", err); got != want || strings.Count(out.String(), "\n") > 1 {
-			t.Errorf("%v: status %d, %q", err, got, &out)
-		}
-	}
-}
-
 // The metrics have one label set for each registered method from the start, and
 // no other: what a caller sends makes none.
 func TestH09(t *testing.T) {

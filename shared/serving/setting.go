@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -38,6 +39,9 @@ func (e *SettingError) Error() string {
 // Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
+// password finds that of a URL, with what is around it.
+var password = regexp.MustCompile(`(://[^\s/@:]*:)\S*@`)
+
 // Exit writes err as one line that begins with the program's name, and returns
 // the status to exit with: 0 for nil, 2 for a *SettingError, 1 for others.
 func Exit(stderr io.Writer, program string, err error) int {
@@ -45,6 +49,7 @@ func Exit(stderr io.Writer, program string, err error) int {
 		return 0
 	}
 	line := strings.Join(strings.Fields(err.Error()), " ")
+	line = password.ReplaceAllString(line, "${1}xxxxx@") // a command line's argument may be shown as it is
 	fmt.Fprintf(stderr, "%s: %s\n", program, line)
 	var setting *SettingError
 	if errors.As(err, &setting) {

@@ -2,6 +2,7 @@ package serving
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -19,6 +20,28 @@ func TestSettingErrorReads(t *testing.T) {
 	} {
 		if got := err.Error(); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// What ends the program is one line, and shows no password.
+func TestExit(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err    error
+		status int
+		want   string
+	}{
+		{nil, 0, ""},
+		{errors.New("the disk\n\tis full"), 1, "prog: the disk is full\n"},
+		{&SettingError{"listen", errors.New("no such host")}, 2, "prog: --listen: no such host\n"},
+		{&SettingError{Err: errors.New("unexpected argument postgres://me:se/c@ret@db.example/x")}, 2, "prog: unexpected argument postgres://me:xxxxx@db.example/x\n"},
+		{errors.New("rediss://:secret@db.example:6379, grpc://db.example"), 1, "prog: rediss://:xxxxx@db.example:6379, grpc://db.example\n"},
+		{errors.New("postgres://me@db.example/x: no"), 1, "prog: postgres://me@db.example/x: no\n"},
+	} {
+		var line strings.Builder
+		if status := Exit(&line, "prog", c.err); status != c.status || line.String() != c.want {
+			t.Errorf("%v: %d and %q, want %d and %q", c.err, status, line.String(), c.status, c.want)
 		}
 	}
 }
