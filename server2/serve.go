@@ -63,11 +63,12 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	}
 	var db *ledger.DB // opened last, so that a mistake elsewhere leaves no file behind
 	server, err := serving.New(serving.Config{
-		Flags:  c.Flags,
-		Log:    log,
-		Tap:    guard.Tap,
-		Unary:  []grpc.UnaryServerInterceptor{guard.Unary},
-		Stream: []grpc.StreamServerInterceptor{guard.Stream},
+		Flags:    c.Flags,
+		Log:      log,
+		Tap:      guard.Tap,
+		Listener: guard.Listener,
+		Unary:    []grpc.UnaryServerInterceptor{guard.Unary},
+		Stream:   []grpc.StreamServerInterceptor{guard.Stream},
 		Ready: slices.Concat(trusting.ready, remembering.ready, []serving.Readiness{
 			{Name: "database", Check: func(ctx context.Context) error { return db.Ready(ctx) }},
 		}),

@@ -93,6 +93,7 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 		Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13,
 	}))}
 	check := func(*grpc.Server) error { return nil }
+	listen := func(l net.Listener) net.Listener { return l }
 	switch key := keys.Keys()[0]; o.Variant {
 	case unprotected:
 	case guarded, guardedTap:
@@ -107,6 +108,7 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 		options = append(options, grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream))
 		if o.Variant == guardedTap {
 			options = append(options, grpc.InTapHandle(guard.Tap))
+			listen = guard.Listener
 		}
 		check = guard.Check
 	case byHand:
@@ -123,7 +125,7 @@ func open(ctx context.Context, o order) (*grpc.Server, hello, error) {
 	if err != nil {
 		return nil, hello{}, err
 	}
-	go func() { _ = s.Serve(listener) }()
+	go func() { _ = s.Serve(listen(listener)) }()
 	return s, hello{Address: listener.Addr().String(), Certificate: certificate.Certificate[0]}, nil
 }
 

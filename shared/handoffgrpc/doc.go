@@ -11,6 +11,7 @@
 //		grpc.ChainStreamInterceptor(logging, guard.Stream)) // the guard is last
 //	billingv1.RegisterBillingServer(s, impl)
 //	err = guard.Check(s) // until it succeeds every call is refused
+//	err = s.Serve(guard.Listener(listener)) // reads no more than it can check
 //
 // Install both interceptors: each guards its own kind of method. In a handler,
 // handoff.FromContext returns the grant; a handler that finds none refuses.

@@ -28,14 +28,14 @@ type Config struct {
 	Observe func(context.Context, Event)
 	// MaxInFlight is how many tokens may be in verification at once. The others
 	// wait for their turn, first come, first served, until their call ends. A
-	// check keeps a processor busy, so more at once are no faster, unless the keys
-	// come from a KeySource that waits for something. Zero: 16 for each of
-	// GOMAXPROCS.
+	// check keeps a processor busy, so more at once are no faster. Zero: 16 for
+	// each of GOMAXPROCS.
 	MaxInFlight int
 	// MaxWaiting is how many tokens may wait for verification. A call above it is
 	// refused with LIMIT_EXCEEDED before any of its token is looked at. Tap, which
 	// refuses it sooner and for less, counts with them the goroutines that wait
-	// for a processor. With much room calls get old while they wait; with little,
+	// for a processor, those that verify among them: it should be well above
+	// MaxInFlight. With much room calls get old while they wait; with little,
 	// calls are refused that could be checked a moment later. Zero: 256 for each
 	// of GOMAXPROCS, which is some 20 ms of checks.
 	MaxWaiting int
@@ -47,7 +47,7 @@ type Config struct {
 //
 // Observe is called in the call's own goroutine, and holds the call up. If it
 // panics the handler does not run, and the panic is the server's to recover as
-// if it were the handler's. No event contains a token.
+// if it were the handler's, but for a call that Tap refuses. No event contains a token.
 type Event struct {
 	// Method is the full method name; empty for one that Check has not seen, so
 	// that it can be a metric's label.

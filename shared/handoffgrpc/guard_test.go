@@ -14,6 +14,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -347,6 +348,13 @@ func TestInFlightLimit(t *testing.T) {
 	if asked := k.keys.times(); asked != 2 {
 		t.Errorf("%d keys were looked for, want 2", asked)
 	}
+	tapped := func() error {
+		_, err := k.guard.Tap(t.Context(), &tap.Info{FullMethodName: payName})
+		return err
+	}
+	if err := tapped(); handoffgrpc.ReasonOf(err) != handoff.ReasonLimitExceeded {
+		t.Errorf("Tap, while one call waits and no processor is busy: %v", err)
+	}
 	k.keys.stall(nil)
 	close(hold)
 	for range 3 {
@@ -357,6 +365,43 @@ func TestInFlightLimit(t *testing.T) {
 	pay(1)
 	if err := <-answers; err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// Whatever becomes of a token, its place is free again: there is one, and nobody may wait for it.
+func TestPlacesAreGivenBack(t *testing.T) {
+	k := newKit(t, handoffgrpc.Config{MaxInFlight: 1, MaxWaiting: 1})
+	info := &grpc.UnaryServerInfo{FullMethod: payName}
+	call := func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		defer func() {
+			if recover() != nil {
+				err = errors.New("panic")
+			}
+		}()
+		_, err = k.guard.Unary(ctx, payment(), info, func(context.Context, any) (any, error) { return nil, nil })
+		return err
+	}
+	incoming := func(value string) context.Context {
+		return metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", value))
+	}
+	k.serve(t) // Check has seen the methods
+	for range 3 {
+		if err := call(t.Context()); handoffgrpc.ReasonOf(err) != handoff.ReasonTokenMissing {
+			t.Fatalf("without a token: %v", err)
+		}
+		if err := call(incoming("Bearer nonsense")); handoffgrpc.ReasonOf(err) != handoff.ReasonTokenInvalid {
+			t.Fatalf("with nonsense: %v", err)
+		}
+		k.keys.shatter(true)
+		if err := call(incoming("Bearer " + k.pay(t).Compact())); err == nil || err.Error() != "panic" {
+			t.Fatalf("with keys that panic: %v", err)
+		}
+		k.keys.shatter(false)
+		if err := call(incoming("Bearer " + k.pay(t).Compact())); err != nil {
+			t.Fatalf("with a token: %v", err)
+		}
 	}
 }
 

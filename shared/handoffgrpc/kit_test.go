@@ -46,14 +46,18 @@ type keys struct {
 	mu      sync.Mutex
 	asked   int
 	hold    chan struct{} // if set, Key waits for it
+	broken  bool          // Key panics
 	revoked error         // what Revoked answers
 }
 
 func (k *keys) Key(_ context.Context, kid string) (handoff.Key, error) {
 	k.mu.Lock()
 	k.asked++
-	hold := k.hold
+	hold, broken := k.hold, k.broken
 	k.mu.Unlock()
+	if broken {
+		panic("the keys")
+	}
 	if hold != nil {
 		<-hold
 	}
@@ -80,6 +84,13 @@ func (k *keys) stall(hold chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.hold = hold
+}
+
+// shatter has Key panic, or no longer.
+func (k *keys) shatter(broken bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.broken = broken
 }
 
 // times is how often Key has been asked.
@@ -255,15 +266,19 @@ func (k *kit) serve(t testing.TB, options ...grpc.ServerOption) *grpc.ClientConn
 	if err := k.guard.Check(s); err != nil {
 		t.Fatal(err)
 	}
-	return dial(t, start(t, s), credentials.NewTLS(client))
+	return dial(t, start(t, s, k.guard.Listener), credentials.NewTLS(client))
 }
 
-// start serves s in memory until the test ends.
-func start(t testing.TB, s *grpc.Server) *bufconn.Listener {
+// start serves s in memory, behind what wraps the listener, until the test ends.
+func start(t testing.TB, s *grpc.Server, wraps ...func(net.Listener) net.Listener) *bufconn.Listener {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
+	var wrapped net.Listener = listener
+	for _, wrap := range wraps {
+		wrapped = wrap(wrapped)
+	}
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(listener) }()
+	go func() { done <- s.Serve(wrapped) }()
 	t.Cleanup(func() {
 		s.Stop()
 		if err := <-done; err != nil {

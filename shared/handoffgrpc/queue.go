@@ -2,6 +2,7 @@ package handoffgrpc
 
 import (
 	"context"
+	"runtime/metrics"
 	"sync/atomic"
 	"time"
 
@@ -17,24 +18,11 @@ type queue struct {
 	waiting atomic.Int64
 	most    int64 // that may wait
 
-	// refusals holds one for each call that Tap may refuse at once: refusalsPerCheck
-	// of them come with each check.
-	refusals chan struct{}
+	reads chan struct{} // lets one connection be read, the one that has waited longest
 }
 
-// A refusal costs about a tenth of a check, and most of that is reading the
-// call's header, which comes before any refusal. With so many refusals for each
-// check, refusing takes at most a tenth of the time whatever number of calls
-// comes; those above it are left unread, and their callers' connections fill up.
-const refusalsPerCheck = 1
-
-// pause is how long a connection is left unread, at the most, before a call on it
-// is refused that there is no refusal for. It bounds what is refused while nothing
-// is checked, because something else keeps the processors busy.
-const pause = 10 * time.Millisecond
-
 func newQueue(inFlight, waiting int) *queue {
-	return &queue{places: make(chan struct{}, inFlight), most: int64(waiting), refusals: make(chan struct{}, waiting)}
+	return &queue{places: make(chan struct{}, inFlight), most: int64(waiting), reads: make(chan struct{})}
 }
 
 // enter takes a place. It waits for one if it must, unless too many do or until
@@ -54,39 +42,50 @@ func (q *queue) enter(ctx context.Context) error {
 	case <-ctx.Done():
 		return shed("the call ended while its token waited to be verified", context.Cause(ctx))
 	}
-	if ctx.Err() != nil { // nobody waits for the answer
+	if ctx.Err() != nil { // it ended just then: nobody waits for the answer
 		q.leave()
 		return shed("the call ended while its token waited to be verified", context.Cause(ctx))
 	}
 	return nil
 }
 
-// leave gives a place back, once a token was verified.
+// leave gives a place back, once a token was looked at, and lets a connection be
+// read that waits for it.
 func (q *queue) leave() {
 	<-q.places
-	for range refusalsPerCheck {
-		select {
-		case q.refusals <- struct{}{}:
-		default:
-		}
+	select {
+	case q.reads <- struct{}{}:
+	default:
 	}
 }
 
-// mayRefuse reports whether a call may be refused at once. If it may not, it may
-// after a while, which has passed when mayRefuse returns.
-func (q *queue) mayRefuse() bool {
-	select {
-	case <-q.refusals:
-		return true
-	default:
-	}
-	timer := time.NewTimer(pause)
+// awaitRead waits until a token has been looked at since the last connection was
+// read, but no longer than readWait.
+func (q *queue) awaitRead() {
+	timer := time.NewTimer(readWait)
 	defer timer.Stop()
 	select {
-	case <-q.refusals:
+	case <-q.reads:
 	case <-timer.C:
 	}
-	return false
+}
+
+// full reports whether as many wait as may.
+func (q *queue) full() bool { return q.backlog() >= q.most }
+
+// filling reports whether more than half as many do.
+func (q *queue) filling() bool { return q.backlog() > q.most/2 }
+
+// backlog is how many calls wait, for verification or, as goroutines, for a
+// processor: the calls that have just come are among those.
+func (q *queue) backlog() int64 { return q.waiting.Load() + runnable() }
+
+// runnable returns how many goroutines of the process could run and do not. The
+// runtime adds up the lengths of its queues, which takes some 100 ns.
+func runnable() int64 {
+	sample := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}} // since Go 1.26
+	metrics.Read(sample)
+	return int64(sample[0].Value.Uint64())
 }
 
 // shed is the refusal of a call whose token was not looked at.

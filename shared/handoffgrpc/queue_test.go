@@ -1,8 +1,10 @@
 package handoffgrpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -69,59 +71,119 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// A call that has ended by its turn costs no check, and keeps no place.
+// A call that ends as its turn comes has no check, and keeps no place.
 func TestQueueOfTheGone(t *testing.T) {
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 100 { // a select takes either
-		q := newQueue(1, 1)
-		if err := q.enter(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		answer := make(chan error)
-		go func() { answer <- q.enter(ended) }()
-		q.leave()
-		if err := <-answer; err != nil {
-			isShed(t, err, context.Canceled)
-		} else {
-			q.leave() // it never had to wait
-		}
-		if n, waiting := len(q.places), q.waiting.Load(); n != 0 || waiting != 0 {
-			t.Fatalf("%d places are taken and %d wait", n, waiting)
-		}
+	refused := 0
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(1, 1)
+			if err := q.enter(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var answer error
+			go func() { answer = q.enter(ctx) }()
+			synctest.Wait()
+			q.leave() // which gives the place to who waits
+			cancel()
+			synctest.Wait()
+			if answer == nil { // it was quicker
+				q.leave()
+			} else {
+				refused++
+				isShed(t, answer, context.Canceled)
+			}
+			if n, waiting := len(q.places), q.waiting.Load(); n != 0 || waiting != 0 {
+				t.Fatalf("%d places are taken and %d wait", n, waiting)
+			}
+		})
+	}
+	if refused == 0 {
+		t.Error("no call that had ended was refused")
 	}
 }
 
-// For each check there is one refusal at once, which can be saved up. Another
-// comes with the next check, or after a pause.
-func TestQueueRefuses(t *testing.T) {
+// crowd has n tokens wait, each for the one before it.
+func crowd(t *testing.T, q *queue, n int) {
+	t.Helper()
+	for range cap(q.places) {
+		if err := q.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	for range n {
+		go func() { _ = q.enter(ctx) }()
+	}
+	synctest.Wait()
+}
+
+// sender is a connection on which all that is written is there to be read.
+type sender struct {
+	net.Conn
+	bytes.Reader
+}
+
+func (s *sender) Read(p []byte) (int, error) { return s.Reader.Read(p) }
+
+// While more than half wait, a connection is read when a token has been looked
+// at, the longest waiting first, or after a while, and a little at a time.
+func TestListenerPaces(t *testing.T) {
+	const most = 1000 // so that it matters little what else in this process could run
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(1, 3)
-		check := func() {
-			if err := q.enter(t.Context()); err != nil {
+		q := newQueue(1, most)
+		conn := func() net.Conn {
+			conn, err := listener{queue: q, Listener: accepts{&sender{Reader: *bytes.NewReader(make([]byte, 10*readBytes))}}}.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return conn
+		}
+		read := func(conn net.Conn) (n int, took time.Duration) {
+			start := time.Now()
+			n, err := conn.Read(make([]byte, 4*readBytes))
+			if err != nil {
 				t.Error(err)
 			}
-			q.leave()
+			return n, time.Since(start)
 		}
-		for range 5 {
-			check()
+		if n, took := read(conn()); n != 4*readBytes || took != 0 {
+			t.Errorf("while nobody waits, %d bytes in %s", n, took)
 		}
-		start := time.Now()
-		for range 3 * refusalsPerCheck { // as many as may wait
-			if !q.mayRefuse() {
-				t.Error("a refusal that was saved up is not there")
+		crowd(t, q, most/2+100)
+		if n, took := read(conn()); n != readBytes || took != readWait {
+			t.Errorf("while no token is looked at, %d bytes in %s", n, took)
+		}
+		q.leave() // is not saved up
+		synctest.Wait()
+		var order []int
+		for i := range 3 {
+			go func() {
+				if n, took := read(conn()); n != readBytes || took != time.Duration(i)*time.Millisecond {
+					t.Errorf("number %d: %d bytes in %s", i, n, took)
+				}
+				order = append(order, i)
+			}()
+			synctest.Wait()
+		}
+		for i := range 3 {
+			if len(order) != i {
+				t.Errorf("%d connections were read for %d tokens", len(order), i)
 			}
+			q.leave()
+			synctest.Wait()
+			time.Sleep(time.Millisecond)
 		}
-		if took := time.Since(start); took != 0 {
-			t.Errorf("refusals that were there took %s", took)
-		}
-		if q.mayRefuse() || time.Since(start) != pause {
-			t.Errorf("one more took %s, want %s", time.Since(start), pause)
-		}
-		start = time.Now()
-		time.AfterFunc(pause/2, check)
-		if q.mayRefuse() || time.Since(start) != pause/2 {
-			t.Errorf("with a check after %s, one more took %s", pause/2, time.Since(start))
+		if want := []int{0, 1, 2}; !slices.Equal(order, want) {
+			t.Errorf("read in the order %v", order)
 		}
 	})
 }
+
+// accepts is a listener of one connection.
+type accepts struct{ conn net.Conn }
+
+func (a accepts) Accept() (net.Conn, error) { return a.conn, nil }
+func (a accepts) Close() error              { return nil }
+func (a accepts) Addr() net.Addr            { return nil }

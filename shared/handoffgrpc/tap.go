@@ -2,7 +2,8 @@ package handoffgrpc
 
 import (
 	"context"
-	"runtime/metrics"
+	"net"
+	"time"
 
 	"google.golang.org/grpc/tap"
 )
@@ -13,45 +14,78 @@ import (
 //	s := grpc.NewServer(grpc.InTapHandle(guard.Tap), grpc.MaxConcurrentStreams(100), …)
 //
 // A signature check takes a processor and gives it to nobody until it is done, so
-// calls that come faster than that wait, each as a goroutine. While more than
+// calls that come faster than that wait, each as a goroutine. While as many as
 // Config.MaxWaiting do, for verification or for a processor, Tap refuses calls
 // with LIMIT_EXCEEDED on their headers alone: no goroutine is started, no body is
 // kept, and the token is not looked at. What is exempt passes, health checks
 // first of all.
 //
-// Even so a refusal costs a tenth of a check, most of it for reading the header,
-// and who is refused may call again at once. So Tap refuses one call for each
-// that is checked. Before it refuses more, it leaves the connection unread for up
-// to 10 ms, and lets the call pass if there is room by then. What comes above
-// that stays with its caller, as in every connection that is read slowly.
-//
-// A call whose body does not come waits for the network, not for a processor. It
-// is not counted, so that nobody can take others' places by saying nothing; what
-// bounds such calls is grpc.MaxConcurrentStreams and a deadline.
+// A unary call whose body does not come waits for the network, not for a
+// processor. It is not counted, so that nobody can take others' places by saying
+// nothing; what bounds such calls is grpc.MaxConcurrentStreams and a deadline.
 //
 // Config.Observe is told of each call that is refused here, in the goroutine that
-// reads the connection: it must be quick.
+// reads the connection: it must be quick, and nothing recovers its panic.
 func (g *Guard) Tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if !g.crowded() {
+	if !g.queue.full() {
 		return ctx, nil
 	}
 	c := call{guard: g, method: g.plan.Load().method(info.FullMethodName)}
 	if c.method != nil && c.method.exempt {
 		return ctx, nil
 	}
-	if !g.queue.mayRefuse() && !g.crowded() {
-		return ctx, nil
-	}
 	return nil, c.refuse(ctx, shed("too many calls wait for a processor", nil))
 }
 
-// crowded reports whether too many calls wait for a processor.
-func (g *Guard) crowded() bool { return runnable()+g.queue.waiting.Load() > g.queue.most }
+// Listener returns a listener whose connections are read no faster than the
+// guard keeps up, which Tap alone cannot see to:
+//
+//	err := s.Serve(guard.Listener(listener))
+//
+// A refusal by Tap costs a tenth of a check, most of it for reading the call's
+// header, and who is refused may call again at once: were all calls read, those
+// that are refused would take the processors from those that are checked. So while
+// more than half of Config.MaxWaiting wait, each token that has been looked at
+// lets one connection be read, the one that has waited longest, and of that about
+// as much as one call. What comes above that waits with its caller, as it does
+// wherever the other end of a connection is slow.
+//
+// No read waits longer than 50 ms, so that health checks are answered, on a
+// connection of their own, whatever comes on others.
+func (g *Guard) Listener(l net.Listener) net.Listener { return listener{l, g.queue} }
 
-// runnable returns how many goroutines of the process could run and do not. The
-// runtime adds up the lengths of its queues, which takes some 100 ns.
-func runnable() int64 {
-	sample := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}} // since Go 1.26
-	metrics.Read(sample)
-	return int64(sample[0].Value.Uint64())
+type listener struct {
+	net.Listener
+	queue *queue
+}
+
+// Accept waits for the next connection.
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return paced{conn, l.queue}, nil
+}
+
+// paced is a connection that is read as the queue allows. It waits here, beneath
+// TLS and gRPC, because neither holds a lock then that an answer or a stop needs.
+type paced struct {
+	net.Conn
+	queue *queue
+}
+
+const (
+	readWait  = 50 * time.Millisecond
+	readBytes = 1 << 10 // of a call: its token, the rest of its header, a small request
+)
+
+// Read reads into p, and while the queue is filling up only when it is this
+// connection's turn.
+func (c paced) Read(p []byte) (int, error) {
+	if c.queue.filling() {
+		c.queue.awaitRead()
+		p = p[:min(len(p), readBytes)]
+	}
+	return c.Conn.Read(p)
 }

@@ -73,6 +73,9 @@ type Config struct {
 	// goroutine that reads the connection. A call that it refuses with a gRPC
 	// status costs nothing more, and is neither logged nor counted.
 	Tap tap.ServerInHandle
+	// Listener, if set, wraps the listener of Flags.Listen, which has its bounds
+	// already, before it is served.
+	Listener func(net.Listener) net.Listener
 	// Ready are the conditions of health: SERVING while all hold, and NOT_SERVING
 	// otherwise. They are checked twice a second.
 	Ready []Readiness

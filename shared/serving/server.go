@@ -151,6 +151,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	if s.config.Listener != nil {
+		listener = s.config.Listener(listener)
+	}
 	if s.admin == nil {
 		return s.serve(ctx, listener, nil)
 	}
