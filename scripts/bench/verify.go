@@ -8,7 +8,7 @@ import (
 )
 
 func measureVerify(ctx context.Context, s settings, t *table) error {
-	rounds, n := 25, 400
+	rounds, n := 15, 1000
 	if s.short {
 		rounds, n = 5, 200
 	}
