@@ -78,12 +78,16 @@ func (f strain) kept() float64 {
 }
 
 func (f strain) report(t *table, what string) {
+	shed := ""
+	if f.shed > 0.05 { // of fewer, it would be what the rest differs by
+		shed = ", of one that is shed " + microseconds(float64(f.refusal))
+	}
 	t.add(line{
 		what: what, median: grouped(f.goodput) + " good calls/s", ratio: f.kept(),
 		note: fmt.Sprintf("capacity %s, where a signature check took %s, and in the overload %s; %s calls/s offered, %.0f %% shed, %.0f %% given up unsent, %.2f %% decided wrongly; p99 of the admitted %s, at half load %s; %.0f MiB resident at the most; recovered in %s; "+
-			"processor time of a call %s, of one that is shed %s; %.2f of the processor time went into decisions",
+			"processor time of a call %s%s; %.2f of the processor time went into decisions",
 			grouped(f.capacity), microseconds(float64(f.before)), microseconds(float64(f.meanwhile)), grouped(f.offered), 100*f.shed, 100*f.unsent, 100*f.wrong, f.p99.Round(100*time.Microsecond), f.calm.Round(100*time.Microsecond),
-			f.peak/(1<<20), f.recovered.Round(time.Millisecond), microseconds(float64(f.whole)), microseconds(float64(f.refusal)), f.efficiency),
+			f.peak/(1<<20), f.recovered.Round(time.Millisecond), microseconds(float64(f.whole)), shed, f.efficiency),
 	})
 }
 
@@ -153,13 +157,11 @@ func overload(ctx context.Context, s settings, to *target, lanes int, span time.
 	}
 	// What was under way at the end had to be answered first.
 	found.recovered = max(0, storm.length()-span) + after.recovered(3*found.calm)
-	decided, shed := storm.part(answer.decided)*float64(len(storm.answers)), storm.part(answer.shed)*float64(len(storm.answers))
-	work := decided * float64(found.whole) * float64(found.meanwhile) / float64(found.before)
+	calls := float64(len(storm.answers))
+	work := calls * storm.part(answer.decided) * float64(found.whole) * float64(found.meanwhile) / float64(found.before)
 	found.efficiency = work / float64(used)
 	found.unsent, found.wrong = storm.part(answer.unsent), storm.wrong()
-	if shed > 0 {
-		found.refusal = time.Duration((float64(used) - work) / shed)
-	}
+	found.refusal = time.Duration((float64(used) - work) / max(1, calls*found.shed))
 	found.peak = usageOf(to.pid).Peak
 	return found, nil
 }
