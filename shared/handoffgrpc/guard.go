@@ -34,8 +34,8 @@ type Config struct {
 	// MaxWaiting is how many tokens may wait for verification. A call above it is
 	// refused with LIMIT_EXCEEDED before any of its token is looked at. Tap, which
 	// refuses it sooner and for less, counts with them the goroutines that wait
-	// for a processor, those that verify among them: it should be well above
-	// MaxInFlight. With much room calls get old while they wait; with little,
+	// for a processor, those that verify and those of handlers among them: it
+	// should be well above MaxInFlight. With much room calls get old while they wait; with little,
 	// calls are refused that could be checked a moment later. Zero: 256 for each
 	// of GOMAXPROCS, which is some 20 ms of checks.
 	MaxWaiting int

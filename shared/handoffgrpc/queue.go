@@ -49,8 +49,8 @@ func (q *queue) enter(ctx context.Context) error {
 	return nil
 }
 
-// leave gives a place back, once a token was looked at, and lets a connection be
-// read that waits for it.
+// leave gives a place back, when a token has had its turn, and lets a connection
+// be read that waits for it.
 func (q *queue) leave() {
 	<-q.places
 	select {
@@ -59,14 +59,30 @@ func (q *queue) leave() {
 	}
 }
 
+// How often a connection that waits to be read looks whether it still must, and
+// how many times before it is read anyway.
+const (
+	lookEvery = 50 * time.Millisecond
+	mostLooks = 20
+)
+
 // awaitRead waits until a token has been looked at since the last connection was
-// read, but no longer than readWait.
-func (q *queue) awaitRead() {
-	timer := time.NewTimer(readWait)
-	defer timer.Stop()
-	select {
-	case <-q.reads:
-	case <-timer.C:
+// read, until the queue is no longer filling up, or until the connection is
+// closed; but no longer than a second.
+func (q *queue) awaitRead(closed <-chan struct{}) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for range mostLooks {
+		select {
+		case <-q.reads:
+			return
+		case <-closed:
+			return
+		case <-look.C:
+			if !q.filling() {
+				return
+			}
+		}
 	}
 }
 

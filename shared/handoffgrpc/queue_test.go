@@ -103,8 +103,8 @@ func TestQueueOfTheGone(t *testing.T) {
 	}
 }
 
-// crowd has n tokens wait, each for the one before it.
-func crowd(t *testing.T, q *queue, n int) {
+// crowd has n tokens wait, each for the one before it, until their calls end.
+func crowd(t *testing.T, q *queue, n int) (disperse func()) {
 	t.Helper()
 	for range cap(q.places) {
 		if err := q.enter(t.Context()); err != nil {
@@ -117,6 +117,7 @@ func crowd(t *testing.T, q *queue, n int) {
 		go func() { _ = q.enter(ctx) }()
 	}
 	synctest.Wait()
+	return cancel
 }
 
 // sender is a connection on which all that is written is there to be read.
@@ -126,9 +127,11 @@ type sender struct {
 }
 
 func (s *sender) Read(p []byte) (int, error) { return s.Reader.Read(p) }
+func (s *sender) Close() error               { return nil }
 
-// While more than half wait, a connection is read when a token has been looked
-// at, the longest waiting first, or after a while, and a little at a time.
+// While more than half wait, a connection is read when a token has had its turn,
+// the longest waiting first, and a little at a time; or when there is no more need
+// to wait, when it is closed, or after a second.
 func TestListenerPaces(t *testing.T) {
 	const most = 1000 // so that it matters little what else in this process could run
 	synctest.Test(t, func(t *testing.T) {
@@ -151,9 +154,12 @@ func TestListenerPaces(t *testing.T) {
 		if n, took := read(conn()); n != 4*readBytes || took != 0 {
 			t.Errorf("while nobody waits, %d bytes in %s", n, took)
 		}
-		crowd(t, q, most/2+100)
-		if n, took := read(conn()); n != readBytes || took != readWait {
-			t.Errorf("while no token is looked at, %d bytes in %s", n, took)
+		disperse := crowd(t, q, most/2+100)
+		if n, took := read(conn()); n != readBytes || took != time.Second {
+			t.Errorf("while no token has its turn, %d bytes in %s", n, took)
+		}
+		if n, err := conn().Read(nil); n != 0 || err != nil {
+			t.Errorf("nothing was read as %d bytes, %v", n, err)
 		}
 		q.leave() // is not saved up
 		synctest.Wait()
@@ -177,6 +183,42 @@ func TestListenerPaces(t *testing.T) {
 		}
 		if want := []int{0, 1, 2}; !slices.Equal(order, want) {
 			t.Errorf("read in the order %v", order)
+		}
+
+		closing := conn()
+		time.AfterFunc(3*time.Millisecond, func() { _, _ = closing.Close(), closing.Close() })
+		if _, took := read(closing); took != 3*time.Millisecond {
+			t.Errorf("closed after 3 ms, a read took %s", took)
+		}
+		time.AfterFunc(lookEvery+lookEvery/2, disperse)
+		if n, took := read(conn()); n != readBytes || took != 2*lookEvery {
+			t.Errorf("when nobody waits any longer, %d bytes in %s", n, took)
+		}
+	})
+}
+
+// Those who wait count, whether or not a processor is free.
+func TestQueueIsFull(t *testing.T) {
+	const most = 1000
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(1, most)
+		if q.full() || q.filling() {
+			t.Error("an empty queue is full, or filling up")
+		}
+		crowd(t, q, most/2+100)
+		if q.full() || !q.filling() {
+			t.Error("a queue that is half full is full, or not filling up")
+		}
+		for range most/2 - 100 {
+			go func() { _ = q.enter(t.Context()) }()
+		}
+		synctest.Wait()
+		if !q.full() || !q.filling() {
+			t.Error("a full queue is not full, or not filling up")
+		}
+		for range most + 1 {
+			q.leave()
+			synctest.Wait()
 		}
 	})
 }

@@ -3,7 +3,7 @@ package handoffgrpc
 import (
 	"context"
 	"net"
-	"time"
+	"sync"
 
 	"google.golang.org/grpc/tap"
 )
@@ -45,13 +45,15 @@ func (g *Guard) Tap(ctx context.Context, info *tap.Info) (context.Context, error
 // A refusal by Tap costs a tenth of a check, most of it for reading the call's
 // header, and who is refused may call again at once: were all calls read, those
 // that are refused would take the processors from those that are checked. So while
-// more than half of Config.MaxWaiting wait, each token that has been looked at
-// lets one connection be read, the one that has waited longest, and of that about
-// as much as one call. What comes above that waits with its caller, as it does
-// wherever the other end of a connection is slow.
+// more than half of Config.MaxWaiting wait, each token that has had its turn lets
+// one connection be read, the one that has waited longest, and of that 1 KiB:
+// about a call, or some of a client whose headers repeat. What comes above that
+// waits with its caller, as it does wherever the other end of a connection is slow.
 //
-// No read waits longer than 50 ms, so that health checks are answered, on a
-// connection of their own, whatever comes on others.
+// No connection waits longer than a second for such a piece, and with 1,000 of
+// them that call all the time most wait a tenth of it; a new connection takes
+// several pieces until its first call. So what asks for health should keep a
+// connection of its own open, or be given some seconds.
 func (g *Guard) Listener(l net.Listener) net.Listener { return listener{l, g.queue} }
 
 type listener struct {
@@ -65,27 +67,36 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return paced{conn, l.queue}, nil
+	return &paced{Conn: conn, queue: l.queue, closed: make(chan struct{})}, nil
 }
 
 // paced is a connection that is read as the queue allows. It waits here, beneath
 // TLS and gRPC, because neither holds a lock then that an answer or a stop needs.
 type paced struct {
 	net.Conn
-	queue *queue
+	queue  *queue
+	closed chan struct{}
+	close  sync.Once
 }
 
-const (
-	readWait  = 50 * time.Millisecond
-	readBytes = 1 << 10 // of a call: its token, the rest of its header, a small request
-)
+// readBytes is how much is read at a time while the queue is filling up.
+const readBytes = 1 << 10
 
-// Read reads into p, and while the queue is filling up only when it is this
-// connection's turn.
-func (c paced) Read(p []byte) (int, error) {
+// Read reads into p. While the queue is filling up, it returns what it has read
+// when it is this connection's turn: only what has something to say has one.
+func (c *paced) Read(p []byte) (int, error) {
 	if c.queue.filling() {
-		c.queue.awaitRead()
 		p = p[:min(len(p), readBytes)]
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.queue.filling() {
+		c.queue.awaitRead(c.closed)
+	}
+	return n, err
+}
+
+// Close closes the connection, and ends a Read.
+func (c *paced) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }

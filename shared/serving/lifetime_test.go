@@ -533,3 +533,38 @@ func TestTap(t *testing.T) {
 }
 
 type tapped struct{}
+
+// The program's own listener has the connections, within the server's bounds.
+func TestConfigListener(t *testing.T) {
+	t.Parallel()
+	wrapped := make(chan net.Listener, 1)
+	r := run(t, &service{}, func(c *Config) {
+		c.Listener = func(l net.Listener) net.Listener {
+			if _, ok := l.(*gate); !ok {
+				t.Errorf("it wraps %T, which has no bounds", l)
+			}
+			counting := &countingListener{Listener: l}
+			wrapped <- counting
+			return counting
+		}
+	})
+	if _, err := testpb.NewTestServiceClient(r.dial(t)).EmptyCall(t.Context(), &testpb.Empty{}); err != nil {
+		t.Error(err)
+	}
+	if n := (<-wrapped).(*countingListener).accepted.Load(); n == 0 {
+		t.Error("it was given no connection")
+	}
+}
+
+type countingListener struct {
+	net.Listener
+	accepted atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted.Add(1)
+	}
+	return conn, err
+}

@@ -39,8 +39,19 @@ func (e *SettingError) Error() string {
 // Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
-// password finds that of a URL, with what is around it.
-var password = regexp.MustCompile(`(://[^\s/@:]*:)\S*@`)
+// passwords finds those of URLs, with what is around them.
+var passwords = regexp.MustCompile(`(://[^\s/:]*:)(\S*)@`)
+
+// mask puts xxxxx for the password of each URL in a text, but for the word that
+// stands for one in advice.
+func mask(text string) string {
+	return passwords.ReplaceAllStringFunc(text, func(found string) string {
+		if parts := passwords.FindStringSubmatch(found); parts[2] != "PASSWORD" {
+			return parts[1] + "xxxxx@"
+		}
+		return found
+	})
+}
 
 // Exit writes err as one line that begins with the program's name, and returns
 // the status to exit with: 0 for nil, 2 for a *SettingError, 1 for others.
@@ -49,8 +60,7 @@ func Exit(stderr io.Writer, program string, err error) int {
 		return 0
 	}
 	line := strings.Join(strings.Fields(err.Error()), " ")
-	line = password.ReplaceAllString(line, "${1}xxxxx@") // a command line's argument may be shown as it is
-	fmt.Fprintf(stderr, "%s: %s\n", program, line)
+	fmt.Fprintf(stderr, "%s: %s\n", program, mask(line)) // an argument of the command line may be in it as it is
 	var setting *SettingError
 	if errors.As(err, &setting) {
 		return exitSetting

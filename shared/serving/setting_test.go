@@ -37,6 +37,8 @@ func TestExit(t *testing.T) {
 		{&SettingError{"listen", errors.New("no such host")}, 2, "prog: --listen: no such host\n"},
 		{&SettingError{Err: errors.New("unexpected argument postgres://me:se/c@ret@db.example/x")}, 2, "prog: unexpected argument postgres://me:xxxxx@db.example/x\n"},
 		{errors.New("rediss://:secret@db.example:6379, grpc://db.example"), 1, "prog: rediss://:xxxxx@db.example:6379, grpc://db.example\n"},
+		{errors.New("postgres://me@corp:secret@db.example/x"), 1, "prog: postgres://me@corp:xxxxx@db.example/x\n"},
+		{errors.New("redis://:PASSWORD@HOST:PORT is how it is given"), 1, "prog: redis://:PASSWORD@HOST:PORT is how it is given\n"},
 		{errors.New("postgres://me@db.example/x: no"), 1, "prog: postgres://me@db.example/x: no\n"},
 	} {
 		var line strings.Builder
