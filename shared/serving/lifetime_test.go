@@ -548,7 +548,7 @@ func TestConfigListener(t *testing.T) {
 			return counting
 		}
 	})
-	if _, err := testpb.NewTestServiceClient(r.dial(t)).EmptyCall(t.Context(), &testpb.Empty{}); err != nil {
+	if _, err := testpb.NewTestServiceClient(r.dial(t)).UnaryCall(t.Context(), &testpb.SimpleRequest{}); err != nil {
 		t.Error(err)
 	}
 	if n := (<-wrapped).(*countingListener).accepted.Load(); n == 0 {
