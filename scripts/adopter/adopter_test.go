@@ -60,16 +60,19 @@ func TestPair(t *testing.T) {
 	if !roots.AppendCertsFromPEM(authority) {
 		t.Fatal("no certificate in ca.pem")
 	}
-	server, err := NewBilling(credentials.NewServerTLSFromCert(&certificate), Billing{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	go server.Serve(listener)
-	defer server.Stop()
+	ended := make(chan error)
+	go func() {
+		ended <- ServeBilling(t.Context(), listener, credentials.NewServerTLSFromCert(&certificate), Billing{})
+	}()
+	t.Cleanup(func() { // by then the test's context has ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	conn, err := grpc.NewClient(listener.Addr().String(),
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13})))
 	if err != nil {

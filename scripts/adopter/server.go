@@ -3,6 +3,7 @@ package adopter
 import (
 	"context"
 	"log"
+	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,11 +20,11 @@ import (
 	billingv1 "example.com/adopter/proto/billing/v1"
 )
 
-// NewBilling is the audience's start.
-func NewBilling(tls credentials.TransportCredentials, impl billingv1.BillingServer) (*grpc.Server, error) {
+// ServeBilling is the audience's life, until ctx ends.
+func ServeBilling(ctx context.Context, listener net.Listener, tls credentials.TransportCredentials, impl billingv1.BillingServer) error {
 	keys, err := keyset.Load("shop.jwks")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
 		Audience: "https://billing.example",
@@ -31,23 +32,25 @@ func NewBilling(tls credentials.TransportCredentials, impl billingv1.BillingServ
 		Store:    replay.NewMemory(replay.Config{}),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: verifier, Exempt: []string{"/grpc.health.v1.Health/"}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s := grpc.NewServer(
 		grpc.Creds(tls),
+		grpc.MaxConcurrentStreams(100), grpc.InTapHandle(guard.Tap), // refuses what the processors cannot check
 		grpc.ChainUnaryInterceptor(logging, guard.Unary), // guard last
 		grpc.ChainStreamInterceptor(guard.Stream),
 	)
 	billingv1.RegisterBillingServer(s, impl)
 	healthpb.RegisterHealthServer(s, health.NewServer())
 	if err := guard.Check(s); err != nil { // until it succeeds every call is refused
-		return nil, err
+		return err
 	}
-	return s, nil
+	context.AfterFunc(ctx, s.Stop)
+	return s.Serve(guard.Listener(listener)) // reads no more than it can check
 }
 
 // Billing pays, and knows by the grant for whom.

@@ -17,6 +17,7 @@ const resultsFile = "RESULTS.md"
 
 // write keeps the table, with what it takes to judge it.
 func (t *table) write(ctx context.Context, args []string, now time.Time) error {
+	measured := commit(ctx) // before there is a change: the results
 	f, err := os.Create(resultsFile)
 	if err != nil {
 		return err
@@ -28,7 +29,7 @@ func (t *table) write(ctx context.Context, args []string, now time.Time) error {
 	for _, fact := range [][2]string{
 		{"date", now.UTC().Format(time.DateOnly)},
 		{"command", strings.Join(append([]string{"go run -C scripts/bench ."}, args...), " ")},
-		{"commit", commit(ctx)},
+		{"commit", measured},
 		{"machine", machine()},
 		{"versions", versions()},
 	} {
