@@ -79,7 +79,8 @@ func (s *cluster) tell(ctx context.Context) (err error) {
 	return nil
 }
 
-// back waits until the SERVER1s that the demo's story has stopped are used again.
+// back waits until the SERVER1s that the demo's story has stopped are used again,
+// and heard by every SERVER2: health, which says so too, may be half a second late.
 func (s *cluster) back(ctx context.Context) error {
 	if err := s.pair.Ready(ctx); err != nil {
 		return err
@@ -87,6 +88,16 @@ func (s *cluster) back(ctx context.Context) error {
 	for _, client := range append([]*pair.Client{s.all}, s.each...) {
 		if err := client.Ready(ctx); err != nil {
 			return err
+		}
+	}
+	_, handoff, err := (&story{client: s.all}).look(ctx)
+	if err != nil {
+		return err
+	}
+	const patience = 5 * time.Second
+	for _, client := range s.each {
+		if got := within(ctx, client, patience, "seen", handoff.GetToken()); got != "seen within "+words(patience) {
+			return fmt.Errorf("a SERVER2, once SERVER1 is back: %s", got)
 		}
 	}
 	return nil
