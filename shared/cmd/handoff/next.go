@@ -78,7 +78,7 @@ func when(at, now time.Time) string {
 	switch wait := at.Sub(now); {
 	case at.IsZero():
 		return "next, at any time"
-	case wait > 0:
+	case wait > time.Millisecond: // a ring's times are rounded up to one
 		return fmt.Sprintf("next, in %s, from %s on", roundUp(wait), showEnd(at))
 	}
 	return "next, now"
