@@ -6,6 +6,10 @@ NESTED   := $(patsubst %/go.mod,%,$(wildcard scripts/*/go.mod))
 STRANGER := $(wildcard scripts/adopter/go.mod)
 FUZZTIME ?= 30s
 
+# Programs are static, and all that is compiled here is compiled once: with the same flags everywhere.
+export CGO_ENABLED ?= 0
+export GOFLAGS ?= -trimpath
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -39,26 +43,58 @@ build: ## build the programs into bin/
 ## change it
 
 # The race detector needs cgo, and cgo a C compiler: ask for the one thing that only then builds.
-RACE = $(shell go build -race runtime/race 2>/dev/null && echo -race)
+RACE = $(shell CGO_ENABLED=1 go build -race runtime/race 2>/dev/null && echo -race $(foreach packages,$(PURE),-gcflags=$(packages)=-race=false))
+
+# It looks at each memory access of ours. SQLite's are to memory that is not Go's, which it does not see, and those of curves
+# and hashes to nothing that is shared: a third of the time would go there.
+PURE = modernc.org/... filippo.io/... golang.org/x/crypto/... crypto/internal/fips140/...
 
 # What tests leave out where it is not installed, go test says only to who asks.
 SAY_SKIPPED = command -v redis-server >/dev/null || echo "no redis-server: leaving out the tests with Redis"; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
-	echo "no PostgreSQL: leaving out the tests with it"
+	echo "no PostgreSQL: leaving out the tests with it"; \
+	command -v pgbouncer >/dev/null || echo "no pgbouncer: leaving out the test with it"; \
+	command -v promtool >/dev/null || echo "no promtool: leaving out the tests of the alerts"; \
+	command -v systemd-analyze >/dev/null || echo "no systemd-analyze: leaving out the tests of the units"; \
+	echo "leaving out the tests in real browsers: make browser runs them"; \
+	echo "leaving out the clients in other languages, which take protoc, Node and Python: make clients runs them"
+
+# Tests commit by the thousand, and kill processes, not machines: where there is a file system in memory with room,
+# their files are there. The race detector has each process wait for a second before it exits, unless told. And many tests
+# wait more than they work, so one more of them runs at once than there are processors.
+TESTING = GORACE="atexit_sleep_ms=20 $$GORACE" GOTMPDIR="$${GOTMPDIR:-$${TMPDIR:-/tmp}}" TMPDIR="$$( \
+	[ -w /dev/shm ] && [ "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 4000000 ] && \
+	! grep -q '^[^ ]* /dev/shm [^ ]* [^ ]*noexec' /proc/mounts && echo /dev/shm || echo "$${TMPDIR:-/tmp}")"
 
 .PHONY: test
 test: ## every test, with the race detector where there is a C compiler
 	@echo "building the tests (the first time takes a few minutes)"
 	@$(SAY_SKIPPED)
 	@race='$(RACE)'; [ -n "$$race" ] || echo "no working C compiler: testing without the race detector"; \
-		go test $$race ./...
+		at_once=$$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)); \
+		$(TESTING) CGO_ENABLED=$${race:+1} go test -vet=off -p $$at_once -parallel $$at_once $$race $$(go list ./... | grep -v /scripts/e2e) && \
+		$(TESTING) CGO_ENABLED=$${race:+1} go test -vet=off -parallel $$at_once $$race ./scripts/e2e/... # by itself: its stories have servers that must keep up with each other
 	$(if $(STRANGER),@go -C scripts/adopter test ./...)
 
 .PHONY: e2e
 e2e: ## only the tests between real processes, never from the test cache
 	@echo "testing real processes"
 	@$(SAY_SKIPPED)
-	@go test -count=1 ./scripts/e2e/... ./scripts/demo/...
+	@$(TESTING) go test -count=1 ./scripts/e2e/... ./scripts/demo/...
+
+.PHONY: browser
+browser: ## the tests in Chromium and Firefox; pictures of each page in scripts/browser/shots
+	@echo "testing in real browsers (some minutes)"
+	@npm ci --silent --prefix scripts/browser
+	@HANDOFF_BROWSER=1 go test -count=1 -timeout 20m ./scripts/browser
+
+.PHONY: clients
+clients: ## the clients in TypeScript and Python, generated and run against the pair, and the second verifier
+	@for program in protoc grpc_python_plugin node npm; do command -v $$program >/dev/null || \
+		{ echo "no $$program: scripts/clients/README.md says what the clients take"; exit 1; }; done
+	@/usr/bin/python3 -c 'import grpc, google.protobuf, cryptography' || { echo "no grpcio for /usr/bin/python3: scripts/clients/README.md says what the clients take"; exit 1; }
+	@echo "trying the clients in other languages"
+	@HANDOFF_CLIENTS=1 go test -v -count=1 ./scripts/clients
 
 .PHONY: chaos
 chaos: ## the tests that kill, stop and cut off, in full: ten minutes
@@ -90,9 +126,20 @@ bench: build ## measure beside what people would use instead; BENCH="-short veri
 	@go run -C scripts/bench . $(BENCH)
 
 .PHONY: generate
-generate: ## write the Go of proto/ anew
+generate: ## write the Go of proto/ again
 	@echo "generating (the first time builds buf: two minutes)"
 	@$(TOOL) buf generate
+	@$(TOOL) gofumpt -w $$(find proto -name '*.pb.go') # named, as it leaves out what is generated
+
+# The app's clients of proto/, and what esbuild makes of them and of the source, in a folder.
+APP      := server2/internal/app
+MAKE_APP = npm ci --silent --no-audit --no-fund --prefix $(APP) && $(TOOL) buf generate --template $(APP)/buf.gen.yaml && \
+	cd $(APP) && node_modules/.bin/tsc && node build.mjs
+
+.PHONY: app
+app: ## build SERVER2's single-page app again; needs npm
+	@echo "building the app (the first time builds buf: two minutes)"
+	@$(MAKE_APP)
 
 .PHONY: clean
 clean: ## remove what make built
@@ -106,8 +153,10 @@ lint: vet staticcheck gofumpt contract checkgenerate tidy ## every check that is
 
 .PHONY: vet
 vet:
-	@echo "lint: go vet"
+	@echo "lint: go vet (the first time for macOS and Windows compiles what they use: minutes)"
 	@go vet ./...
+	@GOOS=darwin go vet ./...
+	@GOOS=windows go vet ./proto/... ./shared/... ./server1/... ./server2/... # scripts/ runs on Unix
 	$(if $(STRANGER),@go -C scripts/adopter vet ./...)
 
 .PHONY: staticcheck
@@ -135,10 +184,12 @@ contract:
 	else echo "lint: no earlier contract to compare with"; fi
 
 .PHONY: checkgenerate
-checkgenerate: ## fail if the Go of proto/ is not what its .proto files make
+checkgenerate: ## fail if the Go of proto/, or the app, is not what its source makes
 	@echo "lint: generated code"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(TOOL) buf generate --output "$$fresh" && diff -r -u --exclude='*.proto' proto "$$fresh/proto"
+	$(TOOL) buf generate --output "$$fresh" && $(TOOL) gofumpt -w $$(find "$$fresh" -name '*.pb.go') && diff -r -u --exclude='*.proto' --exclude=google proto "$$fresh/proto"
+	@command -v npm >/dev/null || { echo "lint: no npm: leaving out the app"; exit 0; }; \
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(MAKE_APP) "$$fresh" && diff -r -q dist "$$fresh"
 
 .PHONY: tidy
 tidy:

@@ -17,6 +17,7 @@ import (
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/rule"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
@@ -37,12 +38,12 @@ func (s *site) ahead(t *testing.T, by time.Duration) func(sessionID string) (*ha
 	if err != nil {
 		t.Fatal(err)
 	}
-	permitted, err := policy.Load(s.path("policy.json"), rule.Linked(), handoff.MaxLifetime)
+	permitted, err := policy.Load(s.path("policy.json"), rule.Linked(), policy.Limits{Handoff: handoff.MaxLifetime})
 	if err != nil {
 		t.Fatal(err)
 	}
 	service, err := issue.NewService(issue.Config{
-		Issuer: issuer, Lifetime: 30 * time.Second, Policy: permitted, DB: db, Record: audit.New(io.Discard), Published: true, Now: now,
+		Issuer: issuer, Lifetime: 30 * time.Second, Policy: permitted, DB: db, Quota: 1000, MaxVisits: 50, Record: audit.New(io.Discard), Published: true, Now: now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +69,7 @@ func (s *site) ahead(t *testing.T, by time.Duration) func(sessionID string) (*ha
 }
 
 // F02: of a user who is cut off, tokens of a process whose clock is ahead are
-// refused too; and whoever signs in again waits here, at either process, and at the
+// refused too; and a user who signs in again waits here, at either process, and at the
 // audience never.
 func TestF02ClockAhead(t *testing.T) {
 	t.Parallel()
@@ -119,7 +120,7 @@ func TestF02ClockAhead(t *testing.T) {
 	}
 }
 
-// F02: whatever was on its way while a user is cut off is either taken back or
+// F02: what was on its way while a user is cut off is either taken back or
 // stands for good: which, its iat says, and every token that is asked for after the
 // acknowledgement stands.
 func TestF02InFlight(t *testing.T) {
@@ -146,6 +147,9 @@ func TestF02InFlight(t *testing.T) {
 				for until.Err() == nil {
 					asked := time.Now()
 					h, err := r.handoffs().IssueHandoff(ctx, pay(t))
+					if handoffgrpc.ReasonOf(err) == handoff.ReasonIssuerUnavailable { // a busy machine
+						continue
+					}
 					if err != nil {
 						t.Error(err)
 						return

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
-	"github.com/handoff-auth/handoff/server1/internal/signing"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
@@ -26,15 +25,10 @@ func (c *listKeysCommand) run(ctx context.Context, std console) (err error) {
 	if err != nil {
 		return err
 	}
-	signing, _ := ring.Signing()
 	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL")
 	for _, k := range ring.Records() {
-		state := string(k.State)
-		if k.Key.ID() == signing {
-			state += ", signs"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), state,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), ring.Shown(k),
 			shown(k.Prepared), shown(k.Activated), shown(k.Ended), shown(k.Until))
 	}
 	return table.Flush()
@@ -56,12 +50,12 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 			return err
 		}
 	}
-	return c.take(ctx, c.KeyDir, func(steps signing.Steps, db *database.DB) error {
+	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, db *database.DB) error {
 		steps.First, steps.Lost = first, c.Lost
-		key, _, err := steps.Prepare(ctx)
-		if elsewhere, ok := errors.AsType[*signing.ElsewhereError](err); ok {
-			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder, with --key FILE where the server has one; "+
-				"where that key is lost for good, add --lost=%s", err, elsewhere.Kid))
+		key, _, err := steps.Prepare(ctx, "")
+		if missing, ok := errors.AsType[*rotation.MissingError](err); ok {
+			return wrong("key-dir", fmt.Errorf("%w: it is the key that signs: name the server's own folder, with --key FILE where the server has one; "+
+				"where that key is lost for good, add --lost=%s", err, missing.Kid))
 		}
 		if err != nil {
 			return err
@@ -77,15 +71,19 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 
 // run has a prepared key sign.
 func (c *activateCommand) run(ctx context.Context, std console) error {
-	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
+	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, db *database.DB) error {
 		ring, err := steps.Activate(ctx, c.Kid)
+		if err != nil {
+			return err
+		}
+		terms, err := db.Terms(ctx, time.Now())
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(std.stdout, "activated %s: it signs\n", c.Kid)
 		for _, k := range ring.Records() {
 			if kid := k.Key.ID(); k.State == rotation.Active && kid != c.Kid {
-				fmt.Fprintf(std.stdout, "%s no longer signs: retire it\n", kid)
+				fmt.Fprintf(std.stdout, "%s no longer signs: it can be retired in %s\n", kid, terms.Lag())
 			}
 		}
 		return nil
@@ -94,7 +92,7 @@ func (c *activateCommand) run(ctx context.Context, std console) error {
 
 // run ends a key that signed before.
 func (c *retireCommand) run(ctx context.Context, std console) error {
-	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
+	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, _ *database.DB) error {
 		ring, err := steps.Retire(ctx, c.Kid)
 		if err != nil {
 			return err
@@ -111,7 +109,7 @@ func (c *retireCommand) run(ctx context.Context, std console) error {
 
 // run takes a key out of the list.
 func (c *taintCommand) run(ctx context.Context, std console) error {
-	return c.take(ctx, c.KeyDir, func(steps signing.Steps, _ *database.DB) error {
+	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, _ *database.DB) error {
 		ring, err := steps.Taint(ctx, c.Kid)
 		if err != nil {
 			return err
@@ -124,33 +122,26 @@ func (c *taintCommand) run(ctx context.Context, std console) error {
 }
 
 // left says that the private half of a key is where it was.
-func left(std console, steps signing.Steps, kid string) {
+func left(std console, steps rotation.Steps, kid string) {
 	if steps.Folder == "" {
 		fmt.Fprintf(std.stdout, "its private half is left: delete %s.key in the server's folder, as --key-dir does\n", kid)
 	}
 }
 
 // take opens what a step needs.
-func (e existing) take(ctx context.Context, keyDir string, step func(signing.Steps, *database.DB) error) (err error) {
-	db, err := e.open(ctx)
+func (e existing) take(ctx context.Context, keyDir string, step func(rotation.Steps, *database.DB) error) (err error) {
+	db, err := e.openPublished(ctx, "nobody would learn of a key")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	published, err := db.HasPublished(ctx)
-	if err != nil {
-		return err
-	}
-	if !published {
-		return errors.New("no server has published a trust list from this database (serve --trust-key): nobody would learn of a key")
-	}
-	steps := signing.Steps{DB: db, Now: time.Now}
+	steps := rotation.Steps{Store: db, Now: time.Now}
 	if keyDir != "" {
 		// The server has made it: one that is not there has no key of the ring.
 		if _, err := os.Stat(keyDir); err != nil {
 			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder", err))
 		}
-		if steps.Folder, err = signing.OpenFolder(keyDir); err != nil {
+		if steps.Folder, err = signkey.OpenFolder(keyDir); err != nil {
 			return wrong("key-dir", err)
 		}
 	}

@@ -13,39 +13,47 @@
 // The files, in the order in which things happen:
 //
 //	flags.go, check.go  what the operator sets
-//	user.go             the users
+//	user.go, client.go  the users, and the API clients
 //	serve.go            the parts and their wiring
 //	publish.go          the trust list and the signing keys
 //	revoke.go, keys.go  what is taken back, and steps in the life of a key, by hand
-//	internal/           session (sign-in), account (passwords), policy (who may hand off what), issue (the handoff
+//	audit.go            what was done, and a copy of the database
+//	internal/           session (sign-in), account (passwords), client (the API clients), grants (whom
+//	                    they act for), policy (who may hand off what), issue (the handoff
 //	                    and its revocation), signing (the keys), upkeep (what others have changed), database and
-//	                    audit (the record), answer (refusals in words)
+//	                    audit (the record), answer (refusals in words), pages (all of it in a browser)
 package main
 
 import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/commandline"
 )
 
 const program = "handoff-server1"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := serving.KeepMemory(); err != nil {
+		os.Exit(serving.Exit(os.Stderr, program, err))
+	}
+	ctx := serving.UntilSignal()
+	go serving.SpendMemory(ctx)
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the program. It returns its exit status: 0; 1 if it failed; 2 if a
 // setting was wrong, before a port was open.
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	chosen, err := parse(args, env, stdout)
+	out := &commandline.Output{To: stdout}
+	chosen, err := parse(args, env, out)
 	if err == nil && chosen != nil {
-		err = chosen.run(ctx, console{stdin, stdout, stderr})
+		err = chosen.run(ctx, console{stdin, out, stderr})
+	}
+	if _, serves := chosen.(*serveCommand); err == nil && !serves { // a server goes on though nobody reads
+		err = out.Err()
 	}
 	return serving.Exit(stderr, program, err)
 }

@@ -5,24 +5,26 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/server1/internal/signing"
 	"github.com/handoff-auth/handoff/shared/handoff"
-	"github.com/handoff-auth/handoff/shared/serving"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // terms are the times that this process keeps to.
 func (c *serveCommand) terms() trust.Terms {
-	return trust.Terms{Issuer: c.Issuer, TokenLifetime: c.MaxLifetime, ListLifetime: c.TrustLifetime, Skew: c.Skew}
+	return trust.Terms{Issuer: c.Issuer, TokenLifetime: max(c.MaxLifetime, c.MaxVisitLifetime), ListLifetime: c.TrustLifetime, Skew: c.Skew}
 }
 
 // keyring is what signs: one key, or those that the trust list names.
@@ -57,7 +59,7 @@ func (c *serveCommand) readKeys(p *parts) (err error) {
 		return signsBoth()
 	}
 	if c.KeyDir != "" {
-		if _, err := signing.OpenFolder(c.KeyDir); err != nil {
+		if _, err := signkey.OpenFolder(c.KeyDir); err != nil {
 			return wrong("key-dir", err)
 		}
 	}
@@ -72,6 +74,9 @@ func signsBoth() error {
 func (c *serveCommand) checkTrustFile() error {
 	if c.TrustFile == "" {
 		return nil
+	}
+	if err := vetted.Replaceable(c.TrustFile); err != nil {
+		return wrong("trust-file", err)
 	}
 	probe, err := os.CreateTemp(filepath.Dir(c.TrustFile), ".handoff-*.tmp")
 	if err == nil {
@@ -92,7 +97,7 @@ func (c *serveCommand) load(ctx context.Context, r *keyring, db *database.DB, lo
 	setting := "key"
 	if c.KeyDir != "" {
 		setting = "key-dir"
-		if config.Folder, err = signing.OpenFolder(c.KeyDir); err != nil {
+		if config.Folder, err = signkey.OpenFolder(c.KeyDir); err != nil {
 			return wrong(setting, err)
 		}
 	}
@@ -118,10 +123,30 @@ func checkTainted(ctx context.Context, db *database.DB, key *signkey.Key) error 
 }
 
 // statement is the database as the publisher reads it.
-type statement struct{ *database.DB }
+type statement struct {
+	*database.DB
+	keys   *signing.Keys // what this process signs with
+	visits bool          // are listed
+}
 
-// State is a trust.Source's.
-func (s statement) State(ctx context.Context) (trust.State, error) { return s.Trust(ctx, time.Now()) }
+// State is a trust.Source's. What it states is taken up by this process first: an
+// audience that no longer knows a tainted key gets nothing more that is signed with it.
+func (s statement) State(ctx context.Context) (trust.State, error) {
+	now := time.Now()
+	state, err := s.Trust(ctx, now)
+	if err != nil {
+		return state, err
+	}
+	if err := s.keys.Refresh(ctx); err != nil {
+		return state, err
+	}
+	if !s.visits {
+		return state, nil
+	}
+	state.VisitsListed = true
+	state.Visits, err = s.DB.Visits(ctx, now)
+	return state, err
+}
 
 // publisher returns what signs the trust list, with the first list signed, or nil
 // where there is no trust key.
@@ -140,7 +165,7 @@ func (c *serveCommand) publisher(ctx context.Context, p *parts) (*trust.Publishe
 		}
 	}
 	publisher, err := trust.NewPublisher(trust.PublisherConfig{
-		Terms: c.terms(), Key: key, Source: statement{p.db}, File: c.TrustFile,
+		Terms: c.terms(), Key: key, Source: statement{p.db, p.signs.keys, c.Visits == visitsListed}, File: c.TrustFile,
 		Refresh: min(trust.DefaultRefresh, c.TrustLifetime/4), // one that is lost leaves three
 		Report: func(err error) {
 			if err != nil {
@@ -161,46 +186,34 @@ func (c *serveCommand) publisher(ctx context.Context, p *parts) (*trust.Publishe
 	return publisher, err
 }
 
-// web is the HTTPS listener. It belongs to the publisher alone, whose handler is
-// set before it runs.
-type web struct {
-	listener net.Listener
-	server   *http.Server
-}
-
-// maxRequests is how many requests one connection can have under way: a follower has
-// one, and each that is not read holds a part of the list.
-const maxRequests = 8
-
-// web opens the HTTPS listener, with the certificate of the gRPC server.
-func (c *serveCommand) web(server *serving.Server, log *slog.Logger) (*web, error) {
-	listener, err := server.Listen("http", c.HTTP)
-	if err != nil {
-		return nil, err
+// handler returns what the HTTPS listener serves: the trust list and the public keys
+// beneath /.well-known/ (RFC 8615), and the pages everywhere else.
+func (p *parts) handler() http.Handler {
+	published := p.publisher.Handler()
+	if p.pages == nil {
+		return published
 	}
-	return &web{listener: listener, server: &http.Server{
-		TLSConfig:         server.TLS("h2", "http/1.1"),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxRequests},
-		ReadHeaderTimeout: serving.HandshakeTimeout, // and of the TLS handshake
-		ReadTimeout:       serving.CallTimeout,
-		WriteTimeout:      time.Minute, // of the longest list, 16 MiB
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    serving.MaxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}, nil
-}
-
-// run serves until ctx ends, and then lets answers under way finish.
-func (w *web) run(ctx context.Context) error {
-	stopped := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), serving.HandshakeTimeout)
-		defer cancel()
-		stopped <- errors.Join(w.server.Shutdown(grace), w.server.Close())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/.well-known/") {
+			published.ServeHTTP(w, r)
+		} else {
+			p.pages.ServeHTTP(w, r)
+		}
 	})
-	err := w.server.ServeTLS(w.listener, "", "")
-	if stop() { // it failed before
-		return err
+}
+
+// published says how old the trust list is, and how long. It is asked once there is a
+// publisher.
+func (p *parts) published() []prometheus.Collector {
+	if p.trustKey == nil {
+		return nil
 	}
-	return <-stopped
+	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "handoff_trust_list_published_timestamp_seconds", Help: "When the newest trust list was signed, in Unix seconds.",
+		}, func() float64 { return float64(max(0, p.publisher.Status().IssuedAt.Unix())) }), // 0: none yet
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "handoff_trust_list_published_entries", Help: "What the newest trust list takes back: tokens, sessions and users.",
+		}, func() float64 { return float64(p.publisher.Status().Entries) }),
+	}
 }

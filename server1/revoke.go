@@ -15,18 +15,11 @@ func (c *revokeCommand) run(ctx context.Context, std console) (err error) {
 	if c.Handoff == "" && c.Session == "" && c.Subject == "" {
 		return wrong("", errors.New("one of --handoff, --session and --subject is required"))
 	}
-	db, err := c.open(ctx)
+	db, err := c.openPublished(ctx, "nothing can be taken back")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	published, err := db.HasPublished(ctx)
-	if err != nil {
-		return err
-	}
-	if !published {
-		return errors.New("no server has published a trust list from this database (serve --trust-key): nothing can be taken back")
-	}
 	now := time.Now()
 	var kind, id string
 	switch {

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
-	"os"
-	"strings"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,19 +16,26 @@ import (
 
 	"github.com/handoff-auth/handoff/server1/internal/account"
 	"github.com/handoff-auth/handoff/server1/internal/audit"
+	"github.com/handoff-auth/handoff/server1/internal/client"
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/server1/internal/grants"
 	"github.com/handoff-auth/handoff/server1/internal/issue"
+	"github.com/handoff-auth/handoff/server1/internal/pages"
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/server1/internal/upkeep"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/overload"
 	"github.com/handoff-auth/handoff/shared/rule"
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/commandline"
+	"github.com/handoff-auth/handoff/shared/serving/tracing"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
+	"github.com/handoff-auth/handoff/shared/vetted"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
-	_ "github.com/handoff-auth/handoff/proto/handoff/server2/v1" // the methods of the demo's audience
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1" // the methods of the demo's audience
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
 
@@ -39,10 +46,13 @@ type parts struct {
 	issuer    *handoff.Issuer
 	permitted *policy.Policy
 	db        *database.DB
+	sweeper   *upkeep.Sweeper
 	signs     *keyring
 	trustKey  *signkey.Key     // nil: no trust list
 	publisher *trust.Publisher // nil: no trust list
-	site      *web             // nil: no HTTPS
+	traces    *tracing.Traces  // nil: no traces
+	site      *serving.HTTPS   // nil: no HTTPS
+	pages     *pages.Site      // nil: no pages, only the trust list
 }
 
 // run serves until ctx is done. Everything that can be wrong with a setting is
@@ -53,11 +63,18 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 		return err
 	}
 	p := &parts{log: c.Logger(std.stderr), record: audit.New(std.stderr), signs: &keyring{}}
+	if p.traces, err = tracing.Start(ctx, program, commandline.Version(), p.log); err != nil {
+		return err
+	}
+	defer p.traces.Stop()
 	if p.issuer, err = c.issuer(p.signs); err != nil {
 		return err
 	}
-	if p.permitted, err = c.permitted(); err != nil {
+	if p.permitted, err = c.permitted(p.log, p.record); err != nil {
 		return err
+	}
+	if method := p.permitted.CertificateBound(); method != "" && !c.ClientCerts {
+		return wrong("client-certificates", fmt.Errorf("is required: handoffs of %s are bound to a client certificate", method))
 	}
 	if err := c.readKeys(p); err != nil {
 		return err
@@ -66,12 +83,20 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 		return wrong("database", err)
 	}
 	defer func() { err = errors.Join(err, p.db.Close()) }()
+	if err := c.checkClients(ctx, p); err != nil {
+		return err
+	}
+	p.sweeper = upkeep.NewSweeper(upkeep.SweeperConfig{DB: p.db, Retention: c.AuditRetention, Log: p.log, Now: time.Now})
+	p.db.Limit(c.DatabaseConnections)
 	server, err := c.server(p, std.stdout)
+	if server != nil {
+		defer server.Close() // where it is not run
+	}
 	if err != nil {
 		return err
 	}
 	if p.site != nil {
-		defer p.site.listener.Close() // where it is not served
+		defer p.site.Close() // where it is not served
 	}
 	if err := c.begin(ctx, p); err != nil {
 		return err
@@ -91,8 +116,16 @@ func (c *serveCommand) begin(ctx context.Context, p *parts) (err error) {
 	return err
 }
 
-// server returns the server, whose ports can be opened.
-func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, error) {
+// services are what is called.
+type services struct {
+	keeper   *session.Keeper
+	sessions *session.Service
+	handoffs *issue.Service
+	grants   *grants.Service
+	clients  *client.Directory
+}
+
+func (c *serveCommand) services(p *parts) (*services, error) {
 	keeper, err := session.NewKeeper(session.KeeperConfig{
 		DB: p.db, Idle: c.SessionIdle, Lifetime: c.SessionLifetime, Log: p.log, Now: time.Now,
 	})
@@ -105,65 +138,114 @@ func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, erro
 	if err != nil {
 		return nil, err
 	}
+	var named func(context.Context) error
+	if c.Visits == visitsListed {
+		named = func(ctx context.Context) error { return p.publisher.Published(ctx) }
+	}
 	handoffs, err := issue.NewService(issue.Config{
-		Issuer: p.issuer, Lifetime: c.Lifetime, Policy: p.permitted, DB: p.db, Record: p.record,
-		Published: p.trustKey != nil, Now: time.Now,
+		Issuer: p.issuer, Lifetime: c.Lifetime, Policy: p.permitted, DB: p.db, Quota: c.HandoffQuota, MaxVisits: c.MaxVisits, Record: p.record,
+		Published: p.trustKey != nil, Named: named, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
-	guard := session.NewGuard(keeper, open...)
+	granting, err := grants.NewService(grants.Config{
+		DB: p.db, Policy: p.permitted, Most: c.MaxGrants, Longest: c.GrantLifetime, Record: p.record, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	clients, err := client.NewDirectory(client.Config{
+		DB: p.db, Issuer: c.Issuer, Skew: c.Skew, Reserved: p.reserved(), Record: p.record, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &services{keeper, sessions, handoffs, granting, clients}, nil
+}
+
+// server returns the server with its ports open, or one to close with the error.
+func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, error) {
+	called, err := c.services(p)
+	if err != nil {
+		return nil, err
+	}
+	shedder, err := overload.New(overload.Config{MaxWaiting: math.MaxInt}) // bounds calls; their work has bounds of its own
+	if err != nil {
+		return nil, err
+	}
+	guard := session.NewGuard(called.keeper, open...)
+	guard.Assertions(handoffv1.HandoffService_IssueHandoff_FullMethodName, called.clients.Admit)
 	server, err := serving.New(serving.Config{
-		Flags:      c.Flags,
-		Log:        p.log,
-		Unary:      []grpc.UnaryServerInterceptor{guard.Unary},
-		Stream:     []grpc.StreamServerInterceptor{guard.Stream},
-		Ready:      p.ready(),
-		Watches:    []string{handoffv1.TrustService_WatchTrustList_FullMethodName},
-		Collectors: p.record.Collectors(),
+		Flags:   c.Flags,
+		Log:     p.log,
+		Tap:     shedder.Tap,
+		Unary:   []grpc.UnaryServerInterceptor{shedder.Unary, guard.Unary},
+		Stream:  []grpc.StreamServerInterceptor{shedder.Stream, guard.Stream},
+		Ready:   p.ready(),
+		Reload:  []func(){p.permitted.Look},
+		Version: commandline.Version(),
+		Stats:   p.traces.Handler(),
+		Watches: []string{handoffv1.TrustService_WatchTrustList_FullMethodName},
+		Known:   c.FollowerNetwork,
+		Audited: []string{
+			handoffv1.HandoffService_IssueHandoff_FullMethodName, handoffv1.HandoffService_RevokeHandoff_FullMethodName,
+			handoffv1.HandoffService_IssueVisit_FullMethodName,
+			handoffv1.GrantService_CreateGrant_FullMethodName, handoffv1.GrantService_DeleteGrant_FullMethodName,
+			server1v1.SessionService_SignIn_FullMethodName, server1v1.SessionService_SignOut_FullMethodName,
+			server1v1.SessionService_SignOutEverywhere_FullMethodName, server1v1.SessionService_ChangePassword_FullMethodName,
+		},
+		Collectors: append(slices.Concat(p.record.Collectors(), p.sweeper.Collectors()), p.published()...),
 		Listening: func(a net.Addr) {
 			fmt.Fprintln(stdout, "listening on", a)
 			if p.site != nil {
-				fmt.Fprintln(stdout, "https on", p.site.listener.Addr())
+				fmt.Fprintln(stdout, "https on", p.site.Addr())
 			}
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	server1v1.RegisterSessionServiceServer(server.GRPC(), sessions)
-	handoffv1.RegisterHandoffServiceServer(server.GRPC(), handoffs)
-	for setting, address := range map[string]string{"listen": c.Listen, "metrics": c.Metrics} {
-		if address == "" {
-			continue
-		}
-		// It is opened for good once it is known what to serve.
-		listener, err := server.Listen(setting, address)
+	server1v1.RegisterSessionServiceServer(server.GRPC(), called.sessions)
+	handoffv1.RegisterHandoffServiceServer(server.GRPC(), called.handoffs)
+	handoffv1.RegisterGrantServiceServer(server.GRPC(), called.grants)
+	if err := server.Open(); err != nil {
+		return server, err
+	}
+	return server, c.https(p, called, server)
+}
+
+// https opens the port of the trust list and of the pages, where there is one.
+func (c *serveCommand) https(p *parts, called *services, server *serving.Server) (err error) {
+	if c.HTTP == "" {
+		return nil
+	}
+	if audiences := p.permitted.Pages(server2v1.InvoiceService_PayInvoice_FullMethodName); len(audiences) > 0 {
+		p.pages, err = pages.New(pages.Config{
+			Keeper: called.keeper, Sessions: called.sessions, Handoffs: called.handoffs, Grants: called.grants,
+			Audiences: audiences, Visited: p.permitted.VisitPages(), DB: p.db, Log: p.log, Now: time.Now,
+		})
 		if err != nil {
-			return nil, err
-		}
-		if err := listener.Close(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if c.HTTP != "" {
-		p.site, err = c.web(server, p.log)
-	}
-	return server, err
+	p.site, err = server.HTTPS(serving.HTTPSConfig{Setting: "http", Address: c.HTTP})
+	return err
 }
 
 // serve opens the ports.
 func (c *serveCommand) serve(ctx context.Context, server *serving.Server, p *parts) error {
+	sweep := func(ctx context.Context) error { p.sweeper.Run(ctx); return nil }
 	if p.publisher == nil {
-		return beside(ctx, server.Run, c.upkeep(p))
+		return beside(ctx, server.Run, c.upkeep(p), sweep)
 	}
 	p.publisher.Register(server.GRPC())
 	publish := func(ctx context.Context) error { p.publisher.Run(ctx); return nil }
 	if p.site == nil {
-		return beside(ctx, server.Run, c.upkeep(p), publish)
+		return beside(ctx, server.Run, c.upkeep(p), sweep, publish)
 	}
-	p.site.server.Handler = p.publisher.Handler()
-	return beside(ctx, server.Run, c.upkeep(p), publish, p.site.run)
+	show := func(ctx context.Context) error { return p.site.Run(ctx, p.handler()) }
+	return beside(ctx, server.Run, c.upkeep(p), sweep, publish, show)
 }
 
 // ready is what the server's health depends on.
@@ -218,24 +300,22 @@ var open = []string{
 	"/" + handoffv1.TrustService_ServiceDesc.ServiceName + "/",
 	"/" + healthpb.Health_ServiceDesc.ServiceName + "/",
 	"/grpc.reflection.v1.ServerReflection/",
+	"/grpc.reflection.v1alpha.ServerReflection/",
 }
 
 // issuer returns what makes tokens.
 func (c *serveCommand) issuer(signs handoff.SignerSource) (*handoff.Issuer, error) {
 	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{
-		Issuer: c.Issuer, Key: signs, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime,
+		Issuer: c.Issuer, Key: signs, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, MaxVisitLifetime: c.MaxVisitLifetime,
 	})
-	if err != nil { // of the name: the rest has been checked
-		return nil, wrong("issuer", errors.New(strings.TrimPrefix(err.Error(), "IssuerConfig.Issuer ")))
-	}
-	return issuer, nil
+	return issuer, serving.Named(err, map[string]string{"handoff.IssuerConfig.Issuer": "issuer"}) // the rest has been checked
 }
 
-// permitted returns what users may hand off.
-func (c *serveCommand) permitted() (*policy.Policy, error) {
+// permitted returns what users may hand off, as the file says it at the moment.
+func (c *serveCommand) permitted(log *slog.Logger, record *audit.Record) (*policy.Policy, error) {
 	methods := rule.Linked()
 	if c.Descriptors != "" {
-		image, err := os.ReadFile(c.Descriptors)
+		image, err := vetted.File{Path: c.Descriptors, Max: 64 << 20}.Read()
 		if err == nil {
 			methods, err = rule.ReadDescriptorSet(image)
 		}
@@ -243,10 +323,28 @@ func (c *serveCommand) permitted() (*policy.Policy, error) {
 			return nil, wrong("descriptors", err)
 		}
 	}
-	permitted, err := policy.Load(c.Policy, methods, c.MaxLifetime)
+	if c.Rules != "" {
+		text, err := vetted.File{Path: c.Rules, Max: 1 << 20}.Read()
+		if err == nil {
+			methods, err = methods.Overlay(text)
+		}
+		if err != nil {
+			return nil, wrong("rules", err)
+		}
+	}
+	permitted, err := policy.Load(c.Policy, methods, policy.Limits{Handoff: c.MaxLifetime, Visit: c.MaxVisitLifetime})
 	if err != nil {
 		return nil, wrong("policy", err)
 	}
+	permitted.Observe = func(err error) {
+		if err != nil {
+			log.Warn("the changed policy is not used: the last good one stays", "error", err.Error())
+			return
+		}
+		log.Info("policy loaded again")
+		record.Expect(permitted.Methods()...)
+	}
+	record.Expect(permitted.Methods()...)
 	return permitted, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -22,8 +23,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -271,8 +274,13 @@ func wantField(t *testing.T, what string, err error, reason handoff.Reason, fiel
 	wantReason(t, what, err, reason)
 	for _, detail := range status.Convert(err).Details() {
 		if bad, ok := detail.(*errdetails.BadRequest); ok && len(bad.GetFieldViolations()) == 1 {
-			if got := bad.GetFieldViolations()[0]; got.GetField() != field || got.GetDescription() == "" {
+			got := bad.GetFieldViolations()[0]
+			if got.GetField() != field || got.GetDescription() == "" {
 				t.Errorf("%s: names %v, want the field %q", what, got, field)
+			}
+			if text := status.Convert(err).Message(); !strings.HasSuffix(text, got.GetDescription()) ||
+				reason == handoff.ReasonArgumentInvalid && !strings.HasPrefix(text, cmp.Or(field, "the request")) && field != "request" {
+				t.Errorf("%s: the text %q does not say what %v says", what, text, got)
 			}
 			return
 		}
@@ -317,6 +325,17 @@ func TestBadRequests(t *testing.T) {
 			func(r *handoffv1.IssueHandoffRequest) { r.ProtoReflect().SetUnknown([]byte{0x98, 0x06, 0x01}) },
 			handoff.ReasonArgumentInvalid, "",
 		},
+		"one within the packed request's own message": {
+			func(r *handoffv1.IssueHandoffRequest) { r.Request.ProtoReflect().SetUnknown([]byte{0x98, 0x06, 0x01}) },
+			handoff.ReasonArgumentInvalid, "request",
+		},
+		"one within the lifetime": {
+			func(r *handoffv1.IssueHandoffRequest) {
+				r.Lifetime = durationpb.New(time.Second)
+				r.Lifetime.ProtoReflect().SetUnknown([]byte{0x98, 0x06, 0x01})
+			},
+			handoff.ReasonArgumentInvalid, "lifetime",
+		},
 	} {
 		req := pay(t)
 		c.change(req)
@@ -341,6 +360,41 @@ func TestBadRequests(t *testing.T) {
 	}
 	if got := column(t, s.open(t), issued); len(got) != 0 {
 		t.Errorf("refused handoffs are recorded as issued: %q", got)
+	}
+}
+
+// TestUnknownFields calls each method of each service of SERVER1 with a field that no
+// request has.
+func TestUnknownFields(t *testing.T) {
+	s := newTrustedSite(t)
+	s.addUser(t, "alice", "payer")
+	r := s.start(t, s.publishing())
+	ctx, _ := r.signIn(t, "alice")
+	called := 0
+	for _, service := range []string{"handoff.server1.v1.SessionService", "handoff.v1.HandoffService", "handoff.v1.TrustService", "grpc.health.v1.Health"} {
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+		if err != nil {
+			t.Fatal(err)
+		}
+		methods := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range methods.Len() {
+			method := methods.Get(i)
+			req, resp := dynamicpb.NewMessage(method.Input()), dynamicpb.NewMessage(method.Output())
+			req.SetUnknown([]byte{0x98, 0x06, 0x01}) // field 99
+			name := fmt.Sprintf("/%s/%s", service, method.Name())
+			stream, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name)
+			if err == nil {
+				err = errors.Join(stream.SendMsg(req), stream.CloseSend())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantField(t, name, stream.RecvMsg(resp), handoff.ReasonArgumentInvalid, "")
+			called++
+		}
+	}
+	if called < 9 {
+		t.Errorf("only %d methods were called", called)
 	}
 }
 
@@ -414,8 +468,12 @@ func TestG01G02SessionIsRequired(t *testing.T) {
 			"binary beside":         metadata.AppendToOutgoingContext(with(t, "Bearer "+id), "authorization-bin", "x"),
 			"a megabyte of nothing": with(t, "Bearer "+strings.Repeat("A", 8<<10)),
 		} {
+			want := handoff.ReasonSessionInvalid
+			if name == "a handoff token" && method == handoffv1.HandoffService_IssueHandoff_FullMethodName {
+				want = handoff.ReasonClientInvalid // a JWT is a client's
+			}
 			err := r.conn.Invoke(ctx, method, &server1v1.GetSessionRequest{}, &server1v1.GetSessionResponse{})
-			wantReason(t, method+" with "+name, err, handoff.ReasonSessionInvalid)
+			wantReason(t, method+" with "+name, err, want)
 		}
 	}
 	if _, err := r.sessions().GetSession(with(t, "Bearer "+id), &server1v1.GetSessionRequest{}); err != nil {
@@ -426,7 +484,7 @@ func TestG01G02SessionIsRequired(t *testing.T) {
 	}
 }
 
-// Whoever cannot sign in learns nothing but that.
+// Who cannot sign in learns only that.
 func TestH06SignInRefusalsAreAlike(t *testing.T) {
 	s := newSite(t)
 	s.addUser(t, "alice", "payer")
@@ -725,6 +783,78 @@ func TestUserCommands(t *testing.T) {
 	if status != 0 || len(lines) != 3 || !strings.HasPrefix(lines[1], "alice ") || !strings.Contains(lines[1], "payer,reader") ||
 		!strings.HasPrefix(lines[2], "bob ") || !strings.Contains(lines[2], "none") {
 		t.Errorf("exit status %d, listed:\n%s", status, stdout)
+	}
+}
+
+// An operator helps a user whose password is lost, who was disabled by mistake, or
+// whose tasks have changed, while the server runs.
+func TestUserIsHelped(t *testing.T) {
+	s := newSite(t)
+	s.addUser(t, "alice", "reader")
+	r := s.start(t, nil)
+	operate := func(stdin string, args ...string) (int, string) {
+		var out, complaint bytes.Buffer
+		status := run(t.Context(), append([]string{"user"}, args...), []string{"HANDOFF_SERVER1_DATABASE=" + s.database},
+			strings.NewReader(stdin), &out, &complaint)
+		return status, out.String() + complaint.String()
+	}
+	signIn := func(password string) (context.Context, error) {
+		resp, err := r.sessions().SignIn(t.Context(), &server1v1.SignInRequest{UserName: "alice", Password: password})
+		return with(t, "Bearer "+resp.GetSession()), err
+	}
+	old, err := signIn(password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.handoffs().IssueHandoff(old, pay(t)); handoffgrpc.ReasonOf(err) != handoff.ReasonPolicyDenied {
+		t.Errorf("without the role: %v", err)
+	}
+	if status, said := operate("", "role", "alice", "--add", "payer", "--remove", "reader"); status != 0 || !strings.Contains(said, "alice has the roles payer\n") {
+		t.Errorf("role: %d, %s", status, said)
+	}
+	if _, err := r.handoffs().IssueHandoff(old, pay(t)); err != nil {
+		t.Errorf("with the role, in the same session: %v", err)
+	}
+	if status, said := operate(password+"!\n", "password", "alice"); status != 0 || !strings.Contains(said, "every session has ended") || strings.Contains(said, password) {
+		t.Errorf("password: %d, %s", status, said)
+	}
+	if _, err := r.handoffs().IssueHandoff(old, pay(t)); handoffgrpc.ReasonOf(err) != handoff.ReasonSessionInvalid {
+		t.Errorf("the old session: %v", err)
+	}
+	if _, err := signIn(password); err == nil {
+		t.Error("the old password signs in")
+	}
+	if _, err := signIn(password + "!"); err != nil {
+		t.Errorf("the new password: %v", err)
+	}
+	for _, c := range []struct {
+		command string
+		in      bool
+	}{{"disable", false}, {"enable", true}} {
+		if status, said := operate("", c.command, "alice"); status != 0 || !strings.HasPrefix(said, c.command+"d alice") {
+			t.Errorf("%s: %d, %s", c.command, status, said)
+		}
+		if _, err := signIn(password + "!"); (err == nil) != c.in {
+			t.Errorf("%s: a sign-in: %v", c.command, err)
+		}
+	}
+	for _, c := range []struct {
+		stdin  string
+		args   []string
+		status int
+		says   string
+	}{
+		{"", []string{"enable", "nobody"}, 1, `there is no user "nobody"`},
+		{password, []string{"password", "nobody"}, 1, `there is no user "nobody"`},
+		{"short", []string{"password", "alice"}, 1, "a password has 8 to 256 bytes"},
+		{"", []string{"role", "nobody", "--add", "payer"}, 1, `there is no user "nobody"`},
+		{"", []string{"role", "alice"}, 2, "--add or --remove is required"},
+		{"", []string{"role", "alice", "--add", "Payer"}, 2, "--add must be"},
+		{"", []string{"role", "alice", "--add", "payer", "--remove", "payer"}, 2, "--remove has payer, which --add has as well"},
+	} {
+		if status, said := operate(c.stdin, c.args...); status != c.status || !strings.Contains(said, c.says) {
+			t.Errorf("%q: %d, %s", c.args, status, said)
+		}
 	}
 }
 

@@ -59,12 +59,26 @@ func TestMistakesInSettings(t *testing.T) {
 
 	type change = map[string]string
 	trusting := func(more ...string) change { return s.publishing(more...) }
+	link := s.path("link.jwt")
+	if err := os.Symlink(s.path("nothing"), link); err != nil {
+		t.Fatal(err)
+	}
+	writable := s.write(t, "open.binpb", "", 0o600)
+	if err := os.Chmod(writable, 0o622); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		change  change // to settings that start; an empty value drops the flag
 		setting string // the one that the line names
 	}{
+		"followers and no trust list":      {change{"follower-network": "192.0.2.0/24"}, "--follower-network: needs --trust-key"},
+		"followers without a length":       {trusting("follower-network", "192.0.2.7"), "--follower-network: must be a network"},
+		"followers with bits too many":     {trusting("follower-network", "192.0.2.0/24,192.0.2.7/24"), "--follower-network: must be 192.0.2.0/24"},
+		"all are followers":                {trusting("follower-network", "::/0"), "--follower-network: must not be all addresses"},
 		"no issuer":                        {change{"issuer": ""}, "--issuer"},
 		"an issuer with a space":           {change{"issuer": "the shop"}, "--issuer"},
+		"an issuer that is no URL":         {change{"issuer": "shop"}, "--issuer"},
+		"an issuer over plain http":        {change{"issuer": "http://shop.example"}, "--issuer"},
 		"an issuer too long":               {change{"issuer": strings.Repeat("x", 256)}, "--issuer"},
 		"no key":                           {change{"key": ""}, "--key"},
 		"a key that is missing":            {change{"key": missing}, "--key"},
@@ -93,7 +107,10 @@ func TestMistakesInSettings(t *testing.T) {
 		"no attempts to sign in":           {change{"sign-in-attempts": "0"}, "--sign-in-attempts"},
 		"attempts that are no number":      {change{"sign-in-attempts": "many"}, "--sign-in-attempts"},
 		"descriptors that are missing":     {change{"descriptors": missing}, "--descriptors"},
+		"descriptors others can write":     {change{"descriptors": writable}, "--descriptors: " + writable + ": others can write it"},
 		"descriptors that are none":        {change{"descriptors": text}, "--descriptors"},
+		"rules that are missing":           {change{"rules": missing}, "--rules"},
+		"rules that loosen":                {change{"rules": s.write(t, "rules.json", `{"rules": {"`+payInvoice+`": {"reusable": true}}}`, 0o600)}, "--rules: rule: the overlay: \"" + payInvoice + "\": reusable: it loosens"},
 		"no policy":                        {change{"policy": ""}, "--policy"},
 		"a policy that is missing":         {change{"policy": missing}, "--policy"},
 		"a policy that is not JSON":        {policy("text", "allow everything"), "--policy"},
@@ -124,12 +141,22 @@ func TestMistakesInSettings(t *testing.T) {
 		"lists of a fraction":              {trusting("trust-lifetime", "1500ms"), "--trust-lifetime"},
 		"a trust file without a key":       {change{"trust-file": s.path("trust.jwt")}, "--trust-file"},
 		"a trust file in no folder":        {trusting("trust-file", missing+"/trust.jwt"), "--trust-file"},
+		"a trust file that is a folder":    {trusting("trust-file", open), "--trust-file"},
+		"a trust file that is a link":      {trusting("trust-file", link), "--trust-file: replace " + link + ": not a regular file"},
 		"HTTPS without a trust key":        {change{"http": "127.0.0.1:0"}, "--http"},
 		"HTTPS without a port":             {trusting("http", "127.0.0.1"), "--http"},
 		"no skew":                          {change{"skew": "0s"}, "--skew"},
 		"too much skew":                    {change{"skew": "61s"}, "--skew"},
 		"PostgreSQL off this machine":      {change{"database": "postgres://shop:battery-staple@db.example/shop"}, "--database"},
 		"PostgreSQL that is not there":     {change{"database": "postgres://shop:battery-staple@127.0.0.1:1/shop"}, "--database"},
+		"PostgreSQL in words":              {change{"database": "host=127.0.0.1 user=app password=battery-staple dbname=shop"}, "--database must"},
+		"PostgreSQL without a scheme":      {change{"database": "app:battery-staple@127.0.0.1"}, "--database must"},
+		"PostgreSQL in capitals":           {change{"database": "POSTGRES://app:battery-staple@127.0.0.1/shop"}, "--database must"},
+		"PostgreSQL after a space":         {change{"database": " postgres://app:battery-staple@127.0.0.1/shop"}, "--database must"},
+		"PostgreSQL by SQLAlchemy":         {change{"database": "postgresql+psycopg://app:battery-staple@127.0.0.1/shop"}, "--database must"},
+		"a database with two slashes":      {change{"database": "/" + s.path("x.db")}, "--database must"},
+		"no root certificate":              {change{"database": "postgres://app:battery-staple@192.0.2.1/shop?sslmode=verify-full&sslrootcert=/nowhere"}, "sslrootcert cannot be read"},
+		"no connections":                   {change{"database-connections": "1"}, "--database-connections must be at least 2"},
 		"a URL that is none":               {change{"database": "postgres://shop:battery-staple@["}, "--database"},
 		"another issuer's database":        {change{"database": other}, "--database"},
 		"a flag that is none":              {change{"skip-tls": "true"}, "--skip-tls"},
@@ -193,7 +220,7 @@ func publicSet(t *testing.T, key *signkey.Key) []byte {
 // refused checks that the program does not start.
 func refused(t *testing.T, args, env []string, setting string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // where it starts after all
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // where it starts after all
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	status := run(ctx, args, env, strings.NewReader(password), &stdout, &stderr)
@@ -213,14 +240,15 @@ func TestMistakesInVariables(t *testing.T) {
 	s := newSite(t)
 	settings := s.settings()
 	delete(settings, "lifetime")
+	delete(settings, "issuer")
 	for name, c := range map[string]struct{ pair, names string }{
 		"a value that is none": {"HANDOFF_SERVER1_LIFETIME=soon", "--lifetime"},
 		"out of range":         {"HANDOFF_SERVER1_LIFETIME=0s", "--lifetime"},
 		"no such setting":      {"HANDOFF_SERVER1_LIFETIM=60s", "HANDOFF_SERVER1_LIFETIM"},
-		"empty":                {"HANDOFF_SERVER1_SESSION_IDLE=", "--session-idle"},
+		"a required one empty": {"HANDOFF_SERVER1_ISSUER=", "--issuer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			refused(t, arguments("serve", settings), []string{"PATH=/bin", c.pair}, c.names)
+			refused(t, arguments("serve", settings), []string{"PATH=/bin", "HANDOFF_SERVER1_ISSUER=" + issuerName, c.pair}, c.names)
 		})
 	}
 }
@@ -259,8 +287,10 @@ func TestHelp(t *testing.T) {
 		"user add":      {"database": "", "name": "", "role": ""},
 		"user list":     {"database": ""},
 		"user disable":  {"database": ""},
+		"user enable":   {"database": ""},
+		"user password": {"database": ""},
+		"user role":     {"database": "", "add": "", "remove": ""},
 		"revoke":        {"database": "", "handoff": "", "session": "", "subject": ""},
-		"renumber":      {"database": ""},
 		"keys list":     {"database": ""},
 		"keys prepare":  {"database": "", "key-dir": "", "key": "", "lost": ""},
 		"keys activate": {"database": "", "key-dir": ""},

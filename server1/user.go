@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -39,7 +40,7 @@ func (c *addCommand) run(ctx context.Context, std console) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	user, err := account.NewDirectory(db, account.NewHasher(), time.Now).Add(ctx, c.Name, c.Role, password)
 	if errors.Is(err, database.ErrNameTaken) {
-		return fmt.Errorf("a user %q exists", c.Name)
+		return fmt.Errorf("a user or a client %q exists", c.Name)
 	}
 	if err != nil {
 		return err
@@ -93,29 +94,113 @@ func (e existing) open(ctx context.Context) (*database.DB, error) {
 	return db, nil
 }
 
+// openPublished opens a database from which a trust list has been published. Without
+// one, otherwise says what would come of it.
+func (e existing) openPublished(ctx context.Context, otherwise string) (*database.DB, error) {
+	db, err := e.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	published, err := db.HasPublished(ctx)
+	if err == nil && !published {
+		err = fmt.Errorf("no server has published a trust list from this database (serve --trust-key): %s", otherwise)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
 // run disables a user. A running server notices within a moment.
-func (c *disableCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
+func (c *disableCommand) run(ctx context.Context, std console) error {
+	return c.change(ctx, c.Name, func(db *database.DB) error {
+		if err := db.DisableUser(ctx, c.Name, time.Now()); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "disabled %s: every session has ended\n", c.Name)
+		return unpublished(ctx, std, db)
+	})
+}
+
+// run lets a disabled user sign in again.
+func (c *enableCommand) run(ctx context.Context, std console) error {
+	return c.change(ctx, c.Name, func(db *database.DB) error {
+		if err := db.EnableUser(ctx, c.Name, time.Now()); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "enabled %s: the user can sign in\n", c.Name)
+		return nil
+	})
+}
+
+// run gives a user another password. A user who forgot the old one has no session to
+// change it with.
+func (c *passwordCommand) run(ctx context.Context, std console) error {
+	return c.change(ctx, c.Name, func(db *database.DB) error {
+		if _, err := db.UserByName(ctx, c.Name); err != nil { // before anything is asked
+			return err
+		}
+		password, err := std.newPassword(c.Name)
+		if err != nil {
+			return err
+		}
+		if err := account.NewDirectory(db, account.NewHasher(), time.Now).SetPassword(ctx, c.Name, password); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "changed the password of %s: every session has ended\n", c.Name)
+		return unpublished(ctx, std, db)
+	})
+}
+
+// run changes a user's roles.
+func (c *roleCommand) run(ctx context.Context, std console) error {
+	if len(c.Add) == 0 && len(c.Remove) == 0 {
+		return wrong("", errors.New("--add or --remove is required"))
+	}
+	for setting, roles := range map[string][]string{"add": c.Add, "remove": c.Remove} {
+		for _, role := range roles {
+			if !account.ValidName(role) {
+				return wrong(setting, errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+			}
+			if setting == "remove" && slices.Contains(c.Add, role) {
+				return wrong(setting, fmt.Errorf("has %s, which --add has as well", role))
+			}
+		}
+	}
+	return c.change(ctx, c.Name, func(db *database.DB) error {
+		roles, err := db.ChangeRoles(ctx, c.Name, c.Add, c.Remove, time.Now())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "%s has the roles %s\n", c.Name, rolesOf(database.User{Roles: roles}))
+		if len(c.Remove) == 0 {
+			return nil
+		}
+		return unpublished(ctx, std, db)
+	})
+}
+
+// change makes a change of a user, who must be there.
+func (e existing) change(ctx context.Context, name string, do func(*database.DB) error) (err error) {
+	db, err := e.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	err = db.DisableUser(ctx, c.Name, time.Now())
+	err = do(db)
 	if errors.Is(err, database.ErrNotFound) {
-		return fmt.Errorf("there is no user %q", c.Name)
+		return fmt.Errorf("there is no user %q", name)
 	}
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// unpublished says so where nobody learns of what has been taken back.
+func unpublished(ctx context.Context, std console, db *database.DB) error {
 	published, err := db.HasPublished(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(std.stdout, "disabled %s: every session has ended\n", c.Name)
-	if !published {
+	if err == nil && !published {
 		fmt.Fprintln(std.stdout, "no trust list is published: handoffs live until they expire")
 	}
-	return nil
+	return err
 }
 
 // run lists the users, by name.

@@ -24,26 +24,32 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/commandline"
 )
 
 const program = "handoff-server2"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := serving.KeepMemory(); err != nil {
+		os.Exit(serving.Exit(os.Stderr, program, err))
+	}
+	ctx := serving.UntilSignal()
+	go serving.SpendMemory(ctx)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run is the program. It returns its exit status: 0; 1 if it failed; 2 if a
 // setting was wrong, before a port was open.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	chosen, err := parse(args, stdout)
+	out := &commandline.Output{To: stdout}
+	chosen, err := parse(args, out)
 	if err == nil && chosen != nil {
-		err = chosen.run(ctx, stdout, stderr)
+		err = chosen.run(ctx, out, stderr)
+	}
+	if _, serves := chosen.(*serveCommand); err == nil && !serves { // a server goes on though nobody reads
+		err = out.Err()
 	}
 	return serving.Exit(stderr, program, err)
 }

@@ -41,10 +41,15 @@ const (
 	]`
 )
 
+// patience is how long a busy machine may take for what is soon done.
+const patience = 30 * time.Second
+
 // running is the whole program, in the test's process, over TLS on loopback.
 type running struct {
+	pid     int // of the process, where it has one of its own
 	address string
 	log     *servingtest.Log
+	out     *servingtest.Log // stdout, behind its first line
 	conn    *grpc.ClientConn
 	client  server2v1.InvoiceServiceClient
 	issuer  *handoff.Issuer
@@ -74,7 +79,7 @@ func startWith(t *testing.T, change func(settings)) *running {
 // start runs the program until the test ends, and waits for its address.
 func start(t *testing.T, args []string) *running {
 	t.Helper()
-	r := &running{log: &servingtest.Log{}, status: make(chan int, 1)}
+	r := &running{log: &servingtest.Log{}, out: &servingtest.Log{}, status: make(chan int, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	stdout, announce := io.Pipe()
@@ -88,20 +93,35 @@ func start(t *testing.T, args []string) *running {
 			t.Errorf("status %d: %s", code, r.log)
 		}
 	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	lines := bufio.NewReader(stdout)
+	line, err := lines.ReadString('\n')
 	var ok bool
 	if r.address, ok = strings.CutPrefix(strings.TrimSpace(line), "listening on "); !ok {
 		t.Fatalf("%q, %v: %s", line, err, r.log)
 	}
-	go io.Copy(io.Discard, stdout)
+	go io.Copy(r.out, lines)
 	return r
+}
+
+// announced waits for a line of stdout that begins so, and returns the rest of it.
+func (r *running) announced(t *testing.T, prefix string) string {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for line := range strings.Lines(r.out.String()) {
+			if rest, ok := strings.CutPrefix(line, prefix); ok && strings.HasSuffix(rest, "\n") {
+				return strings.TrimSpace(rest)
+			}
+		}
+	}
+	t.Fatalf("stdout has no line %q: %s", prefix, r.out)
+	return ""
 }
 
 // connect waits until the server is ready.
 func (r *running) connect(t *testing.T, certificate string) {
 	t.Helper()
 	r.dial(t, certificate)
-	r.health(t, 20*time.Second, healthpb.HealthCheckResponse_SERVING)
+	r.health(t, healthpb.HealthCheckResponse_SERVING)
 }
 
 func (r *running) dial(t *testing.T, certificate string) {
@@ -118,9 +138,9 @@ func (r *running) dial(t *testing.T, certificate string) {
 }
 
 // health waits for the server to say that it has a status.
-func (r *running) health(t *testing.T, limit time.Duration, want healthpb.HealthCheckResponse_ServingStatus) {
+func (r *running) health(t *testing.T, want healthpb.HealthCheckResponse_ServingStatus) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	watch, err := healthpb.NewHealthClient(r.conn).Watch(ctx, &healthpb.HealthCheckRequest{Service: "handoff.server2.v1.InvoiceService"})
 	for err == nil {
@@ -129,7 +149,7 @@ func (r *running) health(t *testing.T, limit time.Duration, want healthpb.Health
 			return
 		}
 	}
-	t.Errorf("health is not %v after %s: %v", want, limit, err)
+	t.Errorf("health is not %v after %s: %v", want, patience, err)
 }
 
 func newIssuer(t *testing.T, key *signkey.Key, now func() time.Time) *handoff.Issuer {
@@ -223,7 +243,7 @@ func TestStops(t *testing.T) {
 		if code != 0 {
 			t.Errorf("status %d: %s", code, r.log)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it does not stop")
 	}
 	if _, err := tls.Dial("tcp", r.address, &tls.Config{}); err == nil {

@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/sealed"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
@@ -128,6 +130,8 @@ func TestSettingsRefused(t *testing.T) {
 		"long audience":            {set("audience", strings.Repeat("a", 256)), "--audience"},
 		"no issuer":                {missing("issuer"), "--issuer"},
 		"empty issuer":             {set("issuer", ""), "--issuer"},
+		"issuer that is no URL":    {set("issuer", "shop"), "--issuer"},
+		"audience that is no URL":  {set("audience", "billing"), "--audience"},
 		"issuer with a newline":    {set("issuer", "https://a.example\n"), "--issuer"},
 		"no keys":                  {missing("keys"), "--keys"},
 		"keys without a name":      {set("keys", ""), "--keys"},
@@ -145,90 +149,118 @@ func TestSettingsRefused(t *testing.T) {
 			listed("", "")(s)
 			s["trust-key"] += "," + followed(t)["trust-key"] + "," + followed(t)["trust-key"]
 		}, "--trust-key"},
-		"no trust list":             {listed("trust", ""), "--trust "},
-		"a list over plain HTTP":    {listed("trust", "http://127.0.0.1/list"), "--trust "},
-		"a list of no host":         {listed("trust", "https:///list"), "--trust: "},
-		"a list of no port":         {listed("trust", "grpc://127.0.0.1"), "--trust "},
-		"a list of any host":        {listed("trust", "grpc://:8441"), "--trust "},
-		"a list with a path":        {listed("trust", "grpc://127.0.0.1:8441/list"), "--trust "},
-		"a list with a user":        {listed("trust", "https://me@127.0.0.1/list"), "--trust: "},
-		"a list without a scheme":   {listed("trust", "localhost:18441"), "grpc://HOST:PORT"},
-		"a list by IPv6, no scheme": {listed("trust", "[::1]:18441"), "grpc://HOST:PORT"},
-		"a list with a password":    {listed("trust", "grpc://me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
-		"a list, user, no scheme":   {listed("trust", "me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
-		"a list by FTP":             {listed("trust", "ftp://127.0.0.1/list"), "--trust "},
-		"a trust CA for a file":     {func(s settings) { listed("", "")(s); s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
-		"a trust CA missing":        {func(s settings) { listed("trust", "grpc://127.0.0.1:1")(s); s["trust-ca"] = "/nowhere/ca.pem" }, "--trust-ca"},
-		"a trust CA is text":        {func(s settings) { listed("trust", "https://127.0.0.1/")(s); s["trust-ca"] = file("text") }, "--trust-ca"},
-		"a staleness of 0":          {listed("max-staleness", "0s"), "--max-staleness"},
-		"a staleness under 1s":      {listed("max-staleness", "999ms"), "--max-staleness"},
-		"a staleness over a day":    {listed("max-staleness", "25h"), "--max-staleness"},
-		"a negative staleness":      {listed("max-staleness", "-10s"), "--max-staleness"},
-		"a followed bad issuer":     {listed("issuer", "https://a.example\n"), "--issuer"},
-		"a followed negative skew":  {listed("skew", "-1s"), "--skew"},
-		"keys that are missing":     {set("keys", "/nowhere/server1.jwks"), "--keys"},
-		"a folder for keys":         {set("keys", t.TempDir()), "--keys"},
-		"an empty file of keys":     {set("keys", file("")), "--keys"},
-		"no key in the set":         {set("keys", file(`{"keys":[]}`)), "--keys"},
-		"a private key, PEM":        {set("keys", file(privatePEM)), "--keys"},
-		"a private key, JWK":        {set("keys", privateJWK), "--keys"},
-		"a symmetric key":           {set("keys", file(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`)), "--keys"},
-		"a certificate for keys":    {func(s settings) { s["keys"] = s["tls-cert"] }, "--keys"},
-		"no database":               {missing("database"), "--database"},
-		"database without a name":   {set("database", ""), "--database"},
-		"database in no folder":     {set("database", "/nowhere/server2.db"), "--database"},
-		"a folder for a database":   {set("database", t.TempDir()), "--database"},
-		"text for a database":       {set("database", file(strings.Repeat("no database ", 100))), "--database"},
-		"others' database":          {func(s settings) { s["database"] = file(""); mode("database", 0o644)(s) }, "--database"},
-		"a database by MySQL":       {set("database", "mysql://127.0.0.1/server2"), "--database"},
-		"a PostgreSQL, one slash":   {set("database", "postgres:/server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
-		"a PostgreSQL, no scheme":   {set("database", "server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
-		"a PostgreSQL in words":     {set("database", "host=127.0.0.1 password=c2VjcmV0"), "--database must"},
-		"plain PostgreSQL":          {set("database", "postgres://server2:c2VjcmV0@192.0.2.1/server2"), "--database"},
-		"no PostgreSQL there":       {set("database", "postgres://server2:c2VjcmV0@127.0.0.1:1/server2"), "--database: ledger: connecting"},
-		"not a PostgreSQL URL":      {set("database", "postgres://server2:c2VjcmV0@[::1/server2"), "--database"},
-		"no replay":                 {set("replay", ""), "--replay"},
-		"a journal not made":        {set("replay", filepath.Join(t.TempDir(), "journal")), program + " init --replay"},
-		"a folder, not a journal":   {set("replay", t.TempDir()), "--replay"},
-		"a file, not a journal":     {set("replay", file("text")), "--replay"},
-		"a Redis time, no Redis":    {set("redis-timeout", "100ms"), "--redis-timeout"},
-		"a Redis CA, no Redis":      {func(s settings) { s["redis-ca"] = s["tls-cert"] }, "--redis-ca"},
-		"a Redis wait, no Redis":    {set("redis-wait", "1"), "--redis-wait"},
-		"a Redis fsync, no Redis":   {set("redis-appendfsync", "always"), "--redis-appendfsync"},
-		"a Redis loss, no Redis":    {set("redis-accept-last-second-loss", "true"), "--redis-accept-last-second-loss"},
-		"a Redis, one slash":        {set("replay", "redis:/:c2VjcmV0@127.0.0.1:6379"), "--replay must"},
-		"a Redis without a scheme":  {set("replay", ":c2VjcmV0@127.0.0.1:6379"), "--replay must"},
-		"a Redis by its address":    {set("replay", "localhost:6379"), "--replay must"},
-		"a Redis that is not there": {set("replay", "redis://:c2VjcmV0@127.0.0.1:1"), "--replay: "},
-		"replay over HTTP":          {set("replay", "https://127.0.0.1/"), "--replay"},
-		"no address":                {set("listen", ""), "--listen"},
-		"an address without a port": {set("listen", "127.0.0.1"), "--listen"},
-		"a port out of range":       {set("listen", "127.0.0.1:99999"), "--listen"},
-		"a port that is taken":      {set("listen", busy.Addr().String()), "--listen"},
-		"no certificate":            {missing("tls-cert"), "--tls-cert"},
-		"certificate missing":       {set("tls-cert", "/nowhere/server2.crt"), "--tls-cert"},
-		"certificate is text":       {set("tls-cert", file("text")), "--tls-cert"},
-		"no key":                    {missing("tls-key"), "--tls-key"},
-		"key missing":               {set("tls-key", "/nowhere/server2.key"), "--tls-key"},
-		"key of another":            {func(s settings) { other, _ := goodSettings(t); s["tls-key"] = other["tls-key"] }, "--tls-key"},
-		"H11 world-readable key":    {mode("tls-key", 0o644), "--tls-key"},
-		"H11 group-readable key":    {mode("tls-key", 0o640), "--tls-key"},
-		"lifetime over 300 s":       {set("max-lifetime", "301s"), "--max-lifetime"},
-		"lifetime 0":                {set("max-lifetime", "0s"), "--max-lifetime"},
-		"lifetime negative":         {set("max-lifetime", "-60s"), "--max-lifetime"},
-		"lifetime in milliseconds":  {set("max-lifetime", "1500ms"), "--max-lifetime"},
-		"lifetime without a unit":   {set("max-lifetime", "60"), "--max-lifetime"},
-		"skew over 60 s":            {set("skew", "61s"), "--skew"},
-		"skew 0":                    {set("skew", "0s"), "--skew"},
-		"skew negative":             {set("skew", "-1s"), "--skew"},
-		"skew is text":              {set("skew", "much"), "--skew"},
-		"metrics off loopback":      {set("metrics", "0.0.0.0:9100"), "--metrics"},
-		"metrics on any address":    {set("metrics", ":9100"), "--metrics"},
-		"log level":                 {set("log-level", "loud"), "--log-level: must be debug, info, warn or error"},
-		"negative delay":            {set("shutdown-delay", "-1s"), "--shutdown-delay"},
-		"negative grace":            {set("shutdown-grace", "-1s"), "--shutdown-grace"},
-		"an unknown flag":           {set("insecure", "true"), "--insecure"},
-		"half a flag":               {set("audienc", "x"), "--audienc"},
+		"pages from nowhere":          {func(s settings) { withPages(s); delete(s, "issuer-origin") }, "--issuer-origin"},
+		"pages that lead nowhere":     {func(s settings) { withPages(s); delete(s, "issuer-return") }, "--issuer-return"},
+		"an origin without pages":     {set("issuer-origin", shopOrigin), "--issuer-origin"},
+		"a way back without pages":    {set("issuer-return", shopOrigin+"/"), "--issuer-return"},
+		"an origin with a path":       {func(s settings) { withPages(s); s["issuer-origin"] = shopOrigin + "/" }, "--issuer-origin"},
+		"an origin in capitals":       {func(s settings) { withPages(s); s["issuer-origin"] = "https://SHOP.test" }, "--issuer-origin"},
+		"an origin over plain http":   {func(s settings) { withPages(s); s["issuer-origin"] = "http://shop.test" }, "--issuer-origin"},
+		"a way back without a path":   {func(s settings) { withPages(s); s["issuer-return"] = shopOrigin }, "--issuer-return"},
+		"a way back that is a script": {func(s settings) { withPages(s); s["issuer-return"] = "javascript:x//" }, "--issuer-return"},
+		"pages on a busy port":        {func(s settings) { withPages(s); s["http"] = busy.Addr().String() }, "--http"},
+		"pages on no port":            {func(s settings) { withPages(s); s["http"] = "billing" }, "--http"},
+		"no trust list":               {listed("trust", ""), "--trust "},
+		"a list over plain HTTP":      {listed("trust", "http://127.0.0.1/list"), "--trust "},
+		"a list of no host":           {listed("trust", "https:///list"), "--trust: "},
+		"a list of no port":           {listed("trust", "grpc://127.0.0.1"), "--trust "},
+		"a list of any host":          {listed("trust", "grpc://:8441"), "--trust "},
+		"a list with a path":          {listed("trust", "grpc://127.0.0.1:8441/list"), "--trust "},
+		"a list with a user":          {listed("trust", "https://me@127.0.0.1/list"), "--trust: "},
+		"a list without a scheme":     {listed("trust", "localhost:18441"), "grpc://HOST:PORT"},
+		"a list by IPv6, no scheme":   {listed("trust", "[::1]:18441"), "grpc://HOST:PORT"},
+		"a list with a password":      {listed("trust", "grpc://me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
+		"a list, user, no scheme":     {listed("trust", "me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
+		"a list by FTP":               {listed("trust", "ftp://127.0.0.1/list"), "--trust "},
+		"a trust CA for a file":       {func(s settings) { listed("", "")(s); s["trust-ca"] = s["tls-cert"] }, "--trust-ca"},
+		"a trust CA missing":          {func(s settings) { listed("trust", "grpc://127.0.0.1:1")(s); s["trust-ca"] = "/nowhere/ca.pem" }, "--trust-ca"},
+		"a trust CA others can write": {func(s settings) {
+			listed("trust", "https://127.0.0.1/")(s)
+			s["trust-ca"] = s["tls-cert"]
+			mode("trust-ca", 0o662)(s)
+		}, "--trust-ca: "},
+		"a trust CA is text":          {func(s settings) { listed("trust", "https://127.0.0.1/")(s); s["trust-ca"] = file("text") }, "--trust-ca"},
+		"a staleness of 0":            {listed("max-staleness", "0s"), "--max-staleness"},
+		"a staleness under 1s":        {listed("max-staleness", "999ms"), "--max-staleness"},
+		"a staleness over a day":      {listed("max-staleness", "25h"), "--max-staleness"},
+		"a negative staleness":        {listed("max-staleness", "-10s"), "--max-staleness"},
+		"a followed bad issuer":       {listed("issuer", "https://a.example\n"), "--issuer"},
+		"a followed negative skew":    {listed("skew", "-1s"), "--skew"},
+		"keys that are missing":       {set("keys", "/nowhere/server1.jwks"), "--keys"},
+		"a folder for keys":           {set("keys", t.TempDir()), "--keys"},
+		"an empty file of keys":       {set("keys", file("")), "--keys"},
+		"no key in the set":           {set("keys", file(`{"keys":[]}`)), "--keys"},
+		"a private key, PEM":          {set("keys", file(privatePEM)), "--keys"},
+		"a private key, JWK":          {set("keys", privateJWK), "--keys"},
+		"a symmetric key":             {set("keys", file(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`)), "--keys"},
+		"a certificate for keys":      {func(s settings) { s["keys"] = s["tls-cert"] }, "--keys"},
+		"no database":                 {missing("database"), "--database"},
+		"database without a name":     {set("database", ""), "--database"},
+		"database in no folder":       {set("database", "/nowhere/server2.db"), "--database"},
+		"a folder for a database":     {set("database", t.TempDir()), "--database"},
+		"text for a database":         {set("database", file(strings.Repeat("no database ", 100))), "--database"},
+		"others' database":            {func(s settings) { s["database"] = file(""); mode("database", 0o644)(s) }, "--database"},
+		"a database by MySQL":         {set("database", "mysql://127.0.0.1/server2"), "--database"},
+		"a PostgreSQL, one slash":     {set("database", "postgres:/server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL, no scheme":     {set("database", "server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL in capitals":    {set("database", "POSTGRES://server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL after a space":  {set("database", " postgres://server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a PostgreSQL by SQLAlchemy":  {set("database", "postgresql+psycopg://server2:c2VjcmV0@127.0.0.1/server2"), "--database must"},
+		"a database with two slashes": {set("database", "/"+filepath.Join(t.TempDir(), "c2VjcmV0.db")), "--database must"},
+		"no root certificate":         {set("database", "postgres://server2:c2VjcmV0@192.0.2.1/server2?sslmode=verify-full&sslrootcert=/nowhere"), "--database has a URL whose sslrootcert cannot be read: no such file"},
+		"no connections":              {set("database-connections", "1"), "--database-connections must be at least 2"},
+		"a Redis in capitals":         {set("replay", "REDIS://:c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis after a space":       {set("replay", " redis://:c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis in words":            {set("replay", "host=127.0.0.1 password=c2VjcmV0"), "--replay must"},
+		"a journal with two slashes":  {set("replay", "//c2VjcmV0/journal"), "--replay must"},
+		"a list in capitals":          {listed("trust", "GRPC://me:c2VjcmV0@127.0.0.1:8441"), "--trust must"},
+		"a list after a space":        {listed("trust", " grpc://127.0.0.1:8441"), "--trust must"},
+		"a PostgreSQL in words":       {set("database", "host=127.0.0.1 password=c2VjcmV0"), "--database must"},
+		"plain PostgreSQL":            {set("database", "postgres://server2:c2VjcmV0@192.0.2.1/server2"), "--database"},
+		"no PostgreSQL there":         {set("database", "postgres://server2:c2VjcmV0@127.0.0.1:1/server2"), "--database: no connection to PostgreSQL: dial tcp 127.0.0.1:1: connect: connection refused"},
+		"not a PostgreSQL URL":        {set("database", "postgres://server2:c2VjcmV0@[::1/server2"), "--database"},
+		"no replay":                   {set("replay", ""), "--replay"},
+		"a journal not made":          {set("replay", filepath.Join(t.TempDir(), "journal")), program + " init --replay"},
+		"a folder, not a journal":     {set("replay", t.TempDir()), program + " init --replay"},
+		"a file, not a journal":       {set("replay", file("text")), "--replay"},
+		"a Redis time, no Redis":      {set("redis-timeout", "100ms"), "--redis-timeout"},
+		"a Redis CA, no Redis":        {func(s settings) { s["redis-ca"] = s["tls-cert"] }, "--redis-ca"},
+		"a Redis wait, no Redis":      {set("redis-wait", "1"), "--redis-wait"},
+		"a Redis fsync, no Redis":     {set("redis-appendfsync", "always"), "--redis-appendfsync"},
+		"a Redis loss, no Redis":      {set("redis-accept-last-second-loss", "true"), "--redis-accept-last-second-loss"},
+		"a Redis, one slash":          {set("replay", "redis:/:c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis without a scheme":    {set("replay", ":c2VjcmV0@127.0.0.1:6379"), "--replay must"},
+		"a Redis by its address":      {set("replay", "localhost:6379"), "--replay must"},
+		"a Redis that is not there":   {set("replay", "redis://:c2VjcmV0@127.0.0.1:1"), "--replay: "},
+		"replay over HTTP":            {set("replay", "https://127.0.0.1/"), "--replay"},
+		"no address":                  {set("listen", ""), "--listen"},
+		"an address without a port":   {set("listen", "127.0.0.1"), "--listen"},
+		"a port out of range":         {set("listen", "127.0.0.1:99999"), "--listen"},
+		"a port that is taken":        {set("listen", busy.Addr().String()), "--listen"},
+		"no certificate":              {missing("tls-cert"), "--tls-cert"},
+		"certificate missing":         {set("tls-cert", "/nowhere/server2.crt"), "--tls-cert"},
+		"certificate is text":         {set("tls-cert", file("text")), "--tls-cert"},
+		"no key":                      {missing("tls-key"), "--tls-key"},
+		"key missing":                 {set("tls-key", "/nowhere/server2.key"), "--tls-key"},
+		"key of another":              {func(s settings) { other, _ := goodSettings(t); s["tls-key"] = other["tls-key"] }, "--tls-key"},
+		"H11 world-readable key":      {mode("tls-key", 0o644), "--tls-key"},
+		"H11 group-readable key":      {mode("tls-key", 0o640), "--tls-key"},
+		"lifetime over 300 s":         {set("max-lifetime", "301s"), "--max-lifetime"},
+		"lifetime 0":                  {set("max-lifetime", "0s"), "--max-lifetime"},
+		"lifetime negative":           {set("max-lifetime", "-60s"), "--max-lifetime"},
+		"lifetime in milliseconds":    {set("max-lifetime", "1500ms"), "--max-lifetime"},
+		"lifetime without a unit":     {set("max-lifetime", "60"), "--max-lifetime"},
+		"skew over 60 s":              {set("skew", "61s"), "--skew"},
+		"skew 0":                      {set("skew", "0s"), "--skew"},
+		"skew negative":               {set("skew", "-1s"), "--skew"},
+		"skew is text":                {set("skew", "much"), "--skew"},
+		"metrics off loopback":        {set("metrics", "0.0.0.0:9100"), "--metrics"},
+		"metrics on any address":      {set("metrics", ":9100"), "--metrics"},
+		"log level":                   {set("log-level", "loud"), "--log-level: must be debug, info, warn or error"},
+		"negative delay":              {set("shutdown-delay", "-1s"), "--shutdown-delay"},
+		"negative grace":              {set("shutdown-grace", "-1s"), "--shutdown-grace"},
+		"an unknown flag":             {set("insecure", "true"), "--insecure"},
+		"half a flag":                 {set("audienc", "x"), "--audienc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := goodSettings(t)
@@ -247,7 +279,7 @@ func TestSettingsRefused(t *testing.T) {
 // refused runs the program with a mistake.
 func refused(t *testing.T, args []string, names string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it started
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // it started
 	defer cancel()
 	var stdout, stderr servingtest.Log
 	code := run(ctx, args, &stdout, &stderr)
@@ -266,6 +298,65 @@ func refused(t *testing.T, args []string, names string) {
 			t.Errorf("the line tells a key: %s", &stderr)
 		}
 	}
+}
+
+// B15, G17: rules that this server could keep only by refusing each call stop the start,
+// and name the setting that is missing. With it, it starts; what SERVER1 sends otherwise
+// is refused.
+func TestRulesNeedSettings(t *testing.T) {
+	for _, c := range []struct{ rules, names string }{
+		{`{"rules": {"` + payMethod + `": {"certificate_bound": true}}}`, "--client-certificates must "},
+		{`{"rules": {"` + payMethod + `": {"sealed": true}}}`, "--unseal-key is required"},
+		{`{"rules": {"` + payMethod + `": {"reusable": true}}}`, "--rules"}, // loosens it
+		{`{"rules": {"/a.B/C": {}}}`, "--rules"},
+		{``, "--rules"},
+	} {
+		s, _ := goodSettings(t)
+		s["rules"] = write(t, filepath.Join(t.TempDir(), "rules.json"), []byte(c.rules))
+		refused(t, s.args(), c.names)
+		if _, err := os.Stat(s["database"]); err == nil {
+			t.Error("a database was made")
+		}
+	}
+	s, _ := goodSettings(t)
+	s["rules"] = "/nowhere/rules.json"
+	refused(t, s.args(), "--rules")
+}
+
+// B15, G17: no downgrade: a token that is not as the stricter rules say is refused, and
+// one that is runs.
+func TestStricterRules(t *testing.T) {
+	t.Parallel()
+	key, err := sealed.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unseal := filepath.Join(t.TempDir(), "unseal.key")
+	if err := key.Save(unseal); err != nil {
+		t.Fatal(err)
+	}
+	r := startWith(t, func(s settings) {
+		s["rules"] = write(t, filepath.Join(t.TempDir(), "rules.json"),
+			[]byte(`{"rules": {"`+payMethod+`": {"sealed": true}, "`+getMethod+`": {"certificate_bound": true}}}`))
+		s["unseal-key"], s["client-certificates"] = unseal, "true"
+	})
+	req := payment("INV-42", 1200, 1)
+	pay := func(change func(*handoff.IssueParams)) error {
+		_, err := r.client.PayInvoice(t.Context(), req, handoffgrpc.Token(token(t, r.issuer, payMethod, req, change)))
+		return err
+	}
+	wantReason(t, "unsealed", pay(nil), handoff.ReasonTokenNotSealed)
+	if err := pay(func(p *handoff.IssueParams) { p.Seal = key.Public().Seal }); err != nil {
+		t.Errorf("sealed: %v", err)
+	}
+	look := &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+	get := func(change func(*handoff.IssueParams)) error {
+		_, err := r.client.GetInvoice(t.Context(), look, handoffgrpc.Token(token(t, r.issuer, getMethod, look, change)))
+		return err
+	}
+	wantReason(t, "bound to none", get(nil), handoff.ReasonCertificateMismatch)
+	wantReason(t, "bound to another's", get(func(p *handoff.IssueParams) { p.Certificate = &x509.Certificate{Raw: []byte("another's")} }),
+		handoff.ReasonCertificateMismatch)
 }
 
 // A variable of the environment counts, and its mistakes too; a flag wins.
@@ -301,6 +392,8 @@ func TestOtherMistakes(t *testing.T) {
 	refused(t, []string{"init", "--replay=redis:/:c2VjcmV0@127.0.0.1"}, "--replay must")
 	refused(t, []string{"init", "--replay=" + t.TempDir()}, "a journal is made once")
 	refused(t, []string{"init", "--replay=/nowhere/journal"}, "--replay")
+	refused(t, []string{"init", "--if-missing", "--replay=/nowhere/journal"}, "--replay")
+	refused(t, []string{"init", "--if-missing", "--replay=" + write(t, filepath.Join(t.TempDir(), "file"), nil)}, "a journal is made once")
 	refused(t, []string{"seed"}, "--database")
 	db := "--database=" + filepath.Join(t.TempDir(), "server2.db")
 	refused(t, []string{"seed", db}, "invoices")

@@ -7,15 +7,20 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/url"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffprom"
 	"github.com/handoff-auth/handoff/shared/replay"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/replay/sqlreplay"
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/postgres"
 )
 
 // inMemory is the setting for redemptions that end with the process.
@@ -24,29 +29,32 @@ const inMemory = "memory"
 // store is what remembers redemptions.
 type store interface {
 	handoff.Store
+	Skew() time.Duration
 	Ready() time.Time
 	Healthy() error
 }
 
 // redemptions returns where redemptions are remembered.
-func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (handoff.Store, part, error) {
-	scheme, _, isURL := strings.Cut(c.Replay, "://")
-	shared := isURL && (scheme == "redis" || scheme == "rediss")
-	if err := c.checkRedis(shared); err != nil {
+func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (store, part, error) {
+	at, err := replayAt(c.Replay)
+	if err != nil {
+		return nil, part{}, err
+	}
+	if err := c.checkRedis(isRedis(at)); err != nil {
 		return nil, part{}, err
 	}
 	look := make(chan struct{}, 1)
 	config := replay.Config{Skew: c.Skew, Observe: remembered(log, look)}
 	switch {
-	case shared:
+	case isRedis(at):
 		return c.inRedis(ctx, config.Observe, look)
-	case c.Replay == "", isURL, nearlyRedis(c.Replay):
-		return nil, part{}, wrong("replay", errors.New("must be memory, a journal, redis://… or rediss://…"))
+	case at.URL != nil:
+		return c.inPostgres(ctx, at.URL, config.Observe, look)
 	case c.Replay == inMemory:
 		memory := replay.NewMemory(config)
 		return memory, part{ready: readiness(memory), metrics: marks(memory.Live)}, nil
 	}
-	journal, err := replay.Open(c.Replay, config)
+	journal, err := replay.Open(at.Path, config)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %q makes one", err, program+" init --replay "+c.Replay)
 	}
@@ -56,9 +64,17 @@ func (c *serveCommand) redemptions(ctx context.Context, log *slog.Logger) (hando
 	return journal, part{ready: readiness(journal), look: look, metrics: marks(journal.Live), close: journal.Close}, nil
 }
 
-// nearlyRedis reports whether a text that is no URL was meant for a Redis.
-func nearlyRedis(place string) bool {
-	return nearlyURL(place) || strings.HasPrefix(place, "redis:") || strings.HasPrefix(place, "rediss:")
+// replayAt returns where redemptions are remembered: the path memory is none.
+func replayAt(place string) (serving.Location, error) {
+	at, err := serving.ParseLocation(place, "memory, the folder of a journal, or a URL that begins with redis://, rediss:// or postgres://", "redis", "rediss", "postgres", "postgresql")
+	if err != nil {
+		return serving.Location{}, wrong("replay", err)
+	}
+	return at, nil
+}
+
+func isRedis(at serving.Location) bool {
+	return at.URL != nil && strings.HasPrefix(at.URL.Scheme, "redis")
 }
 
 // checkRedis refuses settings of a Redis where there is none.
@@ -84,7 +100,7 @@ func (c *serveCommand) checkRedis(isRedis bool) error {
 }
 
 // inRedis returns the redemptions that all replicas share.
-func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event), look <-chan struct{}) (handoff.Store, part, error) {
+func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event), look <-chan struct{}) (store, part, error) {
 	roots, err := readRoots(c.RedisCA)
 	if err != nil {
 		return nil, part{}, wrong("redis-ca", err)
@@ -101,28 +117,62 @@ func (c *serveCommand) inRedis(ctx context.Context, observe func(replay.Event), 
 	}
 	shared, err := redisreplay.Open(ctx, config)
 	if err != nil {
-		return nil, part{}, wrong("replay", errors.New(redisFlags.Replace(err.Error())))
+		if err = inSettings(err); !errors.As(err, new(*serving.SettingError)) {
+			err = wrong("replay", err)
+		}
+		return nil, part{}, err
 	}
 	return shared, part{ready: readiness(shared), look: look, close: shared.Close}, nil
 }
 
-// redisFlags puts what package redisreplay says of its configuration into the
-// operator's words.
-var redisFlags = strings.NewReplacer(
-	"Config.URL must have one", "redis://:PASSWORD@HOST:PORT, best given by $"+prefix+"_REPLAY",
-	"Config.URL", "the URL",
-	"Config.WaitReplicas", "--redis-wait",
-	"Config.AppendFsync", "--redis-appendfsync",
-	"Config.AcceptLastSecondLoss", "--redis-accept-last-second-loss",
-	"Config.Timeout", "--redis-timeout",
-	"Config.Skew", "--skew",
-)
+// inPostgres returns the redemptions that all replicas share, in connections of their
+// own: one call's wait for the ledger delays no other's redemption.
+func (c *serveCommand) inPostgres(ctx context.Context, u *url.URL, observe func(replay.Event), look <-chan struct{}) (store, part, error) {
+	db, err := postgres.Open(ctx, u, program+" redemptions")
+	if err != nil {
+		return nil, part{}, wrong("replay", err)
+	}
+	db.Limit(c.DatabaseConnections)
+	shared, err := sqlreplay.Open(ctx, sqlreplay.Config{DB: db.Write, Skew: c.Skew, Observe: observe})
+	if err != nil {
+		if errors.Is(err, sqlreplay.ErrNoTable) {
+			err = fmt.Errorf("%w: %q makes it", err, program+" init --replay postgres://…")
+		}
+		return nil, part{}, errors.Join(wrong("replay", serving.Named(err, map[string]string{"sqlreplay.Config.Skew": "skew"})), db.Close())
+	}
+	closing := func() error { return errors.Join(shared.Close(), db.Close()) }
+	return shared, part{ready: readiness(shared), look: look, close: closing}, nil
+}
 
-// readiness is not there while the store refuses, for whatever reason.
+// redisSettings are the settings that fields of a redisreplay.Config come from.
+var redisSettings = map[string]string{
+	"redisreplay.Config.URL": "replay", "redisreplay.Config.Skew": "skew", "redisreplay.Config.Timeout": "redis-timeout",
+	"redisreplay.Config.WaitReplicas": "redis-wait", "redisreplay.Config.AppendFsync": "redis-appendfsync",
+	"redisreplay.Config.AcceptLastSecondLoss": "redis-accept-last-second-loss",
+}
+
+// inSettings returns an error of redisreplay with the operator's settings in the
+// place of fields.
+func inSettings(err error) error {
+	if errors.Is(err, redisreplay.ErrPassword) {
+		return fmt.Errorf("%w: redis://:PASSWORD@HOST:PORT, best given by $%s_REPLAY", err, prefix)
+	}
+	var unfit *redisreplay.UnfitError
+	if !errors.As(err, &unfit) {
+		return serving.Named(err, redisSettings)
+	}
+	texts := make([]string, len(unfit.Problems))
+	for i, problem := range unfit.Problems {
+		texts[i] = serving.Named(problem, redisSettings).Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+// readiness is not there while the store refuses, for any reason.
 func readiness(s store) []serving.Readiness {
 	return []serving.Readiness{{Name: "redemptions", Check: func(context.Context) error {
 		if err := s.Healthy(); err != nil {
-			return errors.New(redisFlags.Replace(err.Error()))
+			return inSettings(err)
 		}
 		if wait := time.Until(s.Ready()); wait > 0 {
 			return fmt.Errorf("tokens from before are refused for another %s", wait.Round(time.Millisecond))
@@ -132,9 +182,7 @@ func readiness(s store) []serving.Readiness {
 }
 
 func marks(live func() int) []prometheus.Collector {
-	return []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "handoff_redemptions_live", Help: "Redemptions that are remembered now.",
-	}, func() float64 { return float64(live()) })}
+	return []prometheus.Collector{handoffprom.Redemptions(live)}
 }
 
 // remembered logs what happens to the store, and has health look at it.
@@ -151,7 +199,7 @@ func remembered(log *slog.Logger, look chan<- struct{}) func(replay.Event) {
 			attributes = append(attributes, slog.Int("marks", e.Marks))
 		}
 		if e.Err != nil {
-			attributes = append(attributes, slog.String("cause", redisFlags.Replace(e.Err.Error())))
+			attributes = append(attributes, slog.String("cause", inSettings(e.Err).Error()))
 		}
 		log.LogAttrs(context.Background(), level, "redemptions", attributes...)
 		select {
@@ -161,15 +209,38 @@ func remembered(log *slog.Logger, look chan<- struct{}) func(replay.Event) {
 	}
 }
 
-// run makes a journal. That is an act of its own, so that a journal which is not
-// where it should be is missed and not made anew.
-func (c *initCommand) run(_ context.Context, stdout, _ io.Writer) error {
-	if c.Replay == "" || c.Replay == inMemory || strings.Contains(c.Replay, "://") || nearlyRedis(c.Replay) {
-		return wrong("replay", errors.New("must name the journal: only that has to be made"))
+// run makes what remembers redemptions. That is an act of its own, so that what is not
+// where it should be is missed and not made again.
+func (c *initCommand) run(ctx context.Context, stdout, _ io.Writer) error {
+	at, err := replayAt(c.Replay)
+	switch {
+	case err != nil:
+		return err
+	case isRedis(at) || at.Path == inMemory:
+		return wrong("replay", errors.New("must be the folder of a journal or postgres://…: nothing else has to be made"))
+	case at.URL != nil:
+		return makeTable(ctx, at.URL, stdout)
 	}
-	if err := replay.Create(c.Replay, replay.Config{Skew: c.Skew}); err != nil {
+	if info, err := os.Stat(at.Path); c.IfMissing && err == nil && info.IsDir() {
+		fmt.Fprintf(stdout, "the journal %s is there\n", c.Replay)
+		return nil
+	}
+	if err := replay.Create(at.Path, replay.Config{Skew: c.Skew}); err != nil {
 		return wrong("replay", err)
 	}
 	fmt.Fprintf(stdout, "made the journal %s; tokens issued in the next %s and before are refused\n", c.Replay, c.Skew)
+	return nil
+}
+
+// makeTable makes the table of a PostgreSQL, unless it is there.
+func makeTable(ctx context.Context, u *url.URL, stdout io.Writer) error {
+	db, err := postgres.Open(ctx, u, program+" init")
+	if err != nil {
+		return wrong("replay", err)
+	}
+	if err := errors.Join(sqlreplay.Create(ctx, sqlreplay.Config{DB: db.Write}), db.Close()); err != nil {
+		return wrong("replay", err)
+	}
+	fmt.Fprintln(stdout, "the table handoff_redemptions is there; the first server that is started on it refuses what was issued before")
 	return nil
 }

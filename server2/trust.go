@@ -6,11 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"math"
-	"net"
-	"net/url"
-	"os"
-	"strconv"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +17,9 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffprom"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/replay"
 	"github.com/handoff-auth/handoff/shared/serving"
 	"github.com/handoff-auth/handoff/shared/trust"
 )
@@ -32,29 +31,28 @@ const poll = 250 * time.Millisecond
 
 // trusted returns the public keys by which SERVER1's tokens are known: those of a
 // file, or those that SERVER1's trust list names.
-func (c *serveCommand) trusted(log *slog.Logger) (handoff.KeySource, part, error) {
-	if err := c.checkTrust(); err != nil {
-		return nil, part{}, err
-	}
+func (c *serveCommand) trusted(store handoff.Store, log *slog.Logger) (handoff.KeySource, part, error) {
 	if c.Keys != "" {
 		return c.pinned(log)
 	}
-	return c.followed(log)
+	return c.followed(store, log)
 }
 
 // checkTrust refuses settings that do not go together.
 func (c *serveCommand) checkTrust() error {
-	switch listed := c.Trust != "" || len(c.TrustKey) > 0; {
+	switch listed := len(c.Trust) > 0 || len(c.TrustKey) > 0; {
 	case c.Keys == "" && !listed:
 		return wrong("keys", errors.New("is required, unless --trust-key and --trust are given"))
 	case c.Keys != "" && listed:
 		return wrong("keys", errors.New("cannot be given together with --trust-key and --trust: the trust list names the keys"))
-	case listed && c.Trust == "":
+	case listed && len(c.Trust) == 0:
 		return wrong("trust", errors.New("is required with --trust-key"))
 	case listed && len(c.TrustKey) == 0:
 		return wrong("trust-key", errors.New("is required with --trust"))
 	case !listed && c.TrustCA != "":
 		return wrong("trust-ca", errors.New("is for --trust, which is not given"))
+	case !listed && c.TrustState != "":
+		return wrong("trust-state", errors.New("is for --trust, which is not given"))
 	case !listed && c.MaxStaleness != nil:
 		return wrong("max-staleness", errors.New("is for --trust, which is not given: --keys has no age"))
 	}
@@ -69,26 +67,29 @@ func (c *serveCommand) pinned(log *slog.Logger) (handoff.KeySource, part, error)
 	}
 	keys.Observe = func(err error) {
 		if err != nil {
-			log.Error("the changed keys do not load: the last good ones stay in use", "cause", err.Error())
+			log.Warn("the changed keys are not used: the last good ones stay", "error", err.Error())
 			return
 		}
 		log.Info("keys loaded again")
 	}
-	return keys, part{}, nil
+	return keys, part{reload: []func(){keys.Look}}, nil
 }
 
 // followed returns the keys that the trust list names, and follows it until the
 // part is closed.
-func (c *serveCommand) followed(log *slog.Logger) (handoff.KeySource, part, error) {
+func (c *serveCommand) followed(store handoff.Store, log *slog.Logger) (handoff.KeySource, part, error) {
 	trustKeys, err := c.trustKeys()
 	if err != nil {
 		return nil, part{}, err
 	}
-	feed, err := c.feed()
+	feeds, err := c.feeds()
 	if err != nil {
 		return nil, part{}, err
 	}
-	config := trust.FollowerConfig{Issuer: c.Issuer, TrustKeys: trustKeys, Feed: feed, Skew: c.Skew, Report: report(log)}
+	config := trust.FollowerConfig{Issuer: c.Issuer, TrustKeys: trustKeys, Feed: feeds[0], Others: feeds[1:], Skew: c.Skew, Report: report(log)}
+	if config.Floor, err = c.floor(store); err != nil {
+		return nil, part{}, err
+	}
 	if c.MaxStaleness != nil {
 		if *c.MaxStaleness == 0 { // which a FollowerConfig takes for its default
 			return nil, part{}, wrong("max-staleness", errors.New("must be more than 0"))
@@ -97,14 +98,17 @@ func (c *serveCommand) followed(log *slog.Logger) (handoff.KeySource, part, erro
 	}
 	follower, err := trust.NewFollower(config)
 	if err != nil {
-		return nil, part{}, inFlags("FollowerConfig", err)
+		return nil, part{}, serving.Named(err, fields)
+	}
+	if config.Floor == nil {
+		log.Warn("after a restart an older trust list can be believed until it is too old: --trust-state keeps the number of the newest")
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { follower.Run(ctx) })
 	return follower, part{
 		ready:   []serving.Readiness{{Name: "trust list", Check: func(context.Context) error { return follower.Healthy() }}},
-		metrics: trustMetrics(follower),
+		metrics: []prometheus.Collector{handoffprom.TrustList(follower)},
 		close: func() error {
 			stop()
 			running.Wait()
@@ -126,54 +130,66 @@ func (c *serveCommand) trustKeys() ([]handoff.Key, error) {
 	return all, nil
 }
 
-// feed returns where the trust list is read. Whatever is not a file is TLS.
-func (c *serveCommand) feed() (feed trust.Feed, err error) {
-	scheme, address, isURL := strings.Cut(c.Trust, "://")
-	if !isURL && c.TrustCA != "" {
-		return nil, wrong("trust-ca", errors.New("is for TLS: --trust names a file"))
+// floor returns where the number of the newest trust list is kept: with what must not
+// be forgotten either. It is nil where that is memory.
+func (c *serveCommand) floor(store handoff.Store) (trust.Floor, error) {
+	path, setting := c.TrustState, "trust-state"
+	if path == "" {
+		switch s := store.(type) {
+		case trust.Floor:
+			return s, nil
+		case *replay.Journal:
+			path, setting = filepath.Join(c.Replay, "trust-state"), "replay"
+		default:
+			return nil, nil
+		}
 	}
+	floor, err := trust.NewFileFloor(path)
+	if err != nil {
+		return nil, wrong(setting, err)
+	}
+	return floor, nil
+}
+
+// feeds returns where the trust list is read. All but files are TLS.
+func (c *serveCommand) feeds() (feeds []trust.Feed, err error) {
 	roots, err := readRoots(c.TrustCA)
 	if err != nil {
 		return nil, wrong("trust-ca", err)
 	}
-	config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
-	switch {
-	case !isURL && nearlyURL(c.Trust):
-		err = errors.New("must be grpc://HOST:PORT, https://HOST/PATH or a file: it is an address without grpc://")
-	case !isURL:
-		feed, err = trust.NewFileFeed(c.Trust, poll) // which may come later
-	case scheme == "https":
-		feed, err = trust.NewHTTPSFeed(c.Trust, config, poll)
-	case scheme == "grpc":
-		if u, malformed := url.Parse(c.Trust); malformed != nil || u.Hostname() == "" || u.Port() == "" || u.Host != address {
-			return nil, wrong("trust", errors.New("must be grpc://HOST:PORT"))
+	overTLS := false
+	for i, place := range c.Trust {
+		if slices.Contains(c.Trust[:i], place) {
+			return nil, wrong("trust", errors.New("names one place twice"))
 		}
-		feed, err = trust.NewStreamFeed("dns:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
-	default:
-		err = errors.New("must be grpc://HOST:PORT, https://HOST/PATH or a file")
+		at, err := serving.ParseLocation(place, "grpc://HOST:PORT, https://HOST/PATH or a file", "grpc", "https")
+		if err != nil {
+			return nil, wrong("trust", err)
+		}
+		overTLS = overTLS || at.URL != nil
+		feed, err := feedAt(at, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13})
+		if err != nil {
+			return nil, wrong("trust", err)
+		}
+		feeds = append(feeds, feed)
 	}
-	if err != nil {
-		return nil, wrong("trust", err)
+	if c.TrustCA != "" && !overTLS {
+		return nil, wrong("trust-ca", errors.New("is for TLS: --trust names a file"))
 	}
-	return feed, nil
+	return feeds, nil
 }
 
-// nearlyURL reports whether a text that is no URL was meant for a server: it has the
-// form HOST:PORT and is no file, or has a user's password, which an error about a
-// file would show.
-func nearlyURL(name string) bool {
-	if user, _, at := strings.Cut(name, "@"); at && strings.Contains(user, ":") {
-		return true
+func feedAt(at serving.Location, config *tls.Config) (trust.Feed, error) {
+	switch u := at.URL; {
+	case u == nil:
+		return trust.NewFileFeed(at.Path, poll) // which may come later
+	case u.Scheme == "https":
+		return trust.NewHTTPSFeed(u.String(), config, poll)
+	case u.Hostname() == "" || u.Port() == "" || u.String() != "grpc://"+u.Host:
+		return nil, errors.New("must be grpc://HOST:PORT")
+	default:
+		return trust.NewStreamFeed("dns:///"+u.Host, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 	}
-	_, port, err := net.SplitHostPort(name)
-	if err != nil || strings.Contains(name, "/") {
-		return false
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return false
-	}
-	_, err = os.Lstat(name)
-	return err != nil
 }
 
 // report logs what happens to the trust list, and what is in force all the same.
@@ -207,10 +223,10 @@ func report(log *slog.Logger) func(trust.Event) {
 }
 
 // hint names the setting that is likely to be wrong. What gRPC says of a handshake
-// is a text alone.
+// is only a text.
 func hint(e trust.Event) string {
 	switch {
-	case e.Check == handoff.CheckKeyUnknown:
+	case e.Check == "key.unknown":
 		return "--trust-key is not the public half of the key that signs the list"
 	case e.Err != nil && strings.Contains(e.Err.Error(), "x509: certificate signed by unknown authority"):
 		return "--trust-ca names the certificates that vouch for the host of --trust"
@@ -218,21 +234,4 @@ func hint(e trust.Event) string {
 		return "--trust names a file that is not there"
 	}
 	return ""
-}
-
-// trustMetrics says how old the list is, and how long.
-func trustMetrics(follower *trust.Follower) []prometheus.Collector {
-	return []prometheus.Collector{
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "handoff_trust_list_age_seconds", Help: "Age of the trust list in force; infinite where there has been none.",
-		}, func() float64 {
-			if s := follower.Status(); s.Seq != 0 {
-				return time.Since(s.IssuedAt).Seconds()
-			}
-			return math.Inf(1)
-		}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "handoff_trust_list_entries", Help: "What the trust list in force takes back: tokens, sessions and users.",
-		}, func() float64 { return float64(follower.Status().Entries) }),
-	}
 }

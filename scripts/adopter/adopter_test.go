@@ -3,10 +3,14 @@ package adopter
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -66,15 +70,15 @@ func TestPair(t *testing.T) {
 	}
 	ended := make(chan error)
 	go func() {
-		ended <- ServeBilling(t.Context(), listener, credentials.NewServerTLSFromCert(&certificate), Billing{})
+		ended <- ServeBilling(t.Context(), listener, credentials.NewServerTLSFromCert(&certificate), Billing{Owner: "u-1"})
 	}()
 	t.Cleanup(func() { // by then the test's context has ended
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	conn, err := grpc.NewClient(listener.Addr().String(),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13})))
+	trusting := credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13})
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(trusting))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,11 +124,74 @@ func TestPair(t *testing.T) {
 	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 		t.Errorf("health is exempt: %v", err)
 	}
+
+	verifier, err := NewVerifier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux, own, err := BillingPages(verifier, listener.Addr().String(), trusting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	req.InvoiceId = "INV-1"
+	byBrowser(t, mux, PayAtBilling(shop, func(*http.Request) (User, *billingv1.PayRequest) { return user, req }))
+}
+
+// byBrowser takes the same payment through a browser: the click in the shop, and the pages
+// of billing.
+func byBrowser(t *testing.T, billing, click http.Handler) {
+	t.Helper()
+	visit := func(to http.Handler, method, path, body string, headers ...string) *http.Response {
+		r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		if method == http.MethodPost {
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		}
+		w := httptest.NewRecorder()
+		to.ServeHTTP(w, r)
+		return w.Result()
+	}
+	text := func(r *http.Response) string {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body)
+	}
+	if got := visit(click, http.MethodPost, "https://shop.example/pay", "", "Origin", "https://evil.example"); got.StatusCode != http.StatusForbidden {
+		t.Errorf("a click on another site: %d", got.StatusCode)
+	}
+	page := text(visit(click, http.MethodPost, "https://shop.example/pay", "", "Origin", "https://shop.example"))
+	token := regexp.MustCompile(`name="handoff" value="([^"]+)"`).FindStringSubmatch(page)
+	if token == nil {
+		t.Fatalf("the shop's page carries no handoff:\n%s", page)
+	}
+	arrived := visit(billing, http.MethodPost, "https://billing.example/handoff", "handoff="+token[1], "Origin", "https://shop.example")
+	at := "https://billing.example" + arrived.Header.Get("Location")
+	if arrived.StatusCode != http.StatusSeeOther || len(arrived.Cookies()) == 0 {
+		t.Fatalf("arriving: %d %s", arrived.StatusCode, text(arrived))
+	}
+	cookie := arrived.Cookies()[0].Name + "=" + arrived.Cookies()[0].Value
+	page = text(visit(billing, http.MethodGet, at, "", "Cookie", cookie))
+	proof := regexp.MustCompile(`name="handoff-confirm" value="([^"]+)"`).FindStringSubmatch(page)
+	if proof == nil || !strings.Contains(page, "INV-1") || !strings.Contains(page, "1200") {
+		t.Fatalf("the page does not show what was signed:\n%s", page)
+	}
+	confirmed := visit(billing, http.MethodPost, at, "handoff-confirm="+proof[1], "Cookie", cookie, "Origin", "https://billing.example")
+	if confirmed.StatusCode != http.StatusSeeOther {
+		t.Errorf("confirming: %d %s", confirmed.StatusCode, text(confirmed))
+	}
+	if again := visit(billing, http.MethodPost, "https://billing.example/handoff", "handoff="+token[1], "Origin", "https://evil.example"); again.StatusCode != http.StatusForbidden {
+		t.Errorf("from another site: %d", again.StatusCode)
+	}
 }
 
 // The stranger's own service under the kit's attack.
 func TestAttack(t *testing.T) {
-	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, Billing{}) })
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, Billing{Owner: "u-1"}) })
 	for method, request := range map[string]proto.Message{
 		billingv1.Billing_Pay_FullMethodName:  &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1200},
 		billingv1.Billing_List_FullMethodName: &billingv1.ListRequest{},
@@ -137,7 +204,7 @@ func TestAttack(t *testing.T) {
 	}
 }
 
-// README's lines are the lines of this module, but for the errors that every Go
+// README's lines are the lines of this module, without the errors that every Go
 // programmer handles in a way of their own.
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
@@ -199,7 +266,7 @@ func code(line string) string {
 func TestPayOfAnothersInvoice(t *testing.T) {
 	req := &billingv1.PayRequest{InvoiceId: "INV-1"}
 	ctx := handofftest.Context(t, "u-2", billingv1.Billing_Pay_FullMethodName, req)
-	if _, err := (Billing{}).Pay(ctx, req); status.Code(err) != codes.NotFound {
+	if _, err := (Billing{Owner: "u-1"}).Pay(ctx, req); status.Code(err) != codes.NotFound {
 		t.Error(err)
 	}
 }

@@ -15,68 +15,78 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/overload"
 	"github.com/handoff-auth/handoff/shared/replay"
 
 	billingv1 "example.com/adopter/proto/billing/v1"
 )
 
-// ServeBilling is the audience's life, until ctx ends.
-func ServeBilling(ctx context.Context, listener net.Listener, tls credentials.TransportCredentials, impl billingv1.BillingServer) error {
+// NewVerifier says whose tokens the audience takes.
+func NewVerifier() (*handoff.Verifier, error) {
 	keys, err := keyset.Load("shop.jwks")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
+	return handoff.NewVerifier(handoff.VerifierConfig{
 		Audience: "https://billing.example",
 		Issuers:  map[string]handoff.KeySource{"https://shop.example": keys},
 		Store:    replay.NewMemory(replay.Config{}),
 	})
+}
+
+// ServeBilling is the audience's life, until ctx ends.
+func ServeBilling(ctx context.Context, listener net.Listener, tls credentials.TransportCredentials, impl billingv1.BillingServer) error {
+	verifier, err := NewVerifier()
 	if err != nil {
 		return err
 	}
-	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: verifier, Exempt: []string{"/grpc.health.v1.Health/"}})
+	shedder, err := overload.New(overload.Config{}) // bounds what strangers can make a server hold, and for how long
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(
-		grpc.Creds(tls),
-		grpc.MaxConcurrentStreams(100), grpc.InTapHandle(guard.Tap), // refuses what the processors cannot check
-		grpc.ChainUnaryInterceptor(logging, guard.Unary), // guard last
-		grpc.ChainStreamInterceptor(guard.Stream),
-	)
-	billingv1.RegisterBillingServer(s, impl)
+	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{
+		Verifier: verifier, Exempt: []string{"/grpc.health.v1.Health/"}, Admit: shedder.Admit,
+	})
+	if err != nil {
+		return err
+	}
+	s := grpc.NewServer(append(shedder.Options(), grpc.Creds(tls), grpc.ChainUnaryInterceptor(logging))...)
+	billingv1.RegisterBillingServer(guard.On(s), impl) // inside all interceptors
 	healthpb.RegisterHealthServer(s, health.NewServer())
 	if err := guard.Check(s); err != nil { // until it succeeds every call is refused
 		return err
 	}
 	context.AfterFunc(ctx, s.Stop)
-	return s.Serve(guard.Listener(listener)) // reads no more than it can check
+	return s.Serve(shedder.Listener(listener)) // reads no more than it can check
 }
 
 // Billing pays, and knows by the grant for whom.
 type Billing struct {
 	billingv1.UnimplementedBillingServer
+
+	// Owner is the subject who owns INV-1.
+	Owner string
 }
 
 // Pay runs only for a caller whose token names this very call.
-func (Billing) Pay(ctx context.Context, req *billingv1.PayRequest) (*billingv1.PayResponse, error) {
+func (b Billing) Pay(ctx context.Context, req *billingv1.PayRequest) (*billingv1.PayResponse, error) {
 	grant, ok := handoff.FromContext(ctx)
 	if !ok {
 		return nil, status.Error(codes.Internal, "no grant")
 	}
-	if !owns(grant.Issuer(), grant.Subject(), req.GetInvoiceId()) {
+	if !b.owns(grant.Issuer(), grant.Subject(), req.GetInvoiceId()) {
 		return nil, status.Error(codes.NotFound, "no such invoice")
 	}
 	return &billingv1.PayResponse{ReceiptId: grant.ID()}, nil // an idempotency key
 }
 
 // List may be called again with the same token.
-func (Billing) List(_ *billingv1.ListRequest, stream grpc.ServerStreamingServer[billingv1.ListResponse]) error {
+func (b Billing) List(_ *billingv1.ListRequest, stream grpc.ServerStreamingServer[billingv1.ListResponse]) error {
 	grant, ok := handoff.FromContext(stream.Context())
 	if !ok {
-		return status.Error(codes.Internal, "no grant") // a server without guard.Stream
+		return status.Error(codes.Internal, "no grant")
 	}
-	if !owns(grant.Issuer(), grant.Subject(), "INV-1") {
+	if !b.owns(grant.Issuer(), grant.Subject(), "INV-1") {
 		return nil
 	}
 	return stream.Send(&billingv1.ListResponse{InvoiceId: "INV-1"})
@@ -84,8 +94,8 @@ func (Billing) List(_ *billingv1.ListRequest, stream grpc.ServerStreamingServer[
 
 // owns is the service's own decision: a signed operation does not make the
 // invoice the user's.
-func owns(issuer, subject, invoice string) bool {
-	return issuer == "https://shop.example" && subject == "u-1" && invoice == "INV-1"
+func (b Billing) owns(issuer, subject, invoice string) bool {
+	return issuer == "https://shop.example" && subject == b.Owner && invoice == "INV-1"
 }
 
 func logging(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -23,6 +23,8 @@ const (
 // pkg is what these tests ask of `go list`.
 type pkg struct {
 	ImportPath string
+	Dir        string
+	GoFiles    []string
 	Imports    []string
 	Deps       []string // everything it links
 	Standard   bool
@@ -31,7 +33,7 @@ type pkg struct {
 
 // packages lists the module's packages and all that they import, by import path, without their tests.
 var packages = sync.OnceValues(func() (map[string]pkg, error) {
-	out, err := run("go", "list", "-deps", "-json=ImportPath,Imports,Deps,Standard,Module", "./...")
+	out, err := run("go", "list", "-deps", "-json=ImportPath,Dir,GoFiles,Imports,Deps,Standard,Module", "./...")
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,7 @@ func tracked(t *testing.T) []string {
 // run runs a command at the root of the repository.
 func run(name string, args ...string) ([]byte, error) {
 	cmd := exec.Command(name, args...)
-	cmd.Dir = root
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0") // as make has compiled it all
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

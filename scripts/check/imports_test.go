@@ -1,18 +1,22 @@
 package check
 
 import (
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 )
 
 const (
+	connect    = "connectrpc.com/connect"
+	edwards    = "filippo.io/edwards25519"
 	errdetails = "google.golang.org/genproto/googleapis/rpc"
 	grpc       = "google.golang.org/grpc"
 	jose       = "github.com/go-jose/go-jose/v4"
 	jsontext   = "github.com/go-json-experiment/json"
 	kong       = "github.com/alecthomas/kong"
 	middleware = "github.com/grpc-ecosystem/go-grpc-middleware/v2"
+	nistec     = "filippo.io/nistec"
 	pgx        = "github.com/jackc/pgx/v5"
 	protobuf   = "google.golang.org/protobuf"
 	rueidis    = "github.com/redis/rueidis"
@@ -24,61 +28,111 @@ type room struct {
 	path    string
 	ours    []string
 	modules []string
-	public  bool // adopters import it
+	std     []string // of hooks: what the package is about
+	public  bool     // adopters import it
 }
 
 var rooms = []room{
 	{
-		path: "shared/handoff",
-		ours: []string{"shared/strictjson"}, modules: []string{jose, jsontext}, public: true,
+		path:    "shared/handoff",
+		ours:    []string{"shared/internal/prepared", "shared/strictjson"},
+		modules: []string{jose, jsontext}, public: true,
 	},
-	{path: "shared/internal/forge", ours: []string{"shared/handoff"}}, // for tests: it signs whatever it is told
-	{path: "shared/internal/vectors"},                                 // for tests
+	{path: "shared/internal/forge", ours: []string{"shared/handoff"}}, // for tests: it signs anything
+	{path: "shared/internal/jwk", public: true},
+	{path: "shared/internal/prepared", modules: []string{edwards, nistec}, public: true},
+	{path: "shared/internal/quota", public: true},
+	{path: "shared/internal/vectors"}, // for tests
 	{path: "shared/strictjson", modules: []string{jsontext}, public: true},
+	{path: "shared/vetted", public: true},
 	{
 		path: "shared/keyset",
-		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jose}, public: true,
+		ours: []string{"shared/handoff", "shared/internal/jwk", "shared/strictjson", "shared/vetted"}, modules: []string{jose}, public: true,
+	},
+	{
+		path: "shared/sealed",
+		ours: []string{"shared/handoff", "shared/internal/jwk", "shared/strictjson", "shared/vetted"}, modules: []string{jose}, public: true,
 	},
 	{
 		path: "shared/signkey",
-		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jose}, public: true,
+		ours: []string{"shared/handoff", "shared/internal/jwk", "shared/strictjson", "shared/vetted"}, modules: []string{jose}, public: true,
 	},
-	{path: "shared/replay", ours: []string{"shared/handoff"}, modules: []string{jose}, public: true},
+	{path: "shared/replay", ours: []string{"shared/handoff", "shared/vetted"}, modules: []string{jose, "golang.org/x/sys"}, public: true},
+	{
+		path: "shared/assertion",
+		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jsontext}, public: true,
+	},
 	{
 		path: "shared/replay/redisreplay",
 		ours: []string{"shared/handoff", "shared/replay"}, modules: []string{rueidis}, public: true,
 	},
+	{path: "shared/replay/sqlreplay", ours: []string{"shared/handoff", "shared/replay"}, std: []string{"database/sql"}, public: true},
 	{
 		path: "shared/rule",
-		ours: []string{"shared/handoff", "proto/handoff/v1"}, modules: []string{protobuf}, public: true,
+		ours: []string{"shared/handoff", "shared/strictjson", "proto/handoff/v1"}, modules: []string{protobuf}, public: true,
 	},
 	{
 		path:    "shared/trust",
-		ours:    []string{"shared/handoff", "shared/keyset", "shared/strictjson", "proto/handoff/v1"},
-		modules: []string{grpc, jose, jsontext, protobuf}, public: true,
+		ours:    []string{"shared/handoff", "shared/keyset", "shared/strictjson", "shared/vetted", "proto/handoff/v1"},
+		modules: []string{errdetails, grpc, jose, jsontext, protobuf}, public: true,
+	},
+	{
+		path: "shared/trust/rotation",
+		ours: []string{"shared/handoff", "shared/keyset", "shared/signkey", "shared/strictjson", "shared/trust"}, public: true,
 	},
 	{
 		path:    "shared/handoffgrpc",
-		ours:    []string{"shared/handoff", "shared/rule", "proto/handoff/v1"},
+		ours:    []string{"shared/assertion", "shared/handoff", "shared/rule", "shared/sealed", "proto/handoff/v1"},
 		modules: []string{errdetails, grpc, protobuf}, public: true,
 	},
 	{
+		path:    "shared/handoffconnect",
+		ours:    []string{"shared/handoff", "shared/handoffgrpc"},
+		modules: []string{connect, errdetails, grpc, protobuf}, public: true,
+	},
+	{
+		path:    "shared/handoffweb",
+		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/rule", "shared/sealed", "proto/handoff/v1"},
+		modules: []string{errdetails, grpc, protobuf}, public: true,
+	},
+	{
+		path:    "shared/handoffweb/rpc",
+		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/handoffweb", "shared/internal/quota", "shared/rule"},
+		modules: []string{connect, grpc, protobuf}, public: true,
+	},
+	{
+		path: "shared/handoffprom",
+		ours: []string{"shared/handoff", "shared/handoffgrpc", "shared/trust"}, modules: prometheus, public: true,
+	},
+	{path: "shared/overload", ours: []string{"shared/internal/quota"}, modules: []string{errdetails, grpc}, public: true},
+	{
 		path:    "shared/handofftest",
-		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/internal/forge", "shared/rule"},
+		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/internal/forge", "shared/rule", "shared/sealed"},
 		modules: []string{grpc, protobuf}, public: true,
 	},
 	{
 		path: "shared/serving",
+		ours: []string{"shared/handoff", "shared/internal/quota", "shared/vetted"},
 		modules: []string{
 			errdetails, grpc, middleware, protobuf, "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus",
-			"github.com/prometheus/client_golang", "golang.org/x/net",
+			"github.com/prometheus/client_golang", "golang.org/x/net", "golang.org/x/sys",
 		},
 	},
-	{path: "shared/serving/servingtest", modules: []string{pgx}}, // for the demo servers' tests
+	{path: "shared/serving/sqlite", modules: []string{"modernc.org/sqlite"}},                                     // for the demo servers' databases
+	{path: "shared/serving/harness", modules: []string{pgx}},                                                     // for tests, the demo and benchmarks
+	{path: "shared/serving/migration"},                                                                           // for the demo servers' databases
+	{path: "shared/serving/servingtest", ours: []string{"shared/serving/harness"}, modules: []string{pgx}},       // for the demo servers' tests
+	{path: "shared/serving/postgres", ours: []string{"shared/serving", "shared/vetted"}, modules: []string{pgx}}, // likewise
+	{path: "shared/serving/tracing", ours: []string{"shared/vetted"}, modules: []string{
+		grpc, "go.opentelemetry.io/otel", "go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/trace",
+		"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc",
+	}}, // for the demo servers
+	{path: "shared/serving/commandline", modules: []string{kong}}, // for all programs
 	{
 		path: "shared/cmd/handoff",
 		ours: []string{
-			"shared/handoff", "shared/keyset", "shared/rule", "shared/signkey", "shared/strictjson", "shared/trust",
+			"shared/handoff", "shared/keyset", "shared/rule", "shared/sealed", "shared/serving/commandline", "shared/signkey",
+			"shared/strictjson", "shared/trust", "shared/trust/rotation", "shared/vetted",
 			"proto/handoff/v1",
 		},
 		modules: []string{jose, jsontext, kong, protobuf},
@@ -88,10 +142,16 @@ var rooms = []room{
 	{path: "proto/handoff/server2/v1", ours: []string{"proto/handoff/v1"}, modules: []string{grpc, protobuf}},
 }
 
+// prometheus is what its client brings along.
+var prometheus = []string{
+	"github.com/prometheus/client_golang", "github.com/prometheus/client_model", "github.com/prometheus/common", "github.com/prometheus/procfs",
+	"github.com/beorn7/perks", "github.com/cespare/xxhash/v2", "github.com/munnerz/goautoneg",
+}
+
 // publicModules are all the modules that a public package may bring along beyond its own: the five that this project is
-// about and what grpc itself needs. No logging, metrics, middleware or database module is among them.
+// about with the curves that check their signatures, and what grpc itself needs. No logging, metrics, middleware or database module is among them.
 var publicModules = []string{
-	errdetails, grpc, jose, jsontext, protobuf, "golang.org/x/net", "golang.org/x/sys", "golang.org/x/text",
+	edwards, errdetails, grpc, jose, jsontext, nistec, protobuf, "golang.org/x/net", "golang.org/x/sys", "golang.org/x/text",
 }
 
 // hooks are the packages of the standard library that would be a second way out beside the hook Observe.
@@ -151,6 +211,43 @@ func TestRoomsNeverLink(t *testing.T) {
 	}
 }
 
+// Redis, PostgreSQL and Connect are matters of who chooses them: what links them reaches
+// nobody who does not import that package, neither in this module nor in a stranger's.
+func TestChoicesReachOnlyWhoImportsThem(t *testing.T) {
+	all := list(t)
+	text, err := exec.Command("go", "-C", "../adopter", "list", "-deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	adopter := strings.Fields(string(text))
+	if !slices.Contains(adopter, module+"/shared/replay") {
+		t.Fatal("the adopter links no store: the test shows nothing")
+	}
+	for choice, reach := range map[string][]string{
+		rueidis:                             {"shared/replay/redisreplay", "server2", "scripts"},
+		connect:                             {"shared/handoffconnect", "shared/handoffweb/rpc", "server2", "scripts"},
+		module + "/shared/replay/sqlreplay": {"shared/replay/sqlreplay", "server2", "scripts"},
+	} {
+		links := func(dep string) bool { return dep == choice || strings.HasPrefix(dep, choice+"/") }
+		met := false
+		for _, p := range all {
+			if !strings.HasPrefix(p.ImportPath, module) || !slices.ContainsFunc(p.Deps, links) && p.ImportPath != choice {
+				continue
+			}
+			met = true
+			if !slices.ContainsFunc(reach, func(dir string) bool { return within(p.ImportPath, dir) }) {
+				t.Errorf("%s links %s", p.ImportPath, choice)
+			}
+		}
+		if !met {
+			t.Errorf("no package links %s: the test shows nothing", choice)
+		}
+		if slices.ContainsFunc(adopter, links) {
+			t.Errorf("the adopter links %s", choice)
+		}
+	}
+}
+
 func TestImportRulesRefuse(t *testing.T) {
 	const core = module + "/shared/handoff"
 	all := map[string]pkg{
@@ -186,7 +283,7 @@ func (r room) complaints(p pkg, all map[string]pkg) (found []string) {
 		in := all[path]
 		switch {
 		case in.Standard:
-			if r.public && slices.Contains(hooks, path) {
+			if r.public && slices.Contains(hooks, path) && !slices.Contains(r.std, path) {
 				found = append(found, "imports "+path+": adopters have one hook, Observe")
 			}
 		case path == module || strings.HasPrefix(path, module+"/"):

@@ -97,7 +97,7 @@ func TestSourceRulesRefuse(t *testing.T) {
 }
 
 // complaintsAbout judges one package. Its own names are resolved by go/types; imported packages stay opaque, which is
-// enough: a variable of another package is never to be written, whatever its type.
+// enough: a variable of another package is never to be written, of any type.
 func complaintsAbout(fset *token.FileSet, files []*ast.File) []string {
 	c := &critic{fset: fset, info: types.Info{
 		Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{},

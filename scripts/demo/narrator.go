@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// narrator tells the story, a line a step, and remembers whether all went as
-// told.
+// narrator tells the story, one line for each step, and counts the steps that went wrong.
 type narrator struct {
 	out   io.Writer
 	steps int
@@ -17,15 +16,16 @@ type narrator struct {
 // chapter opens a part of the story.
 func (n *narrator) chapter(title string) { fmt.Fprintf(n.out, "\n%s\n", title) }
 
-// step tells one step: what was done, what was expected, and what happened.
+// step tells one step: what was done, and what came of it. Where that is not what was
+// expected, both are told, and the step counts as wrong.
 func (n *narrator) step(did, expected, happened string) {
 	n.steps++
-	verdict := "ok"
-	if happened != expected {
-		verdict = "WRONG"
-		n.wrong++
+	if happened == expected {
+		fmt.Fprintf(n.out, "%3d ok    %s: %s\n", n.steps, did, happened)
+		return
 	}
-	fmt.Fprintf(n.out, "%3d %-5s %-64s expected %s; got %s\n", n.steps, verdict, did, expected, happened)
+	n.wrong++
+	fmt.Fprintf(n.out, "%3d WRONG %s: expected %s, got %s\n", n.steps, did, expected, happened)
 }
 
 // slowly runs something that may take a while, with a line of progress once it

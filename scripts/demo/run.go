@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -20,7 +19,7 @@ import (
 )
 
 // state is what the commands leave for each other in a file of the running pair,
-// readable by its owner alone: it holds a session and a token.
+// readable only by its owner: it holds a session and a token.
 type state struct {
 	Server1, Server2, CA string
 	User, Session        string
@@ -73,7 +72,7 @@ func (c runCommand) Run(ctx context.Context, stage *stage) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(stage.folder())) }()
-	config := pair.Config{Dir: stage.folder()}
+	config := pair.Config{Dir: stage.folder(), Visits: 15 * time.Minute}
 	if c.Reflection {
 		config.Server1, config.Server2 = []string{"--reflection"}, []string{"--reflection"}
 	}
@@ -87,16 +86,19 @@ func (c runCommand) Run(ctx context.Context, stage *stage) (err error) {
 	}
 	demo := near(filepath.Join(stage.bin, "demo"))
 	fmt.Fprintf(stage.out, `
-Users: alice (may pay) and bob (may pay and export); the password of both is %q.
-In another terminal:
+Open %[1]s in a browser. The users are alice (may pay) and bob (may pay and export); both have the password %[2]q.
+Each order can be paid at billing; "Open billing.localhost" opens its application, which shows invoices and payments.
+A browser warns of the certificate: accept it at both sites, or import %[3]s as an authority (nobody has its key).
 
-    %[2]s sign-in bob
-    %[2]s issue INV-45 25.00
-    %[2]s pay
-    %[2]s export
+In another terminal, without a browser:
 
-Logs: %[3]s and %[4]s. Ctrl-C stops both, and removes them.
-`, pair.Password, demo, near(p.Server1.Log), near(p.Server2.Log))
+    %[4]s sign-in bob
+    %[4]s issue INV-45 25.00
+    %[4]s pay
+    %[4]s export
+
+Logs: %[5]s and %[6]s. Ctrl-C stops both, and removes them.
+`, p.Shop(), pair.Password, near(p.CA), demo, near(p.Server1.Log), near(p.Server2.Log))
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(stage.out, "\nstopped")
@@ -157,7 +159,7 @@ func (c issueCommand) Run(ctx context.Context, stage *stage) error {
 	}
 	defer client.Close()
 	request := payment(c.Invoice, minorUnits)
-	request.RequestId = uuid.NewString()
+	request.RequestId = pair.NewRequestID()
 	issued, err := client.Issue(ctx, kept.Session, pair.Audience, server2v1.InvoiceService_PayInvoice_FullMethodName, request, 0)
 	if err != nil {
 		return refused(err)

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -25,22 +25,22 @@ type story struct {
 	*narrator
 	pair   *pair.Pair
 	client *pair.Client
-	first  *pair.Client // of the first SERVER2, whatever it says of its health
+	first  *pair.Client // of the first SERVER2, healthy or not
 }
 
 // tell tells everything. The error is of something that the story cannot go on
-// without; a step that went otherwise than told is the narrator's to count.
+// without; the narrator counts the steps that went wrong.
 func (s *story) tell(ctx context.Context) error {
 	alice, err := s.signIn(ctx)
 	if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, string) error{s.payOnce, s.refusals} {
+	for _, part := range []func(context.Context, string) error{s.payOnce, s.inBrowser, s.refusals} {
 		if err := part(ctx, alice); err != nil {
 			return err
 		}
 	}
-	for _, part := range []func(context.Context) error{s.takeBack, s.rotate, s.serverGone} {
+	for _, part := range []func(context.Context) error{s.takeBack, s.programs, s.rotate, s.keep, s.serverGone} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func (s *story) tell(ctx context.Context) error {
 }
 
 func (s *story) signIn(ctx context.Context) (session string, err error) {
-	s.chapter("alice is a user of SERVER1; SERVER2 has never heard of her, nor of her session")
+	s.chapter("alice is a user of SERVER1. SERVER2 knows neither her nor her session")
 
 	signedIn, err := s.client.SignIn(ctx, "alice", pair.Password)
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *story) signIn(ctx context.Context) (session string, err error) {
 
 	_, err = s.client.Issue(ctx, signedIn.GetSession(), pair.Audience, server2v1.InvoiceService_ExportPayments_FullMethodName,
 		&server2v1.ExportPaymentsRequest{}, 0)
-	s.step("she asks to hand off an export: her roles do not allow it", "POLICY_DENIED", outcome(err))
+	s.step("alice asks for a handoff of an export, which her role does not allow", "POLICY_DENIED", outcome(err))
 	return signedIn.GetSession(), nil
 }
 
@@ -79,7 +79,7 @@ func (s *story) payOnce(ctx context.Context, alice string) error {
 	if err != nil {
 		return fmt.Errorf("alice cannot pay: %w", err)
 	}
-	s.step("SERVER1 signs exactly that call; SERVER2 checks, spends, runs it", "INV-42 paid", paid(first))
+	s.step("SERVER1 signs that one call; SERVER2 checks it, spends it and runs it", "INV-42 paid", paid(first))
 
 	// The answer is lost on its way: the client knows nothing of it, and asks
 	// again with the same request id and a new handoff.
@@ -87,16 +87,16 @@ func (s *story) payOnce(ctx context.Context, alice string) error {
 	if err != nil {
 		return fmt.Errorf("alice cannot pay again: %w", err)
 	}
-	s.step("the answer is lost; she hands off again, same request id", "the first payment", samePayment(first, second))
+	s.step("the answer is lost; alice hands off again with the same request id", "the first payment", samePayment(first, second))
 
 	export, err := s.paymentsOf(ctx, alice, "INV-42")
 	if err != nil {
 		return err
 	}
-	s.step("SERVER2's books", "1 payment of INV-42", export)
+	s.step("the payments in SERVER2's books", "1 payment of INV-42", export)
 
 	_, err = s.pay(ctx, alice, payment("INV-43", 9900))
-	s.step("she hands off paying bob's INV-43: signed, but not her invoice", "INVOICE_NOT_FOUND", outcome(err))
+	s.step("alice hands off a payment of INV-43, which is bob's invoice", "INVOICE_NOT_FOUND", outcome(err))
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (s *story) paymentsOf(ctx context.Context, session, invoice string) (string
 }
 
 func (s *story) refusals(ctx context.Context, alice string) error {
-	s.chapter("What must fail, does: the invoice is INV-44, 5.00 EUR")
+	s.chapter("What must fail: the invoice is INV-44, 5.00 EUR")
 
 	request := payment("INV-44", 500)
 	issue := func(audience string, lifetime time.Duration) (*handoffv1.IssueHandoffResponse, error) {
@@ -146,27 +146,29 @@ func (s *story) refusals(ctx context.Context, alice string) error {
 		return err
 	}
 
-	try("another amount under the same token", "FIELD_MISMATCH", good.GetToken(), payment("INV-44", 1))
+	try("the token with another amount", "FIELD_MISMATCH", good.GetToken(), payment("INV-44", 1))
 	_, err = s.client.Invoices.GetInvoice(ctx, &server2v1.GetInvoiceRequest{InvoiceId: "INV-44"}, handoffgrpc.Token(good.GetToken()))
-	s.step("another method", "METHOD_MISMATCH", outcome(err))
+	s.step("the token with another method", "METHOD_MISMATCH", outcome(err))
 	try("a token for another audience", "AUDIENCE_MISMATCH", elsewhere.GetToken(), request)
-	try("a token from a key that SERVER2 does not trust", "TOKEN_INVALID", foreign, request)
+	try("a token signed with a key that SERVER2 does not trust", "TOKEN_INVALID", foreign, request)
 	try("a token with one character changed", "TOKEN_INVALID", tampered(good.GetToken()), request)
 	_, err = s.client.Invoices.PayInvoice(ctx, request)
-	s.step("no token", "TOKEN_MISSING", outcome(err))
+	s.step("a call without a token", "TOKEN_MISSING", outcome(err))
 
 	time.Sleep(time.Until(short.GetExpireTime().AsTime().Add(50 * time.Millisecond)))
-	try("a token that lived for one second", "TOKEN_EXPIRED", short.GetToken(), request)
+	try("a token that has expired", "TOKEN_EXPIRED", short.GetToken(), request)
 
-	try("the good token: none of that has spent it", "paid", good.GetToken(), request)
-	try("the same token again", "TOKEN_REPLAYED", good.GetToken(), request)
+	first, err := s.client.Invoices.PayInvoice(ctx, request, handoffgrpc.Token(good.GetToken()))
+	s.step("the good token, which none of these calls has spent", "paid", outcome(err))
+	again, err := s.client.Invoices.PayInvoice(ctx, request, handoffgrpc.Token(good.GetToken()))
+	s.step("the same token again, which runs nothing", "the first answer", sameAnswer(first, again, err))
 
 	_, err = s.client.Sessions.SignOut(ctx, &server1v1.SignOutRequest{}, pair.Session(alice))
 	if err != nil {
 		return fmt.Errorf("alice cannot sign out: %w", err)
 	}
 	_, err = issue(pair.Audience, 0)
-	s.step("alice signs out, and asks for one more handoff", "SESSION_INVALID", outcome(err))
+	s.step("alice signs out and asks for another handoff", "SESSION_INVALID", outcome(err))
 	return nil
 }
 
@@ -212,7 +214,7 @@ func payment(invoice string, minorUnits int64) *server2v1.PayInvoiceRequest {
 	return &server2v1.PayInvoiceRequest{
 		InvoiceId: invoice,
 		Amount:    &server2v1.Money{CurrencyCode: "EUR", MinorUnits: minorUnits},
-		RequestId: uuid.NewString(),
+		RequestId: pair.NewRequestID(),
 	}
 }
 
@@ -228,6 +230,14 @@ func outcome(err error) string {
 		}
 	}
 	return status.Convert(err).String()
+}
+
+// sameAnswer says what became of a token that came again.
+func sameAnswer(first, again *server2v1.PayInvoiceResponse, err error) string {
+	if err == nil && proto.Equal(first, again) {
+		return "the first answer"
+	}
+	return outcome(err)
 }
 
 func paid(response *server2v1.PayInvoiceResponse) string {

@@ -22,23 +22,23 @@ import (
 func invoice() *server2v1.GetInvoiceRequest { return &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"} }
 
 // takeBack tells how handoffs end before they expire. SERVER2 learns of it by
-// SERVER1's signed trust list alone.
+// SERVER1's signed trust list only.
 func (s *story) takeBack(ctx context.Context) error {
-	s.chapter("Taking it back: SERVER2 follows SERVER1's signed trust list")
+	s.chapter("Taking back: SERVER2 follows SERVER1's signed trust list")
 
 	for _, act := range []struct {
 		did string
 		end func(session, handoff string) error
 	}{
-		{"alice revokes a handoff that is still good", func(session, handoff string) error {
+		{"alice revokes a handoff that she has not used", func(session, handoff string) error {
 			_, err := s.client.Handoffs.RevokeHandoff(ctx, &handoffv1.RevokeHandoffRequest{HandoffId: handoff}, pair.Session(session))
 			return err
 		}},
-		{"alice signs out, with a handoff in the air", func(session, _ string) error {
+		{"alice signs out, and her unused handoff is taken back", func(session, _ string) error {
 			_, err := s.client.Sessions.SignOut(ctx, &server1v1.SignOutRequest{}, pair.Session(session))
 			return err
 		}},
-		{"alice signs out everywhere, from another session", func(string, string) error {
+		{"alice signs out everywhere from another session", func(string, string) error {
 			other, err := s.client.SignIn(ctx, "alice", pair.Password)
 			if err != nil {
 				return err
@@ -60,7 +60,7 @@ func (s *story) takeBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.step("she signs in again, and hands off at once", "seen", see(ctx, s.client, handoff.GetToken()))
+	s.step("alice signs in again and hands off at once", "seen", see(ctx, s.client, handoff.GetToken()))
 	return nil
 }
 
@@ -85,9 +85,14 @@ func see(ctx context.Context, client *pair.Client, token string) string {
 
 // within presents a token until it has the outcome that is expected.
 func within(ctx context.Context, client *pair.Client, patience time.Duration, expected, token string) string {
+	return becomes(ctx, patience, expected, func() string { return see(ctx, client, token) })
+}
+
+// becomes tries something until it has the outcome that is expected.
+func becomes(ctx context.Context, patience time.Duration, expected string, try func() string) string {
 	began := time.Now()
 	for {
-		got := see(ctx, client, token)
+		got := try()
 		if got == expected && time.Since(began) <= patience {
 			return got + " within " + words(patience)
 		}
@@ -108,7 +113,7 @@ func words(d time.Duration) string {
 // rotate changes SERVER1's signing key while calls go on, and then throws a key
 // away.
 func (s *story) rotate(ctx context.Context) error {
-	s.chapter("Another signing key, while calls go on")
+	s.chapter("A new signing key, while calls go on")
 
 	session, handoff, err := s.look(ctx)
 	if err != nil {
@@ -124,7 +129,7 @@ func (s *story) rotate(ctx context.Context) error {
 		return err
 	}
 	_, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared))
-	s.step("SERVER1 would sign with a key that SERVER2 may not know yet", "wait", refusedStep(err))
+	s.step("an operator wants the new key to sign before SERVER2 can know it", "wait", refusedStep(err))
 	err = slowly(s.out, "waiting until every SERVER2 has heard of the new key", func() error {
 		for err != nil {
 			time.Sleep(100 * time.Millisecond)
@@ -141,13 +146,13 @@ func (s *story) rotate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.step("once it has been published long enough, the new key signs", "another key", difference(before, after))
-	s.step("calls with a new handoff each, all the while", "none refused", calls())
+	s.step("the new key has been published long enough, and signs", "another key", difference(before, after))
+	s.step("calls in the meantime, each with its own handoff", "none refused", calls())
 
 	if _, err := s.pair.Operate(ctx, []string{"keys", "taint"}, before); err != nil {
 		return err
 	}
-	s.step("the old key is tainted: what it has signed is refused", "TOKEN_INVALID within a second",
+	s.step("an operator taints the old key; a token that it signed", "TOKEN_INVALID within a second",
 		within(ctx, s.client, time.Second, "TOKEN_INVALID", handoff.GetToken()))
 	return nil
 }
@@ -186,7 +191,7 @@ func (s *story) traffic(ctx context.Context, session string) func() string {
 
 // serverGone tells how long SERVER2 relies on a list that nobody renews.
 func (s *story) serverGone(ctx context.Context) error {
-	s.chapter("SERVER1 is gone")
+	s.chapter("SERVER1 stops")
 
 	_, handoff, err := s.look(ctx)
 	if err != nil {
@@ -197,13 +202,13 @@ func (s *story) serverGone(ctx context.Context) error {
 			return err
 		}
 	}
-	s.step("SERVER1 has stopped; SERVER2 goes on by itself", "seen", see(ctx, s.first, handoff.GetToken()))
-	s.step("until it can no longer know what was taken back", "TRUST_STALE within "+words(maxStaleness+time.Second),
+	s.step("SERVER2 goes on without SERVER1", "seen", see(ctx, s.first, handoff.GetToken()))
+	s.step("SERVER2 can no longer know what was taken back", "TRUST_STALE within "+words(maxStaleness+time.Second),
 		within(ctx, s.first, maxStaleness+time.Second, "TRUST_STALE", handoff.GetToken()))
 	if err := s.pair.Restart(ctx); err != nil {
 		return err
 	}
-	s.step("SERVER1 is back", "seen within a second", within(ctx, s.first, time.Second, "seen", handoff.GetToken()))
+	s.step("SERVER1 runs again", "seen within a second", within(ctx, s.first, time.Second, "seen", handoff.GetToken()))
 	return nil
 }
 
@@ -230,7 +235,7 @@ func (s *story) awaitKey(ctx context.Context, session, key string) (string, erro
 	}
 }
 
-// keyOf reads a token's header: whoever holds a token can.
+// keyOf reads a token's header: anyone who holds a token can.
 func keyOf(token string) (string, error) {
 	encoded, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.DecodeString(encoded)
@@ -259,7 +264,7 @@ func refusedStep(err error) string {
 	switch {
 	case err == nil:
 		return "done"
-	case strings.Contains(err.Error(), "would break living tokens"):
+	case strings.Contains(err.Error(), "too early: "):
 		return "wait"
 	}
 	return err.Error()

@@ -123,7 +123,7 @@ func TestChaos(t *testing.T) {
 			t.Errorf("no use was %s: the faults were none", kind)
 		}
 	}
-	s.calm(inShort(1000, 2000), inShort(4, 64))
+	s.calm(inShort(400, 2000), inShort(4, 64))
 }
 
 // fault is a harm that is done, and made good again after a while.

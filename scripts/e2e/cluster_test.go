@@ -24,7 +24,7 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	if told := len(storyLine.FindAll(output, -1)); told != 37 {
+	if told := len(storyLine.FindAll(output, -1)); told != 65 {
 		t.Errorf("the story has %d lines:\n%s", told, output)
 	}
 	wantNothingLeft(t, temporary, output)

@@ -18,7 +18,7 @@ const (
 	doubtful outcome = "doubtful" // no answer, or none that can be relied on: it may be spent, or be yet
 )
 
-// spending is how a token must behave, whoever uses it wherever: it is unspent,
+// spending is how a token must behave for every user and everywhere: it is unspent,
 // and then spent for ever. A doubtful use may take effect as late as it likes, so
 // that it returns at the end of time; there, it spends what nobody asks about.
 var spending = porcupine.Model{

@@ -22,8 +22,8 @@ import (
 const (
 	// refusedWithin is how long a call may take while the Redis gives no answer.
 	refusedWithin = 250 * time.Millisecond
-	// backWithin is how long SERVER2 may take to accept tokens again once its Redis
-	// answers.
+	// backWithin is how long SERVER2 takes at most to accept tokens again once its
+	// Redis answers, on a machine that is not late.
 	backWithin = 2 * time.Second
 )
 
@@ -96,7 +96,7 @@ func (s *shared) back() time.Duration {
 	began := time.Now()
 	for replica := range replicas {
 		for got := doubtful; got != accepted; got, _ = s.present(replica, s.fresh()) {
-			if time.Since(began) > backWithin {
+			if time.Since(began) > patience {
 				s.Fatalf("replica %d does not accept %s after its Redis answers", replica, time.Since(began))
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,13 +17,14 @@ import (
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/serving/harness"
 )
 
 // shared is three replicas of SERVER2 that keep their redemptions in one Redis,
 // each over a link of its own, and a user who may use them all.
 type shared struct {
 	*testing.T
-	redis *pair.Redis
+	redis *harness.Redis
 	links []*pair.Link
 	pair  *pair.Pair
 	bob   *user
@@ -34,7 +34,7 @@ const replicas = 3
 
 func startShared(t *testing.T) *shared {
 	t.Helper()
-	redis, err := pair.StartRedis(t.Context(), filepath.Join(t.TempDir(), "redis"))
+	redis, err := harness.StartRedis(t.Context(), filepath.Join(t.TempDir(), "redis"))
 	needs(t, err)
 	t.Cleanup(func() {
 		if err := redis.Kill(); err != nil {
@@ -71,9 +71,9 @@ func needs(t *testing.T, err error) {
 }
 
 // order is single use. That the invoice is not bob's is the handler's to say:
-// whoever hears it was let through to it.
+// a caller who hears it was let through to it.
 var order = &server2v1.PayInvoiceRequest{
-	InvoiceId: "INV-42", Amount: &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200}, RequestId: uuid.NewString(),
+	InvoiceId: "INV-42", Amount: &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200}, RequestId: pair.NewRequestID(),
 }
 
 // present uses a token at one replica. The error is the refusal.

@@ -78,3 +78,32 @@ func verifyAlone(b *testing.B, key *forge.Key, raw string) {
 		}
 	}
 }
+
+// What a visit costs beside a reusable handoff of the same method, in turns in one run:
+// from a token's bytes to the grant, by a verifier that follows a trust list.
+func BenchmarkVisitBesideHandoff(b *testing.B) {
+	for _, algorithm := range handoff.Algorithms() {
+		b.Run(string(algorithm), func(b *testing.B) {
+			bench := newBench(b, algorithm)
+			op := operation
+			op.Method = get
+			raws := [2]string{bench.good().WithDetails(forge.Details(op)).Compact(), bench.visit().Compact()}
+			var spent [2]time.Duration
+			for b.Loop() {
+				for i, raw := range raws {
+					began := time.Now()
+					verified, err := bench.verifier.VerifyAny(b.Context(), raw, nil)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if _, err := bench.verifier.Redeem(b.Context(), verified, op, reads); err != nil {
+						b.Fatal(err)
+					}
+					spent[i] += time.Since(began)
+				}
+			}
+			b.ReportMetric(float64(spent[1])/float64(spent[0]), "visit/handoff")
+			b.ReportMetric(float64(spent[1])/float64(b.N), "ns/visit")
+		})
+	}
+}

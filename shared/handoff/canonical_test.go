@@ -24,7 +24,7 @@ func paths(t *rapid.T) []string {
 }
 
 // The canonical form is what another implementation of RFC 8785 makes of the same
-// members, in whatever order they come.
+// members, in any order.
 func TestCanonicalIsRFC8785(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		op := handoff.Operation{Method: "/a.B/C"}

@@ -2,7 +2,6 @@ package handoff
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,12 +11,6 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
-
-var tokenProfile = Profile{Typ: "handoff+jwt", MaxLength: 4096}
-
-// TokenProfile returns the handoff token's kind of JWT: `typ` handoff+jwt, at
-// most 4096 bytes.
-func TokenProfile() Profile { return tokenProfile }
 
 // Bounds of the token. A configuration can be stricter, never looser.
 const (
@@ -34,7 +27,7 @@ const (
 	maxName = 255          // bytes of an iss, aud, sub or method
 )
 
-// Claims are what a handoff token says: a closed schema, defined in SPEC.md.
+// Claims are what a token says: a closed schema, defined in SPEC.md.
 type Claims struct {
 	Issuer    string    // iss
 	Audience  string    // aud
@@ -44,29 +37,23 @@ type Claims struct {
 	NotBefore time.Time // nbf, whole seconds; zero when absent
 	ID        string    // jti: 128 random bits in base64url
 	Session   string    // sid: 128 random bits in base64url; empty when absent
+	// CertificateSHA256 is the member x5t#S256 of cnf (RFC 8705 section 3.1): the
+	// SHA-256 in base64url of the client certificate, in DER, on whose connections
+	// alone the token counts. Empty when absent.
+	CertificateSHA256 string
+	Actor             string // act.sub (RFC 8693 section 4.1): the API client that acts for Subject; empty when absent
 
 	// The operation (authorization_details, RFC 9396): the full method name and
 	// either the bound fields or, in their place, the digest of their canonical
-	// form. Fields is sorted by path.
+	// form. Fields is sorted by path. All are empty in a visit.
 	Method       string
 	Fields       []Field
 	FieldsSHA256 string
-}
 
-// The checks of the payload. SPEC.md defines each.
-const (
-	CheckPayloadJSON    Check = "payload.json"
-	CheckPayloadMembers Check = "payload.members"
-	CheckClaimIss       Check = "claim.iss"
-	CheckClaimAud       Check = "claim.aud"
-	CheckClaimSub       Check = "claim.sub"
-	CheckClaimIat       Check = "claim.iat"
-	CheckClaimExp       Check = "claim.exp"
-	CheckClaimNbf       Check = "claim.nbf"
-	CheckClaimJti       Check = "claim.jti"
-	CheckClaimSid       Check = "claim.sid"
-	CheckClaimDetails   Check = "claim.authorization_details"
-)
+	// Methods are the full names of the methods that a visit is for; nil in a
+	// handoff. A visit names no values.
+	Methods []string
+}
 
 // claimError is what a claim's reading found; decodeClaims makes it a Refusal.
 type claimError struct {
@@ -79,49 +66,70 @@ func (e *claimError) Error() string { return e.detail }
 // decodeClaims decodes a payload whose signature has verified. It checks each
 // claim's form and how they agree with each other; what depends on the verifier
 // (who, for whom, when) is the verifier's.
-func decodeClaims(payload string) (*Claims, error) {
+func decodeClaims(kind Kind, payload string) (*Claims, error) {
+	if c := cutClaims(kind, payload); c != nil {
+		return c, nil
+	}
+	return parseClaims(kind, payload)
+}
+
+// parseClaims reads a payload in any spelling.
+func parseClaims(kind Kind, payload string) (*Claims, error) {
 	var c Claims
 	err := strictjson.Read(payload, func(r *strictjson.Reader) error {
 		return r.Object(func(name string) (err error) {
 			switch name {
 			case "iss":
-				c.Issuer, err = readText(r, CheckClaimIss, isName)
+				c.Issuer, err = readText(r, "claim.iss", isName)
 			case "aud":
-				c.Audience, err = readText(r, CheckClaimAud, isName)
+				c.Audience, err = readText(r, "claim.aud", isName)
 			case "sub":
-				c.Subject, err = readText(r, CheckClaimSub, isName)
+				c.Subject, err = readText(r, "claim.sub", isName)
 			case "iat":
-				c.IssuedAt, err = readSeconds(r, CheckClaimIat)
+				c.IssuedAt, err = readSeconds(r, "claim.iat")
 			case "exp":
-				c.Expires, err = readSeconds(r, CheckClaimExp)
+				c.Expires, err = readSeconds(r, "claim.exp")
 			case "nbf":
-				c.NotBefore, err = readSeconds(r, CheckClaimNbf)
+				c.NotBefore, err = readSeconds(r, "claim.nbf")
 			case "jti":
-				c.ID, err = readText(r, CheckClaimJti, isRandom128)
+				c.ID, err = readText(r, "claim.jti", isRandom128)
 			case "sid":
-				c.Session, err = readText(r, CheckClaimSid, isRandom128)
+				c.Session, err = readText(r, "claim.sid", isRandom128)
+			case "cnf":
+				c.CertificateSHA256, err = readConfirmation(r)
+			case "act":
+				err = c.readActor(r)
 			case "authorization_details":
-				err = c.readDetails(r)
+				if kind == KindVisit {
+					err = c.readVisit(r)
+				} else {
+					err = c.readDetails(r)
+				}
 			default:
-				err = &claimError{CheckPayloadMembers, "a claim that the profile does not have"}
+				err = &claimError{"payload.members", "a claim that the profile does not have"}
 			}
 			return err
 		})
 	})
 	if err == nil {
-		err = c.complete()
+		err = c.complete(kind)
 	}
-	if err == nil {
-		return &c, nil
+	if err != nil {
+		return nil, refusedPayload(err)
 	}
-	refusal := &Refusal{Reason: ReasonClaimsInvalid, Check: CheckPayloadJSON, Detail: "the payload is not strict JSON"}
+	return &c, nil
+}
+
+// refusedPayload says which check an error of reading the payload failed.
+func refusedPayload(err error) *Refusal {
+	refusal := &Refusal{Reason: ReasonClaimsInvalid, Check: "payload.json", Detail: "the payload is not strict JSON"}
 	var claim *claimError
 	if errors.As(err, &claim) {
 		refusal.Check, refusal.Detail = claim.check, claim.detail
 	} else if errors.Is(err, strictjson.ErrType) {
 		refusal.Detail = "the payload is not an object"
 	}
-	return nil, refusal
+	return refusal
 }
 
 // readSeconds reads a NumericDate (RFC 7519 section 2) in whole seconds.
@@ -148,6 +156,28 @@ func readText(r *strictjson.Reader, check Check, valid func(string) bool) (strin
 	return s, nil
 }
 
+// readConfirmation reads cnf (RFC 7800 section 3.1), whose one member is x5t#S256.
+func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
+	const check = "claim.cnf"
+	err = r.Object(func(name string) (err error) {
+		if name != "x5t#S256" {
+			return &claimError{check, "a member that the profile does not have"}
+		}
+		thumbprint, err = readText(r, check, isThumbprint)
+		return err
+	})
+	var claim *claimError
+	switch {
+	case errors.As(err, &claim):
+		return "", err
+	case err != nil:
+		return "", within(check, err)
+	case thumbprint == "":
+		return "", &claimError{check, "x5t#S256 is missing"}
+	}
+	return thumbprint, nil
+}
+
 // within places an error of the reader at a claim; bad syntax is the payload's.
 func within(check Check, err error) error {
 	if errors.Is(err, strictjson.ErrSyntax) {
@@ -156,46 +186,62 @@ func within(check Check, err error) error {
 	return &claimError{check, err.Error()}
 }
 
+// readActor reads act: exactly who acts. It names no chain of actors.
+func (c *Claims) readActor(r *strictjson.Reader) error {
+	const check = "claim.act"
+	err := r.Object(func(name string) (err error) {
+		if name != "sub" {
+			return &claimError{check, "a member that the profile does not have"}
+		}
+		c.Actor, err = readText(r, check, isName)
+		return err
+	})
+	var claim *claimError
+	switch {
+	case errors.As(err, &claim):
+		return err
+	case err != nil:
+		return within(check, err)
+	case c.Actor == "":
+		return &claimError{check, "sub is missing"}
+	}
+	return nil
+}
+
 // readDetails reads authorization_details: an array of exactly one grpc_call.
 func (c *Claims) readDetails(r *strictjson.Reader) error {
-	const check = CheckClaimDetails
+	const check = "claim.authorization_details"
 	var kind string
 	var hasFields, hasDigest bool
 	elements := 0
-	err := r.Array(func(index int) error {
+	member := func(name string) (err error) {
+		switch name {
+		case "type":
+			kind, err = r.String()
+		case "actions":
+			err = c.readAction(r, check)
+		case "fields":
+			hasFields = true
+			err = c.readFields(r)
+		case "fields_sha256":
+			hasDigest = true
+			c.FieldsSHA256, err = r.String()
+		default:
+			err = &claimError{check, "a member that the profile does not have"}
+		}
+		return err
+	}
+	err := r.Array(func(int) error {
 		if elements++; elements > 1 {
 			return &claimError{check, "more than one element"}
 		}
-		return r.Object(func(name string) (err error) {
-			switch name {
-			case "type":
-				kind, err = r.String()
-			case "actions":
-				err = r.Array(func(index int) (err error) {
-					if index > 0 {
-						return &claimError{check, "more than one action"}
-					}
-					c.Method, err = r.String()
-					return err
-				})
-			case "fields":
-				hasFields = true
-				err = c.readFields(r)
-			case "fields_sha256":
-				hasDigest = true
-				c.FieldsSHA256, err = r.String()
-			default:
-				err = &claimError{check, "a member that the profile does not have"}
-			}
-			return err
-		})
+		return r.Object(member)
 	})
+	var claim *claimError
 	switch {
+	case errors.As(err, &claim):
+		return err
 	case err != nil:
-		var claim *claimError
-		if errors.As(err, &claim) {
-			return err
-		}
 		return within(check, err)
 	case elements != 1:
 		return &claimError{check, "not exactly one element"}
@@ -212,6 +258,17 @@ func (c *Claims) readDetails(r *strictjson.Reader) error {
 	return nil
 }
 
+// readAction reads actions, which names the one method.
+func (c *Claims) readAction(r *strictjson.Reader, check Check) error {
+	return r.Array(func(index int) (err error) {
+		if index > 0 {
+			return &claimError{check, "more than one action"}
+		}
+		c.Method, err = r.String()
+		return err
+	})
+}
+
 const detailsType = "grpc_call"
 
 // readFields reads the member fields, and no further than its canonical form may
@@ -221,14 +278,14 @@ func (c *Claims) readFields(r *strictjson.Reader) error {
 	c.Fields = make([]Field, 0, 8)
 	return r.Object(func(path string) error {
 		if len(c.Fields) == maxInlineNumber {
-			return &claimError{CheckClaimDetails, "more than 64 fields: fields_sha256 replaces them"}
+			return &claimError{"claim.authorization_details", "more than 64 fields: fields_sha256 replaces them"}
 		}
 		value, err := r.String()
 		if err != nil {
 			return err
 		}
 		if size += canonicalSize(path) + len(":") + canonicalSize(value) + len(","); size > maxInlineFields {
-			return &claimError{CheckClaimDetails, "fields has more than 1024 bytes: fields_sha256 replaces it"}
+			return &claimError{"claim.authorization_details", "fields has more than 1024 bytes: fields_sha256 replaces it"}
 		}
 		c.Fields = append(c.Fields, Field{Path: path, Value: value})
 		return nil
@@ -236,18 +293,19 @@ func (c *Claims) readFields(r *strictjson.Reader) error {
 }
 
 // complete checks that no required claim is missing and that the times agree.
-func (c *Claims) complete() error {
+func (c *Claims) complete(kind Kind) error {
 	for _, required := range [...]struct {
 		check   Check
 		missing bool
 	}{
-		{CheckClaimIss, c.Issuer == ""},
-		{CheckClaimAud, c.Audience == ""},
-		{CheckClaimSub, c.Subject == ""},
-		{CheckClaimIat, c.IssuedAt.IsZero()},
-		{CheckClaimExp, c.Expires.IsZero()},
-		{CheckClaimJti, c.ID == ""},
-		{CheckClaimDetails, c.Method == ""},
+		{"claim.iss", c.Issuer == ""},
+		{"claim.aud", c.Audience == ""},
+		{"claim.sub", c.Subject == ""},
+		{"claim.iat", c.IssuedAt.IsZero()},
+		{"claim.exp", c.Expires.IsZero()},
+		{"claim.jti", c.ID == ""},
+		{"claim.sid", c.Session == "" && kind == KindVisit},
+		{"claim.authorization_details", c.Method == "" && c.Methods == nil},
 	} {
 		if required.missing {
 			return &claimError{required.check, "missing"}
@@ -255,30 +313,33 @@ func (c *Claims) complete() error {
 	}
 	switch {
 	case !c.Expires.After(c.IssuedAt):
-		return &claimError{CheckClaimExp, "not after iat"}
+		return &claimError{"claim.exp", "not after iat"}
 	case !c.NotBefore.IsZero() && !c.NotBefore.Before(c.Expires):
-		return &claimError{CheckClaimNbf, "not before exp"}
+		return &claimError{"claim.nbf", "not before exp"}
 	}
 	return nil
 }
 
 // encode returns the payload. The claims are complete and in form.
-func (c *Claims) encode() []byte {
-	b := make([]byte, 0, 1024)
+func (c *Claims) encode() []byte { return c.append(make([]byte, 0, 1024)) }
+
+// append appends what encode returns.
+func (c *Claims) append(b []byte) []byte {
+	begin := func(name string) {
+		b = append(append(b, `,"`...), name...)
+		b = append(b, `":`...)
+	}
 	member := func(name, value string) {
-		b = append(b, ',', '"')
-		b = append(b, name...)
-		b = append(b, '"', ':')
+		begin(name)
 		b, _ = jsontext.AppendQuote(b, value) // values are valid UTF-8: Operation.normal and isName see to it
 	}
 	number := func(name string, at time.Time) {
-		b = append(b, ',', '"')
-		b = append(b, name...)
-		b = append(b, '"', ':')
+		begin(name)
 		b = strconv.AppendInt(b, at.Unix(), 10)
 	}
+	start := len(b)
 	member("iss", c.Issuer)
-	b[0] = '{'
+	b[start] = '{'
 	member("aud", c.Audience)
 	member("sub", c.Subject)
 	number("iat", c.IssuedAt)
@@ -289,6 +350,18 @@ func (c *Claims) encode() []byte {
 	member("jti", c.ID)
 	if c.Session != "" {
 		member("sid", c.Session)
+	}
+	if c.CertificateSHA256 != "" {
+		b = append(append(b, `,"cnf":{"x5t#S256":"`...), c.CertificateSHA256...)
+		b = append(b, `"}`...)
+	}
+	if c.Actor != "" {
+		b = append(b, `,"act":{"sub":`...)
+		b, _ = jsontext.AppendQuote(b, c.Actor)
+		b = append(b, '}')
+	}
+	if c.Methods != nil {
+		return appendVisit(b, c.Methods)
 	}
 	b = append(b, `,"authorization_details":[{"type":"`+detailsType+`","actions":[`...)
 	b, _ = jsontext.AppendQuote(b, c.Method)
@@ -341,12 +414,4 @@ func isDotted(s string) bool {
 		}
 	}
 	return !begins
-}
-
-// checkName is isName for settings and parameters.
-func checkName(what, s string) error {
-	if !isName(s) {
-		return fmt.Errorf("%s must be 1 to %d visible ASCII characters without space, quote or backslash", what, maxName)
-	}
-	return nil
 }

@@ -12,8 +12,8 @@
 //
 // # Verifying
 //
-// Trust shows in the types. A raw string becomes a *Verified by Verify alone,
-// which has no side effect, and a *Verified becomes a *Grant by Redeem alone,
+// Trust shows in the types. A raw string becomes a *Verified only by Verify,
+// which has no side effect, and a *Verified becomes a *Grant only by Redeem,
 // which spends it. There are two steps because a stream sees the token before
 // the request. package handoffgrpc makes both for a gRPC server.
 //

@@ -29,11 +29,12 @@ func fuzzBench(t testing.TB) (*bench, forge.Token) {
 	}
 	b := &bench{key: &forge.Key{Algorithm: handoff.EdDSA, Private: private, Public: public}, store: &recorder{}, now: now}
 	b.verifier, err = handoff.NewVerifier(handoff.VerifierConfig{
-		Audience: billing, Issuers: map[string]handoff.KeySource{shop: keys{public}}, Store: b.store, Now: b.clock,
+		Audience: billing, Issuers: map[string]handoff.KeySource{shop: following{keys: keys{public}}}, Store: b.store, Now: b.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.prepare(t)
 	return b, b.good().WithClaim("jti", forge.Quote(fuzzID)).WithClaim("sid", forge.Quote(fuzzID))
 }
 
@@ -42,7 +43,7 @@ func fuzzBench(t testing.TB) (*bench, forge.Token) {
 // what they say.
 func (b *bench) judged(t *testing.T, raw string) {
 	t.Helper()
-	verified, err := b.verifier.Verify(t.Context(), raw)
+	verified, err := b.verifier.VerifyAny(t.Context(), raw, &client)
 	if err == nil {
 		judge{b.key, b.now}.agree(t, raw, verified)
 		return
@@ -80,14 +81,22 @@ func FuzzHeader(f *testing.F) {
 func FuzzPayload(f *testing.F) {
 	b, good := fuzzBench(f)
 	f.Add(good.Payload.String())
+	f.Add(bound(good).Payload.String())
 	for _, raw := range hostile(good) {
 		addPart(f, raw, 1)
+	}
+	visit := b.visit()
+	f.Add(visit.Payload.String())
+	for _, attack := range forge.VisitAttacks() {
+		addPart(f, attack.Forge(visit), 1)
 	}
 	for _, text := range jsonTestSuite(f) {
 		f.Add(text)
 	}
-	header := good.Header.String()
-	f.Fuzz(func(t *testing.T, payload string) { b.judged(t, good.Text(header, payload)) })
+	f.Fuzz(func(t *testing.T, payload string) {
+		b.judged(t, good.Text(good.Header.String(), payload))
+		b.judged(t, good.Text(visit.Header.String(), payload))
+	})
 }
 
 func FuzzCompact(f *testing.F) {

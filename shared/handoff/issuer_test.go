@@ -129,7 +129,7 @@ func fieldsOf(t testing.TB, raw string) (fields, digest string) {
 	return fields, digest
 }
 
-// Fields stand in the token in canonical form, whatever order they came in.
+// Fields stand in the token in canonical form, in whichever order they came.
 func TestIssueFieldsAreCanonical(t *testing.T) {
 	b := newBench(t, handoff.EdDSA)
 	p := params()
@@ -181,7 +181,7 @@ func TestIssueManyFields(t *testing.T) {
 			t.Errorf("%d fields in the token: %v", n, err)
 		}
 		if n > 64 {
-			if got := refusal(t, err); got.Check != handoff.CheckClaimDetails {
+			if got := refusal(t, err); got.Check != "claim.authorization_details" {
 				t.Errorf("%d fields in the token: %v", n, got)
 			}
 		}
@@ -211,7 +211,7 @@ func TestIssueDigest(t *testing.T) {
 			t.Errorf("%d bytes in the token: %v", size, err)
 		}
 		if size > 1024 {
-			if got := refusal(t, err); got.Check != handoff.CheckClaimDetails {
+			if got := refusal(t, err); got.Check != "claim.authorization_details" {
 				t.Errorf("%d bytes in the token: %v", size, got)
 			}
 		}
@@ -299,10 +299,19 @@ func TestNewIssuerRefuses(t *testing.T) {
 	} {
 		config := handoff.IssuerConfig{Issuer: shop, Key: signer{b.key}}
 		spoil(&config)
-		if issuer, err := handoff.NewIssuer(config); err == nil || issuer != nil || !strings.HasPrefix(err.Error(), strings.TrimSpace(name)) {
+		if issuer, err := handoff.NewIssuer(config); err == nil || issuer != nil || refusedField(err) != "handoff."+strings.TrimSpace(name) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 	}
+}
+
+// refusedField is the field that a *ConfigError names, or empty.
+func refusedField(err error) string {
+	var config *handoff.ConfigError
+	if !errors.As(err, &config) || config.Problem == "" || !strings.HasPrefix(err.Error(), config.Field+" "+config.Problem) {
+		return ""
+	}
+	return config.Field
 }
 
 func TestIssueRefuses(t *testing.T) {
@@ -338,7 +347,7 @@ func TestIssueRefuses(t *testing.T) {
 	} {
 		p := params()
 		spoil(&p)
-		if raw, claims, err := issuer.Issue(t.Context(), p); err == nil || raw != "" || claims != nil || !strings.HasPrefix(err.Error(), strings.TrimSpace(name)) {
+		if raw, claims, err := issuer.Issue(t.Context(), p); err == nil || raw != "" || claims != nil || refusedField(err) != "handoff."+strings.TrimSpace(name) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 	}
@@ -400,10 +409,10 @@ func TestIssueWithAFailingSigner(t *testing.T) {
 	}
 }
 
-// E11: ids are 128 random bits. A hundred thousand of them are distinct, and each
+// E11: ids are 128 random bits. Twenty thousand of them are distinct, and each
 // bit is set in about half.
 func TestE11IDs(t *testing.T) {
-	const n = 100_000
+	const n = 20_000
 	seen := make(map[string]bool, n)
 	var set [128]int
 	for range n {
@@ -422,7 +431,7 @@ func TestE11IDs(t *testing.T) {
 		t.Errorf("%d of %d ids are distinct", len(seen), n)
 	}
 	for i, ones := range set {
-		if ones < n/2-2000 || ones > n/2+2000 { // more than 12 standard deviations
+		if ones < n/2-900 || ones > n/2+900 { // more than 12 standard deviations
 			t.Errorf("bit %d is set in %d of %d", i, ones, n)
 		}
 	}

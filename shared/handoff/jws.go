@@ -13,7 +13,9 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/handoff-auth/handoff/shared/internal/prepared"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -35,8 +37,12 @@ const (
 func Algorithms() []Algorithm { return []Algorithm{EdDSA, ES256, ES384, PS256, RS256} }
 
 // verify reports whether signature is the key's over input. It is the one table
-// of algorithms: what is not in it does not verify.
+// of algorithms: what is not in it does not verify. What is prepared of a key gives
+// the same verdict as its row.
 func (k Key) verify(input, signature []byte) bool {
+	if k.prepared != nil {
+		return k.prepared.Verify(input, signature)
+	}
 	switch k.algorithm {
 	case EdDSA:
 		return ed25519.Verify(k.public.(ed25519.PublicKey), input, signature)
@@ -67,21 +73,6 @@ func verifyECDSA(public *ecdsa.PublicKey, digest, signature []byte, size int) bo
 	return ecdsa.Verify(public, digest, r, s)
 }
 
-// The checks before and with the signature. SPEC.md defines each.
-const (
-	CheckTokenLength    Check = "token.length"
-	CheckTokenParts     Check = "token.parts"
-	CheckTokenBase64URL Check = "token.base64url"
-	CheckHeaderJSON     Check = "header.json"
-	CheckHeaderMembers  Check = "header.members"
-	CheckHeaderAlg      Check = "header.alg"
-	CheckHeaderTyp      Check = "header.typ"
-	CheckHeaderKid      Check = "header.kid"
-	CheckKeyUnknown     Check = "key.unknown"
-	CheckKeyAlg         Check = "key.alg"
-	CheckSignature      Check = "signature"
-)
-
 // Profile is one kind of JWT in this project: each has its own `typ`, so that
 // none can be taken for another (RFC 8725 section 3.11).
 type Profile struct {
@@ -99,38 +90,79 @@ type Profile struct {
 // *Refusal; until the signature has verified its Reason is TOKEN_INVALID, or
 // TRUST_STALE when keys cannot tell.
 func (p Profile) Open(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
-	return p.open(ctx, raw, func(ctx context.Context, kid string, _ Algorithm) (Key, error) { return keys.Key(ctx, kid) })
+	opened, err := open(ctx, raw, p.MaxLength, typs{p.Typ}, func(ctx context.Context, h header, _ string) (Key, error) { return keys.Key(ctx, h.kid) })
+	return opened.payload, opened.key, err
 }
 
-// open is Open with a key that is found by its kid and its algorithm.
-func (p Profile) open(ctx context.Context, raw string, find func(context.Context, string, Algorithm) (Key, error)) (string, Key, error) {
-	if len(raw) > p.MaxLength {
-		return "", Key{}, invalid(CheckTokenLength)
+// Opener is Profile.Open for who opens many tokens: what is prepared of the keys that
+// sign often makes their signatures cheaper to check. Its memory is bounded. It is safe
+// for concurrent use.
+type Opener struct {
+	profile  Profile
+	prepared *prepared.Cache
+}
+
+// Opener returns one of the profile, which reads the time from now.
+func (p Profile) Opener(now func() time.Time) *Opener {
+	return &Opener{p, prepared.NewCache(now)}
+}
+
+// Open is Profile.Open.
+func (o *Opener) Open(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+	find := func(ctx context.Context, h header, _ string) (Key, error) {
+		key, err := keys.Key(ctx, h.kid)
+		if err == nil {
+			key.prepared = o.prepared.Get(key.id)
+		}
+		return key, err
+	}
+	opened, err := open(ctx, raw, o.profile.MaxLength, typs{o.profile.Typ}, find)
+	if err != nil {
+		return "", Key{}, err
+	}
+	key = opened.key
+	key.prepared = nil // as it came
+	o.prepared.Used(key.id, key.public)
+	return opened.payload, key, nil
+}
+
+// opened is a compact JWS whose signature has verified.
+type opened struct {
+	payload string
+	key     Key
+	typ     string
+}
+
+// open is Profile.Open of one of some kinds, with a key that is found by the header,
+// and with a hint from the encoded payload, which nothing has verified yet.
+func open(ctx context.Context, raw string, most int, of typs, find func(ctx context.Context, h header, payload string) (Key, error)) (opened, error) {
+	if len(raw) > most {
+		return opened{}, invalid("token.length")
 	}
 	jws, err := split(raw)
 	if err != nil {
-		return "", Key{}, err
+		return opened{}, err
 	}
-	h, err := p.readHeader(jws)
+	h, err := of.readHeader(jws)
 	if err != nil {
-		return "", Key{}, err
+		return opened{}, err
 	}
-	key, err := find(ctx, h.kid, h.alg)
+	key, err := find(ctx, h, jws.payload)
 	switch {
 	case errors.Is(err, ErrKeyUnknown):
-		return "", Key{}, invalid(CheckKeyUnknown)
+		return opened{}, invalid("key.unknown")
 	case err != nil:
-		return "", Key{}, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+		return opened{}, &Refusal{Reason: ReasonTrustStale, Check: "verify.trust", Err: err}
 	case key.id != h.kid:
-		return "", Key{}, invalid(CheckKeyUnknown)
+		return opened{}, invalid("key.unknown")
 	case key.algorithm != h.alg:
-		return "", Key{}, invalid(CheckKeyAlg)
+		return opened{}, invalid("key.alg")
 	}
 	payload, err := jws.verify(key)
 	if err != nil {
-		return "", Key{}, err
+		return opened{}, err
 	}
-	return payload, key, nil
+	return opened{payload, key, h.typ}, nil
 }
 
 // maxHeader is the longest encoded header that is read, in bytes: what a stranger
@@ -148,13 +180,13 @@ func split(raw string) (compact, error) {
 	header, rest, ok := strings.Cut(raw, ".")
 	payload, signature, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 || header == "" || payload == "" || signature == "" || strings.IndexByte(signature, '.') >= 0 {
-		return compact{}, invalid(CheckTokenParts)
+		return compact{}, invalid("token.parts")
 	}
 	if len(header) > maxHeader {
-		return compact{}, invalid(CheckTokenLength)
+		return compact{}, invalid("token.length")
 	}
 	if !isBase64URL(header) || !isBase64URL(payload) || !isBase64URL(signature) {
-		return compact{}, invalid(CheckTokenBase64URL)
+		return compact{}, invalid("token.base64url")
 	}
 	return compact{raw[:len(header)+1+len(payload)], header, payload, signature}, nil
 }
@@ -165,14 +197,14 @@ func (c compact) verify(key Key) (payload string, err error) {
 	input := append(room[:0], c.input...)
 	signature, err := base64url.AppendDecode(input[len(input):], []byte(c.signature))
 	if err != nil {
-		return "", invalid(CheckTokenBase64URL)
+		return "", invalid("token.base64url")
 	}
 	if !key.verify(input, signature) {
-		return "", invalid(CheckSignature)
+		return "", invalid("signature")
 	}
 	decoded, err := base64url.AppendDecode(room[:0], []byte(c.payload))
 	if err != nil {
-		return "", invalid(CheckTokenBase64URL)
+		return "", invalid("token.base64url")
 	}
 	return string(decoded), nil
 }
@@ -243,20 +275,23 @@ type header struct {
 	typ, kid string
 }
 
+// typs are the values of `typ` that are taken in one place.
+type typs []string
+
 // readHeader reads and checks a protected header. Most are spelled as Seal spells
 // them; with values that pass the check, none of which has a quote or a
 // backslash, such a text can mean nothing else, and needs no parser.
-func (p Profile) readHeader(c compact) (header, error) {
+func (t typs) readHeader(c compact) (header, error) {
 	text, err := c.decodeHeader()
 	if err != nil {
 		return header{}, err
 	}
-	if h, ok := cutHeader(text); ok && p.checkHeader(h) == nil {
+	if h, ok := cutHeader(text); ok && t.checkHeader(h) == nil {
 		return h, nil
 	}
 	h, err := parseHeader(text)
 	if err == nil {
-		err = p.checkHeader(h)
+		err = t.checkHeader(h)
 	}
 	return h, err
 }
@@ -265,7 +300,7 @@ func (c compact) decodeHeader() (string, error) {
 	var room [256]byte
 	decoded, err := base64url.AppendDecode(room[:0], []byte(c.header))
 	if err != nil {
-		return "", invalid(CheckTokenBase64URL)
+		return "", invalid("token.base64url")
 	}
 	return string(decoded), nil
 }
@@ -301,23 +336,23 @@ func parseHeader(text string) (header, error) {
 	})
 	switch {
 	case errors.Is(err, strictjson.ErrSyntax):
-		return header{}, invalid(CheckHeaderJSON)
+		return header{}, invalid("header.json")
 	case err != nil:
-		return header{}, invalid(CheckHeaderMembers)
+		return header{}, invalid("header.members")
 	}
 	return header{Algorithm(alg), typ, kid}, nil
 }
 
 // checkHeader checks the members' values. None can be missing: an empty one is
 // refused.
-func (p Profile) checkHeader(h header) error {
+func (t typs) checkHeader(h header) error {
 	switch {
-	case h.typ != p.Typ || !isName(p.Typ):
-		return invalid(CheckHeaderTyp)
+	case !slices.Contains(t, h.typ) || !isName(h.typ):
+		return invalid("header.typ")
 	case !isThumbprint(h.kid):
-		return invalid(CheckHeaderKid)
+		return invalid("header.kid")
 	case !slices.Contains(Algorithms(), h.alg):
-		return invalid(CheckHeaderAlg)
+		return invalid("header.alg")
 	}
 	return nil
 }
@@ -335,15 +370,15 @@ func invalid(check Check) *Refusal {
 // checkDetails says what each check before the signature demands. The texts are
 // fixed: what an unauthenticated caller sent is never repeated.
 var checkDetails = map[Check]string{
-	CheckTokenLength:    "longer than the limit",
-	CheckTokenParts:     "not three non-empty parts",
-	CheckTokenBase64URL: "a part is not canonical base64url",
-	CheckHeaderJSON:     "the header is not strict JSON",
-	CheckHeaderMembers:  "the header is not exactly alg, typ and kid, each a string",
-	CheckHeaderAlg:      "alg is not one of the asymmetric algorithms of the profile",
-	CheckHeaderTyp:      "typ is not this kind of token's",
-	CheckHeaderKid:      "kid is not an RFC 7638 thumbprint",
-	CheckKeyUnknown:     "no trusted issuer lists the key",
-	CheckKeyAlg:         "alg is not the key's algorithm",
-	CheckSignature:      "the signature does not verify",
+	"token.length":    "longer than the limit",
+	"token.parts":     "not three non-empty parts",
+	"token.base64url": "a part is not canonical base64url",
+	"header.json":     "the header is not strict JSON",
+	"header.members":  "the header is not exactly alg, typ and kid, each a string",
+	"header.alg":      "alg is not one of the asymmetric algorithms of the profile",
+	"header.typ":      "typ is not this kind of token's",
+	"header.kid":      "kid is not an RFC 7638 thumbprint",
+	"key.unknown":     "no trusted issuer lists the key",
+	"key.alg":         "alg is not the key's algorithm",
+	"signature":       "the signature does not verify",
 }

@@ -44,7 +44,7 @@ func TestA03KeyListedWithTwoAlgorithms(t *testing.T) {
 				if err != nil {
 					t.Errorf("%s with %s: %v", issuer, algorithm, err)
 				}
-			} else if got := refusal(t, err); got.Check != handoff.CheckIssuer || got.Reason != handoff.ReasonIssuerMismatch {
+			} else if got := refusal(t, err); got.Check != "verify.iss" || got.Reason != handoff.ReasonIssuerMismatch {
 				t.Errorf("%s, which lists %s, with %s: %v", issuer, listed, algorithm, err)
 			}
 		}
@@ -94,13 +94,13 @@ func TestOpenKeySourceThatErrs(t *testing.T) {
 		check  handoff.Check
 	}{
 		{"the control", func(string) (handoff.Key, error) { return good.Public, nil }, ""},
-		{"another key", func(string) (handoff.Key, error) { return other.Public, nil }, handoff.CheckKeyUnknown},
-		{"the zero key", func(string) (handoff.Key, error) { return handoff.Key{}, nil }, handoff.CheckKeyUnknown},
-		{"unknown", func(string) (handoff.Key, error) { return handoff.Key{}, handoff.ErrKeyUnknown }, handoff.CheckKeyUnknown},
-		{"unknown, with the key", func(string) (handoff.Key, error) { return good.Public, handoff.ErrKeyUnknown }, handoff.CheckKeyUnknown},
-		{"an error, with the key", func(string) (handoff.Key, error) { return good.Public, errors.New("stale") }, handoff.CheckTrust},
+		{"another key", func(string) (handoff.Key, error) { return other.Public, nil }, "key.unknown"},
+		{"the zero key", func(string) (handoff.Key, error) { return handoff.Key{}, nil }, "key.unknown"},
+		{"unknown", func(string) (handoff.Key, error) { return handoff.Key{}, handoff.ErrKeyUnknown }, "key.unknown"},
+		{"unknown, with the key", func(string) (handoff.Key, error) { return good.Public, handoff.ErrKeyUnknown }, "key.unknown"},
+		{"an error, with the key", func(string) (handoff.Key, error) { return good.Public, errors.New("stale") }, "verify.trust"},
 	} {
-		payload, key, err := handoff.TokenProfile().Open(t.Context(), raw, test.source)
+		payload, key, err := handoff.KindHandoff.Profile().Open(t.Context(), raw, test.source)
 		if test.check == "" {
 			if err != nil || key.ID() != good.Public.ID() || payload == "" {
 				t.Errorf("%s: %v", test.name, err)
@@ -159,10 +159,10 @@ func TestB09LongHeader(t *testing.T) {
 	for _, test := range []struct {
 		bytes int
 		want  handoff.Check
-	}{{1536, ""}, {1537, handoff.CheckTokenLength}} {
+	}{{1536, ""}, {1537, "token.length"}} {
 		long := header + strings.Repeat(" ", test.bytes-len(header))
 		raw := good.Text(long, good.Payload.String())
-		_, _, err := handoff.TokenProfile().Open(t.Context(), raw, keys{key.Public})
+		_, _, err := handoff.KindHandoff.Profile().Open(t.Context(), raw, keys{key.Public})
 		if test.want == "" && err != nil || test.want != "" && refusal(t, err).Check != test.want {
 			t.Errorf("a header of %d bytes: %v, want %q", test.bytes, err, test.want)
 		}
@@ -183,7 +183,7 @@ func TestB09LongestToken(t *testing.T) {
 			raw := good.Signed(input)
 			lengths[len(raw)] = true
 			_, err := b.verifier.Verify(t.Context(), raw)
-			if len(raw) <= 4096 && err != nil || len(raw) > 4096 && refusal(t, err).Check != handoff.CheckTokenLength {
+			if len(raw) <= 4096 && err != nil || len(raw) > 4096 && refusal(t, err).Check != "token.length" {
 				t.Errorf("a token of %d bytes: %v", len(raw), err)
 			}
 		}

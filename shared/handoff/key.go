@@ -13,23 +13,29 @@ import (
 	"math/big"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/handoff-auth/handoff/shared/internal/prepared"
 )
 
 // Key is a vetted public key that verifies one algorithm. Its id is the RFC 7638
-// SHA-256 thumbprint, so that one id is one key, whoever lists it. The zero Key
+// SHA-256 thumbprint, so that one id is one key, in every list. The zero Key
 // verifies nothing. A Key is immutable and safe for concurrent use.
 type Key struct {
 	_           [0]func() // two keys are the same by ID; == does not compile
 	id          string
 	algorithm   Algorithm
 	public      crypto.PublicKey
-	revocations Revocations // nil: nothing that it has signed can be taken back
+	prepared    *prepared.Key // nil: the standard library checks
+	revocations Revocations   // nil: nothing that it has signed can be taken back
 }
 
 // KeySource is where a verifier finds the keys of one issuer. Implementations
 // are safe for concurrent use, answer from memory, and never fetch on behalf of
 // a token. A source that knows what its issuer has taken back returns keys that
-// carry it: see Key.WithRevocations.
+// carry it: see Key.WithRevocations. A source that also has a method Keys() []Key,
+// which returns the keys that may sign handoffs now, and none while it cannot tell, is
+// not asked in vain: a verifier with many issuers then refuses a key that nobody lists
+// in one look.
 type KeySource interface {
 	// Key returns the key with this id if it may sign handoffs now, and
 	// ErrKeyUnknown if it may not. Any other error means that the source cannot
@@ -93,7 +99,7 @@ func vet(algorithm Algorithm, public crypto.PublicKey) error {
 	switch public := public.(type) {
 	case ed25519.PublicKey:
 		if algorithm != EdDSA {
-			return errors.New("an Ed25519 key verifies EdDSA alone")
+			return errors.New("an Ed25519 key verifies only EdDSA")
 		}
 		if !isCanonicalPoint(public) {
 			return errors.New("not the one encoding of a point")
@@ -111,7 +117,7 @@ func vet(algorithm Algorithm, public crypto.PublicKey) error {
 		return err
 	case *rsa.PublicKey:
 		if algorithm != RS256 && algorithm != PS256 {
-			return errors.New("an RSA key verifies RS256 or PS256 alone")
+			return errors.New("an RSA key verifies only RS256 or PS256")
 		}
 		return vetModulus(public)
 	}

@@ -78,7 +78,7 @@ func TestZeroKey(t *testing.T) {
 	if key := (handoff.Key{}); key.ID() != "" || key.Algorithm() != "" || key.Public() != nil {
 		t.Errorf("the zero Key is %v", key)
 	}
-	if raw, err := handoff.TokenProfile().Seal(t.Context(), []byte("{}"), signer{&forge.Key{}}); err == nil || raw != "" {
+	if raw, err := handoff.KindHandoff.Profile().Seal(t.Context(), []byte("{}"), signer{&forge.Key{}}); err == nil || raw != "" {
 		t.Errorf("a signer without a public key seals %q", raw)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/handoff-auth/handoff/shared/assertion"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/internal/forge"
 	"github.com/handoff-auth/handoff/shared/trust"
@@ -31,7 +32,9 @@ type kind struct {
 
 var kinds = []kind{
 	{"handoff+jwt", makeToken, takeToken},
+	{"handoff-visit+jwt", makeVisit, takeVisit},
 	{"handoff-trust+jwt", makeList, takeList},
+	{"client-authentication+jwt", makeAssertion, takeAssertion},
 	{"handoff-proof+jwt", makeProof, takeProof}, // signkey's, of a key to itself
 }
 
@@ -44,7 +47,7 @@ func TestA17Matrix(t *testing.T) {
 		for _, taken := range kinds {
 			want := handoff.Check("")
 			if made.typ != taken.typ {
-				want = handoff.CheckHeaderTyp
+				want = "header.typ"
 			}
 			if got := taken.take(t, key, raw); got != want {
 				t.Errorf("a %s offered as a %s: refused by %q, want %q", made.typ, taken.typ, got, want)
@@ -53,11 +56,11 @@ func TestA17Matrix(t *testing.T) {
 	}
 	good := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: operation, IssuedAt: now})
 	for _, typ := range []string{
-		"JWT", "at+jwt", "id_token+jwt", "client-authentication+jwt", "dpop+jwt", "secevent+jwt", "logout+jwt", "oauth-authz-req+jwt",
+		"JWT", "at+jwt", "id_token+jwt", "client-authentication+JWT", "dpop+jwt", "secevent+jwt", "logout+jwt", "oauth-authz-req+jwt",
 		"token-introspection+jwt", "kb+jwt", "application/handoff+jwt", "HANDOFF+JWT", "handoff-trust+JWT", "handoff",
 	} {
 		for _, taken := range kinds {
-			if got := taken.take(t, key, good.WithHeader("typ", forge.Quote(typ)).Compact()); got != handoff.CheckHeaderTyp {
+			if got := taken.take(t, key, good.WithHeader("typ", forge.Quote(typ)).Compact()); got != "header.typ" {
 				t.Errorf("a %s offered as a %s: refused by %q", typ, taken.typ, got)
 			}
 		}
@@ -77,14 +80,38 @@ func makeToken(t *testing.T, key *forge.Key) string {
 }
 
 func takeToken(t *testing.T, key *forge.Key, raw string) handoff.Check {
+	_, err := trusting(t, key).Verify(t.Context(), raw)
+	return checkOf(t, err)
+}
+
+func makeVisit(t *testing.T, key *forge.Key) string {
+	issuer, err := handoff.NewIssuer(handoff.IssuerConfig{Issuer: shop, Key: signer{key}, MaxVisitLifetime: time.Hour, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _, err := issuer.Issue(t.Context(), visitParams())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func takeVisit(t *testing.T, key *forge.Key, raw string) handoff.Check {
+	_, err := trusting(t, key).VerifyVisit(t.Context(), raw)
+	return checkOf(t, err)
+}
+
+// trusting returns billing's verifier, which follows a trust list of shop with one key.
+func trusting(t *testing.T, key *forge.Key) *handoff.Verifier {
+	t.Helper()
 	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
-		Audience: billing, Issuers: map[string]handoff.KeySource{shop: keys{key.Public}}, Store: &recorder{}, Now: func() time.Time { return now },
+		Audience: billing, Issuers: map[string]handoff.KeySource{shop: following{keys: keys{key.Public}}}, Store: &recorder{},
+		Now: func() time.Time { return now },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = verifier.Verify(t.Context(), raw)
-	return checkOf(t, err)
+	return verifier
 }
 
 func checkOf(t *testing.T, err error) handoff.Check {
@@ -115,14 +142,15 @@ func makeList(t *testing.T, key *forge.Key) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(string(raw))
+	statement, _, _ := strings.Cut(string(raw), "\n")
+	return statement
 }
 
 // feed brings one text.
 type feed string
 
-func (f feed) Follow(ctx context.Context, deliver func(raw string) error) error {
-	if err := deliver(string(f)); err != nil {
+func (f feed) Follow(ctx context.Context, _ string, deliver func(string, trust.Fetch) error) error {
+	if err := deliver(string(f), trust.Given("")); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -154,6 +182,28 @@ func takeList(t *testing.T, key *forge.Key, raw string) handoff.Check {
 		t.Errorf("the list is refused as %q", event.Fault)
 	}
 	return event.Check
+}
+
+func makeAssertion(t *testing.T, key *forge.Key) string {
+	raw, err := assertion.Sign(t.Context(), signer{key}, assertion.Params{Client: "c-1", Audience: shop, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// owner is a client that has one key.
+type owner struct{ key handoff.Key }
+
+func (o owner) Client(context.Context, string) (string, handoff.Key, error) { return "c-1", o.key, nil }
+
+func takeAssertion(t *testing.T, key *forge.Key, raw string) handoff.Check {
+	verifier, err := assertion.NewVerifier(assertion.VerifierConfig{Audience: shop, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = verifier.Verify(t.Context(), raw, owner{key.Public})
+	return checkOf(t, err)
 }
 
 func makeProof(t *testing.T, key *forge.Key) string {
@@ -212,7 +262,7 @@ func source(t *testing.T, look func(name string, file *ast.File)) {
 			return err
 		case entry.IsDir():
 			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil || strings.HasPrefix(entry.Name(), ".") ||
-				entry.Name() == "testdata" || entry.Name() == "forge" || strings.HasSuffix(entry.Name(), "test") {
+				entry.Name() == "testdata" || entry.Name() == "forge" || entry.Name() == "harness" || strings.HasSuffix(entry.Name(), "test") {
 				return fs.SkipDir
 			}
 			return nil

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -43,6 +44,9 @@ func newMutator(key *forge.Key, seed uint64, resigned int) *mutator {
 		good.WithoutClaim("sid").WithDetails(digest).Fresh(),
 		good.WithDetails(forge.Details(handoff.Operation{Method: pay})).Fresh(),
 		good.WithClaim("iat", fmt.Sprint(now.Unix()-200)).Fresh(),
+		bound(good).Fresh(),
+		good.WithHeader("typ", `"handoff-visit+jwt"`).WithDetails(forge.VisitDetails(pay, "/billing.v1.Billing/Get")).Fresh(),
+		good.WithHeader("typ", `"handoff-visit+jwt"`).WithDetails(forge.VisitDetails(pay)).WithClaim("exp", fmt.Sprint(now.Unix()+3600)).Fresh(),
 	}
 	for _, good := range m.goods {
 		m.texts = append(m.texts, good.Compact())
@@ -63,9 +67,14 @@ func (m *mutator) next() mutant {
 	good, text := m.goods[i], m.texts[i]
 	header, payload := good.Header.String(), good.Payload.String()
 	if m.IntN(1000) < m.resigned {
-		if m.IntN(3) == 0 {
+		switch roll := m.IntN(24); {
+		case roll < 8:
 			header = m.json(header)
-		} else {
+		case roll < 9: // a time by itself: few other changes leave all before it right
+			payload = good.WithClaim(pick(m, []string{"iat", "nbf", "exp"}), pick(m, m.times)).Payload.String()
+		case roll < 10:
+			header = good.WithHeader("alg", strconv.Quote(string(pick(m, handoff.Algorithms())))).Header.String()
+		default:
 			payload = m.json(payload)
 		}
 		return mutant{raw: good.Text(header, payload), resigned: true}
@@ -150,7 +159,7 @@ func (m *mutator) json(text string) string {
 func (m *mutator) lexemes(l []string) []string {
 	l = slices.Clone(l)
 	i := m.IntN(len(l))
-	switch m.IntN(10) {
+	switch m.IntN(11) {
 	case 0:
 		return slices.Delete(l, i, i+1)
 	case 1:
@@ -166,6 +175,11 @@ func (m *mutator) lexemes(l []string) []string {
 	case 7:
 		if i, ok := m.one(l, func(s string) bool { return s[0] >= '0' && s[0] <= '9' }); ok {
 			l[i] = pick(m, m.times)
+		}
+	case 8: // another thumbprint
+		if i, ok := m.one(l, func(s string) bool { return len(s) == len(`""`)+43 && s[0] == '"' }); ok {
+			at := 1 + m.IntN(42) // the last has bits to spare
+			l[i] = l[i][:at] + pick(m, []string{"A", "_", "7"}) + l[i][at+1:]
 		}
 	default: // a value, not what separates values
 		if i, ok := m.one(l, func(s string) bool { return !strings.Contains("{}[]:,", s) }); ok {
@@ -193,8 +207,8 @@ func (m *mutator) one(l []string, kind func(string) bool) (i int, ok bool) {
 func interesting() []string {
 	values := []string{
 		"null", "true", "false", "0", "-0", "1", "-1", "1.0", "1e3", "1e400", "9007199254740993", "253402300799", "253402300800", "18446744073709551616",
-		`""`, `" "`, `"\u0000"`, `"\ud800"`, "\"\xff\"", `"none"`, `"HS256"`, `"EdDSA"`, `"ES256"`, `"RS256"`, `"PS256"`, `"handoff+jwt"`, `"JWT"`,
-		`"alg"`, `"kid"`, `"typ"`, `"crit"`, `"b64"`, `"jwk"`, `"iss"`, `"aud"`, `"sub"`, `"iat"`, `"nbf"`, `"exp"`, `"jti"`, `"sid"`, `"fields"`, `"fields_sha256"`,
+		`""`, `" "`, `"\u0000"`, `"\ud800"`, "\"\xff\"", `"none"`, `"HS256"`, `"EdDSA"`, `"ES256"`, `"RS256"`, `"PS256"`, `"handoff+jwt"`, `"handoff-visit+jwt"`, `"grpc_call"`, `"grpc_visit"`, `"JWT"`,
+		`"alg"`, `"kid"`, `"typ"`, `"crit"`, `"b64"`, `"jwk"`, `"iss"`, `"aud"`, `"sub"`, `"iat"`, `"nbf"`, `"exp"`, `"jti"`, `"sid"`, `"cnf"`, `"x5t#S256"`, `"fields"`, `"fields_sha256"`,
 		`"` + shop + `"`, `"` + billing + `"`, `"https://other.example"`, `"` + pay + `"`, `"/a.v1.B/C"`, `"` + handoff.NewID() + `"`,
 		`["` + billing + `"]`, "{}", "[]", "[[]]", "{", "}", "[", "]", ":", ",", strings.Repeat("[", 400), `"` + strings.Repeat("a", 255) + `"`, `"` + strings.Repeat("a", 256) + `"`,
 	}
@@ -203,7 +217,7 @@ func interesting() []string {
 
 // times are numbers around the edges of what is current.
 func times() (values []string) {
-	for _, offset := range []int64{-301, -300, -299, -61, -60, -59, -6, -5, -4, -1, 0, 1, 4, 5, 6, 59, 60, 61, 240, 299, 300, 301} {
+	for _, offset := range []int64{-301, -300, -299, -61, -60, -59, -6, -5, -4, -1, 0, 1, 4, 5, 6, 59, 60, 61, 240, 299, 300, 301, 3599, 3600, 3601} {
 		values = append(values, fmt.Sprint(now.Unix()+offset))
 	}
 	return values

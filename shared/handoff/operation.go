@@ -28,6 +28,20 @@ type Operation struct {
 	// MaxLifetime is the longest lifetime that the method's rule accepts; zero
 	// where the rule sets none. The issuer keeps to it.
 	MaxLifetime time.Duration
+	// Actors says that the method's rule lets an API client act for a user. The issuer
+	// keeps to it.
+	Actors bool
+	// Sealed says that the method's rule demands a sealed token. The issuer keeps to
+	// it.
+	Sealed bool
+	// CertificateBound says that the method's rule demands a token that is bound to a
+	// client certificate. The issuer keeps to it.
+	CertificateBound bool
+}
+
+// isZero reports whether nothing is said of the operation.
+func (op Operation) isZero() bool {
+	return op.Method == "" && op.Bound == nil && op.Free == nil && op.MaxLifetime == 0 && !op.Actors && !op.Sealed && !op.CertificateBound
 }
 
 // Field is the value of one populated field of a request, as text.
@@ -46,6 +60,16 @@ type Rule struct {
 	// MaxLifetime is the longest lifetime that is accepted, exp - iat. Zero: the
 	// verifier's.
 	MaxLifetime time.Duration
+	// Sealed demands a token that only this audience could read on its way. It keeps its
+	// issuer to its duty, and proves nothing of its holder: see package sealed.
+	Sealed bool
+	// CertificateBound demands a token that is bound to the client certificate of its
+	// connection.
+	CertificateBound bool
+	// Actors allows a token of an API client that acts for a user.
+	Actors bool
+	// Visit allows a visit in place of a handoff. It counts only with Reusable.
+	Visit bool
 }
 
 // What a token carries as it is: at most so many bytes of canonical form, and so
@@ -54,15 +78,6 @@ type Rule struct {
 const (
 	maxInlineFields = 1024
 	maxInlineNumber = 64
-)
-
-// Checks of the operation. SPEC.md defines each.
-const (
-	CheckOperationMethod Check = "operation.method"
-	CheckOperationValue  Check = "operation.value"   // a field that the token names has another value, or none
-	CheckOperationField  Check = "operation.unnamed" // a populated field that the token does not name
-	CheckOperationDigest Check = "operation.digest"
-	CheckOperationBind   Check = "operation.bind" // something that no token can name
 )
 
 // normal returns op with its fields in canonical order, or says why op cannot be
@@ -90,27 +105,16 @@ func (op Operation) normal() (Operation, error) {
 	return op, nil
 }
 
-// Canonical returns the canonical form of what a token for op names: the RFC 8785
-// JSON object of Bound. Two operations on one method with the same canonical
-// form are the same to every token. The error says why op cannot be an operation.
-func (op Operation) Canonical() ([]byte, error) {
-	op, err := op.normal()
-	if err != nil {
-		return nil, err
-	}
-	return appendCanonical(nil, op.Bound), nil
-}
-
 // allows checks that the token names this operation: every value that it names
 // is the request's, and every populated field that the rule does not free is
 // named. op is in normal form.
 func (c *Claims) allows(op Operation) error {
 	if c.Method != op.Method {
-		return &Refusal{Reason: ReasonMethodMismatch, Check: CheckOperationMethod, Detail: fmt.Sprintf("the token is for %s", c.Method)}
+		return &Refusal{Reason: ReasonMethodMismatch, Check: "operation.method", Detail: fmt.Sprintf("the token is for %s", c.Method)}
 	}
 	if c.FieldsSHA256 != "" {
 		if c.FieldsSHA256 != digest(appendCanonical(nil, op.Bound)) {
-			return &Refusal{Reason: ReasonFieldMismatch, Check: CheckOperationDigest, Detail: "the request's fields have another digest than the token names"}
+			return &Refusal{Reason: ReasonFieldMismatch, Check: "operation.digest", Detail: "the request's fields have another digest than the token names"}
 		}
 		return nil
 	}
@@ -118,13 +122,13 @@ func (c *Claims) allows(op Operation) error {
 	for _, f := range c.Fields {
 		if i, ok := slices.BinarySearchFunc(op.Bound, f, compareFields); ok {
 			if op.Bound[i].Value != f.Value {
-				return mismatch(CheckOperationValue, f.Path, "has another value")
+				return mismatch("operation.value", f.Path, "has another value")
 			}
 			named++
 		} else if i, ok := slices.BinarySearchFunc(op.Free, f, compareFields); !ok {
-			return mismatch(CheckOperationValue, f.Path, "is not in the request")
+			return mismatch("operation.value", f.Path, "is not in the request")
 		} else if op.Free[i].Value != f.Value {
-			return mismatch(CheckOperationValue, f.Path, "has another value")
+			return mismatch("operation.value", f.Path, "has another value")
 		}
 	}
 	if named == len(op.Bound) {
@@ -132,10 +136,10 @@ func (c *Claims) allows(op Operation) error {
 	}
 	for _, f := range op.Bound {
 		if _, ok := slices.BinarySearchFunc(c.Fields, f, compareFields); !ok {
-			return mismatch(CheckOperationField, f.Path, "is not named by the token")
+			return mismatch("operation.unnamed", f.Path, "is not named by the token")
 		}
 	}
-	return mismatch(CheckOperationField, "", "is not named by the token")
+	return mismatch("operation.unnamed", "", "is not named by the token")
 }
 
 // mismatch names the field in the log, though not all of a key of a map: that is

@@ -2,6 +2,7 @@ package handoff_test
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -25,8 +26,8 @@ import (
 	"github.com/handoff-auth/handoff/shared/internal/forge"
 )
 
-// judge is a second opinion on a token: what SPEC.md says, written again over
-// go-jose and encoding/json. It is slow, and shares no code with the verifier.
+// judge is a second opinion on a token that client sends: what SPEC.md says, written
+// again over go-jose and encoding/json. It is slow, and shares no code with the verifier.
 type judge struct {
 	key *forge.Key
 	at  time.Time
@@ -61,14 +62,18 @@ func (j judge) claims(raw string) (*handoff.Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !maps.Equal(header, map[string]any{"alg": string(j.key.Algorithm), "typ": "handoff+jwt", "kid": j.key.Public.ID()}) {
+	typ, most := "handoff+jwt", 300*time.Second
+	if header["typ"] == "handoff-visit+jwt" {
+		typ, most = "handoff-visit+jwt", time.Hour
+	}
+	if !maps.Equal(header, map[string]any{"alg": string(j.key.Algorithm), "typ": typ, "kid": j.key.Public.ID()}) {
 		return nil, errors.New("another header")
 	}
 	payload, err := object(texts[1])
 	if err != nil {
 		return nil, err
 	}
-	return j.payload(payload)
+	return j.payload(payload, most)
 }
 
 var (
@@ -79,7 +84,7 @@ var (
 	methodForm = regexp.MustCompile(`^/[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
+func (j judge) payload(payload map[string]any, most time.Duration) (*handoff.Claims, error) {
 	r := reading{members: payload}
 	c := &handoff.Claims{
 		Issuer: r.text("iss", nameForm), Audience: r.text("aud", nameForm), Subject: r.text("sub", nameForm), ID: r.text("jti", randomForm),
@@ -88,8 +93,24 @@ func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
 	if _, ok := payload["nbf"]; ok {
 		c.NotBefore = r.seconds("nbf")
 	}
-	if _, ok := payload["sid"]; ok {
+	visit := most == time.Hour
+	if _, ok := payload["sid"]; ok || visit {
 		c.Session = r.text("sid", randomForm)
+	}
+	if _, ok := payload["cnf"]; ok {
+		members, _ := r.take("cnf").(map[string]any)
+		cnf := reading{members: members}
+		c.CertificateSHA256 = cnf.text("x5t#S256", digestForm)
+		cnf.none()
+		sum := sha256.Sum256(client.Raw)
+		r.check(cnf.err == nil && c.CertificateSHA256 == base64.RawURLEncoding.EncodeToString(sum[:]), "cnf")
+	}
+	if _, ok := payload["act"]; ok {
+		act, _ := r.take("act").(map[string]any)
+		inner := reading{members: act}
+		c.Actor = inner.text("sub", nameForm)
+		inner.none()
+		r.check(inner.err == nil, "act")
 	}
 	details, _ := r.take("authorization_details").([]any)
 	r.check(len(details) == 1, "authorization_details")
@@ -101,7 +122,7 @@ func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
 	switch skewed := j.at.Add(5 * time.Second); {
 	case c.Issuer != shop || c.Audience != billing:
 		return nil, errors.New("another issuer or audience")
-	case lifetime <= 0 || lifetime > 300*time.Second || !j.at.Before(c.Expires):
+	case lifetime <= 0 || lifetime > most || !j.at.Before(c.Expires):
 		return nil, errors.New("expired, or a lifetime out of range")
 	case c.IssuedAt.After(skewed) || c.NotBefore.After(skewed) || !c.NotBefore.Before(c.Expires):
 		return nil, errors.New("not yet valid")
@@ -112,6 +133,9 @@ func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
 		return nil, errors.New("authorization_details holds no object")
 	}
 	r = reading{members: detail}
+	if visit {
+		return c, r.visit(c)
+	}
 	r.check(r.take("type") == "grpc_call", "type")
 	actions, _ := r.take("actions").([]any)
 	r.check(len(actions) == 1, "actions")
@@ -136,6 +160,20 @@ func (j judge) payload(payload map[string]any) (*handoff.Claims, error) {
 	}
 	r.none()
 	return c, r.err
+}
+
+// visit reads what a visit is for.
+func (r *reading) visit(c *handoff.Claims) error {
+	r.check(r.take("type") == "grpc_visit", "type")
+	actions, _ := r.take("actions").([]any)
+	r.check(len(actions) >= 1 && len(actions) <= 32, "actions")
+	for _, action := range actions {
+		method, _ := action.(string)
+		r.check(methodForm.MatchString(method) && len(method) <= 255 && !slices.Contains(c.Methods, method), "method")
+		c.Methods = append(c.Methods, method)
+	}
+	r.none()
+	return r.err
 }
 
 // canonicalLength is the length of value as RFC 8785 writes it.
@@ -297,6 +335,16 @@ func TestJudge(t *testing.T) {
 			t.Fatal(err)
 		}
 		j.agree(t, raw, verified)
+		raw = b.visit().Compact()
+		if verified, err = b.verifier.VerifyAny(t.Context(), raw, nil); err != nil {
+			t.Fatal(err)
+		}
+		j.agree(t, raw, verified)
+		for _, attack := range forge.VisitAttacks() {
+			if claims, err := j.claims(attack.Forge(b.visit())); err == nil {
+				t.Errorf("%s %s (%s): the judge accepts %v", attack.ID, attack.Name, algorithm, claims)
+			}
+		}
 		for _, attack := range forge.Attacks() {
 			if attack.Algorithm != "" && attack.Algorithm != algorithm {
 				continue

@@ -35,9 +35,16 @@ const (
 	ReasonPolicyDenied      Reason = 20
 	ReasonArgumentInvalid   Reason = 21
 	ReasonIssuerUnavailable Reason = 22
-	reasonUnspecified       Reason = 0
-	numReasons                     = 23
+	ReasonTokenNotSealed    Reason = 23
+
+	ReasonCertificateMismatch Reason = 24
+	ReasonClientInvalid       Reason = 25
+	ReasonActorDenied         Reason = 26
+
+	reasonUnspecified Reason = 0
 )
+
+const numReasons = 27
 
 var reasonNames = [numReasons]string{
 	"UNSPECIFIED",
@@ -63,6 +70,10 @@ var reasonNames = [numReasons]string{
 	"POLICY_DENIED",
 	"ARGUMENT_INVALID",
 	"ISSUER_UNAVAILABLE",
+	"TOKEN_NOT_SEALED",
+	"CERTIFICATE_MISMATCH",
+	"CLIENT_INVALID",
+	"ACTOR_DENIED",
 }
 
 // Reasons returns every reason, in the order of their numbers.
@@ -83,9 +94,9 @@ func (r Reason) String() string {
 	return reasonNames[r]
 }
 
-// Check names the rule of SPEC.md that a refused token broke, for example
-// "header.typ". Logs and the command line show it; callers over the network get
-// the Reason alone.
+// Check names the rule of SPEC.md that a refused token or call broke, for example
+// "header.typ": SPEC.md's tables define every name. Logs and the command line show
+// it; callers over the network get only the Reason.
 type Check string
 
 // A Refusal is the error of everything that says no. Reason is what the caller
@@ -102,7 +113,16 @@ type Refusal struct {
 	// Claims are what the refused token says, for the audit; nil unless its
 	// signature has verified and its claims are in form.
 	Claims *Claims
+
+	spent *Grant // see Spent
 }
+
+// Spent returns the grant that the token was redeemed for before, where that is
+// what the refusal says: TOKEN_REPLAYED by Verifier.Redeem, for the very operation
+// that the token names, with nothing else against it. It is nil in every other
+// refusal. The grant says what became of which handoff can be told to the caller;
+// it entitles to nothing any more.
+func (r *Refusal) Spent() *Grant { return r.spent }
 
 // Error returns the reason, the check and the detail.
 func (r *Refusal) Error() string {

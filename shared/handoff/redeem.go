@@ -41,21 +41,20 @@ var (
 	ErrStoreFull         = errors.New("the store is full")
 )
 
-// Checks of the redemption. SPEC.md defines each.
-const (
-	CheckRedeem     Check = "redeem"
-	CheckRedeemRule Check = "redeem.max_lifetime"
-)
-
 // A Grant entitles its holder to the one call that it was made for: a verified
 // token that matched its operation and was redeemed. Only Verifier.Redeem makes
-// one. A Grant is immutable and safe for concurrent use.
+// one, and gives it to its caller, or, once the token is spent, to Refusal.Spent. A
+// Grant is immutable and safe for concurrent use.
 type Grant struct {
 	claims   *Claims
+	method   string
 	key      Key
 	reusable bool
 	verifier *Verifier
 }
+
+// Kind returns what the token is.
+func (g *Grant) Kind() Kind { return g.claims.Kind() }
 
 // ID returns the token's id (jti). With the issuer it is unique, and an
 // idempotency key for an operation whose token is spent by its first use.
@@ -68,11 +67,13 @@ func (g *Grant) Issuer() string { return g.claims.Issuer }
 // Subject) together name a user.
 func (g *Grant) Subject() string { return g.claims.Subject }
 
-// Method returns the full name of the method that may run.
-func (g *Grant) Method() string { return g.claims.Method }
+// Actor returns the immutable id at the issuer of the API client that acts for the
+// subject, or nothing where the subject acts. Only a method whose rule says `actors`
+// ever sees one. A client that acts for itself is the subject.
+func (g *Grant) Actor() string { return g.claims.Actor }
 
-// IssuedAt returns when the issuer signed, in whole seconds.
-func (g *Grant) IssuedAt() time.Time { return g.claims.IssuedAt }
+// Method returns the full name of the method that may run.
+func (g *Grant) Method() string { return g.method }
 
 // Expires returns when the grant ends, in whole seconds. A stream that is still
 // open then is ended.
@@ -95,18 +96,45 @@ func FromContext(ctx context.Context) (*Grant, bool) {
 	return grant, ok && grant != nil
 }
 
-// Allows checks that the verified token names op and keeps to rule, without
-// redeeming it. Redeem makes the same check.
+// Allows checks that the verified token names op, or as a visit its method, and
+// keeps to rule, without redeeming it. Redeem makes the same check.
 func (v *Verified) Allows(op Operation, rule Rule) error {
 	op, err := op.normal()
 	if err != nil {
-		return &Refusal{Reason: ReasonRequestUnbindable, Check: CheckOperationBind, Err: err}
+		return &Refusal{Reason: ReasonRequestUnbindable, Check: "operation.bind", Err: err}
 	}
 	if lifetime := v.claims.Expires.Sub(v.claims.IssuedAt); rule.MaxLifetime != 0 && lifetime > rule.MaxLifetime {
 		return &Refusal{
-			Reason: ReasonLifetimeTooLong, Check: CheckRedeemRule,
+			Reason: ReasonLifetimeTooLong, Check: "redeem.max_lifetime",
 			Detail: fmt.Sprintf("the token lives %s; its method accepts %s", lifetime, rule.MaxLifetime),
 		}
+	}
+	visit := v.Kind() == KindVisit
+	if visit {
+		if err := v.claims.visits(op.Method, rule); err != nil {
+			return err
+		}
+	}
+	if rule.Sealed && !v.sealed {
+		return &Refusal{
+			Reason: ReasonTokenNotSealed, Check: "redeem.sealed",
+			Detail: "the method takes sealed tokens, and this one came readable",
+		}
+	}
+	if rule.CertificateBound && v.claims.CertificateSHA256 == "" {
+		return &Refusal{
+			Reason: ReasonCertificateMismatch, Check: "redeem.certificate_bound",
+			Detail: "the method takes tokens that are bound to a client certificate, and this one is bound to none",
+		}
+	}
+	if v.claims.Actor != "" && !rule.Actors {
+		return &Refusal{
+			Reason: ReasonActorDenied, Check: "redeem.actors",
+			Detail: "the token is that of a client that acts for a user, and the method takes users only",
+		}
+	}
+	if visit {
+		return nil
 	}
 	return v.claims.allows(op)
 }
@@ -117,29 +145,40 @@ func (v *Verified) Allows(op Operation, rule Rule) error {
 // reusable is checked alike and not spent. The error is a *Refusal.
 func (v *Verifier) Redeem(ctx context.Context, verified *Verified, op Operation, rule Rule) (*Grant, error) {
 	if verified == nil || verified.verifier != v {
-		return nil, &Refusal{Reason: ReasonTokenInvalid, Check: CheckRedeem, Detail: "not verified by this verifier"}
+		return nil, &Refusal{Reason: ReasonTokenInvalid, Check: "redeem", Detail: "not verified by this verifier"}
 	}
-	if err := v.spend(ctx, verified, op, rule); err != nil {
+	grant := v.grant(verified, op, rule)
+	err := v.check(ctx, verified, op, rule)
+	if err == nil && !rule.Reusable {
+		err = spentOn(refusalOfStore(v.store.Redeem(ctx, v.redemption(verified))), grant)
+	}
+	if err != nil {
 		return nil, withClaims(err, verified.claims)
 	}
-	return &Grant{claims: verified.claims, key: verified.key, reusable: rule.Reusable, verifier: v}, nil
+	return grant, nil
 }
 
-// spend makes the last checks, and the redemption the very last.
-func (v *Verifier) spend(ctx context.Context, verified *Verified, op Operation, rule Rule) error {
+// check makes every check but the redemption.
+func (v *Verifier) check(ctx context.Context, verified *Verified, op Operation, rule Rule) error {
 	if err := verified.Allows(op, rule); err != nil {
 		return err
 	}
 	// Time has passed since Verify: on a stream, as long as the caller took to
 	// send its request.
-	if err := v.current(ctx, verified.claims, verified.key); err != nil {
-		return err
-	}
-	if rule.Reusable {
-		return nil
-	}
+	return v.current(ctx, verified.claims, verified.key)
+}
+
+func (v *Verifier) grant(verified *Verified, op Operation, rule Rule) *Grant {
+	return &Grant{claims: verified.claims, method: op.Method, key: verified.key, reusable: rule.Reusable, verifier: v}
+}
+
+func (v *Verifier) redemption(verified *Verified) Redemption {
 	c := verified.claims
-	err := v.store.Redeem(ctx, Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires, Skew: v.skew})
+	return Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires, Skew: v.skew}
+}
+
+// refusalOfStore is what a store's answer refuses with, or nil.
+func refusalOfStore(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -152,5 +191,13 @@ func (v *Verifier) spend(ctx context.Context, verified *Verified, op Operation, 
 	case errors.Is(err, ErrStoreFull):
 		reason = ReasonLimitExceeded
 	}
-	return &Refusal{Reason: reason, Check: CheckRedeem, Err: err}
+	return &Refusal{Reason: reason, Check: "redeem", Err: err}
+}
+
+// spentOn has a refusal of a token that is spent carry what it was spent on.
+func spentOn(err error, grant *Grant) error {
+	if refusal, ok := err.(*Refusal); ok && refusal.Reason == ReasonTokenReplayed {
+		refusal.spent = grant
+	}
+	return err
 }

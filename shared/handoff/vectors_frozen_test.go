@@ -2,9 +2,15 @@ package handoff_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"math/big"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,7 +20,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/internal/forge"
 )
 
-var update = flag.Bool("update", false, "make testdata/tokens.json anew; published vectors are never changed, only added to")
+var update = flag.Bool("update", false, "add what testdata/tokens.json lacks; published vectors are never changed")
 
 // frozen is testdata/tokens.json: what another implementation must say of each
 // token.
@@ -38,6 +44,9 @@ type frozenToken struct {
 	Token  string        `json:"token"`
 	Reason string        `json:"reason,omitempty"` // empty: accepted
 	Check  handoff.Check `json:"check,omitempty"`
+	// Certificate is that of the client whose connection brings the token, in DER and
+	// base64; empty: it has none.
+	Certificate []byte `json:"certificate,omitempty"`
 }
 
 const frozenFile = "testdata/tokens.json"
@@ -47,14 +56,7 @@ func TestFrozenTokens(t *testing.T) {
 	if *update {
 		freeze(t)
 	}
-	text, err := os.ReadFile(frozenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors frozen
-	if err := json.Unmarshal(text, &vectors); err != nil {
-		t.Fatal(err)
-	}
+	vectors := readFrozen(t)
 	issuers := make(map[string]handoff.KeySource)
 	for issuer, set := range vectors.Issuers {
 		var listed keys
@@ -81,12 +83,19 @@ func TestFrozenTokens(t *testing.T) {
 	for path, value := range vectors.Fields {
 		op.Bound = append(op.Bound, handoff.Field{Path: path, Value: value})
 	}
-	accepted := 0
+	accepted, ids := 0, map[string]bool{}
 	for _, vector := range vectors.Tokens {
-		verified, err := verifier.Verify(context.Background(), vector.Token)
+		var from *x509.Certificate
+		if vector.Certificate != nil {
+			if from, err = x509.ParseCertificate(vector.Certificate); err != nil {
+				t.Fatal(err)
+			}
+		}
+		verified, err := verifier.VerifyFrom(context.Background(), vector.Token, from)
 		if err == nil {
 			err = verified.Allows(op, handoff.Rule{})
 		}
+		ids[vector.Attack] = true
 		if vector.Reason == "" {
 			accepted++
 			if err != nil {
@@ -98,64 +107,59 @@ func TestFrozenTokens(t *testing.T) {
 			t.Errorf("%s: %v, want %s (%s)", vector.Name, err, vector.Reason, vector.Check)
 		}
 	}
-	if accepted != len(handoff.Algorithms()) || len(vectors.Tokens) < 80 {
+	if accepted != len(handoff.Algorithms())+1 || // and one that is bound to a certificate
+		len(vectors.Tokens) < 80 || !ids["D14"] || !ids["G17"] {
 		t.Errorf("%d of %d vectors are acceptable", accepted, len(vectors.Tokens))
 	}
 }
 
-// freeze writes a good token of each algorithm, and of each attack the shortest
-// token for each check.
+func readFrozen(t *testing.T) (vectors frozen) {
+	t.Helper()
+	text, err := os.ReadFile(frozenFile)
+	if err == nil {
+		err = json.Unmarshal(text, &vectors)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vectors
+}
+
+// freeze adds of each attack the shortest token for each check, where the file has
+// none; and what is bound to a certificate.
 func freeze(t *testing.T) {
-	vectors := frozen{
-		Comment: "Frozen vectors of handoff+jwt, see SPEC.md. A token without a reason is accepted, for the method and the request's fields " +
-			"below, once its redemption is recorded. Reasons before the signature are all TOKEN_INVALID; check tells them apart.",
-		Audience: billing, At: now.Unix(), Issuers: map[string]jwks{}, Method: pay, Fields: map[string]string{},
+	vectors := readFrozen(t)
+	set, known := vectors.Issuers[shop], map[string]bool{}
+	for _, vector := range vectors.Tokens {
+		known[vector.Attack+string(vector.Check)] = true
 	}
-	for _, f := range operation.Bound {
-		vectors.Fields[f.Path] = f.Value
+	key := forge.NewKey(handoff.EdDSA)
+	set.Keys = append(set.Keys, jose.JSONWebKey{Key: key.Public.Public(), KeyID: key.Public.ID(), Algorithm: string(handoff.EdDSA), Use: "sig"})
+	good := func() forge.Token {
+		return forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Session: handoff.NewID(), Operation: operation, IssuedAt: now})
 	}
-	var set jwks
 	shortest := map[string]int{}
-	for _, algorithm := range handoff.Algorithms() {
-		key := forge.NewKey(algorithm)
-		set.Keys = append(set.Keys, jose.JSONWebKey{Key: key.Public.Public(), KeyID: key.Public.ID(), Algorithm: string(algorithm), Use: "sig"})
-		good := func() forge.Token {
-			return forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Session: handoff.NewID(), Operation: operation, IssuedAt: now})
+	for _, attack := range forge.Attacks() {
+		what := attack.ID + string(attack.Check)
+		if known[what] || attack.Algorithm != "" && attack.Algorithm != handoff.EdDSA {
+			continue
 		}
-		vectors.Tokens = append(vectors.Tokens, frozenToken{Name: "a good token, " + string(algorithm), Token: good().Compact()})
-		for _, attack := range forge.Attacks() {
-			own := attack.Algorithm == algorithm
-			if !own && (attack.Algorithm != "" || algorithm != handoff.EdDSA) {
-				continue
-			}
-			raw := attack.Forge(good())
-			vector := frozenToken{Attack: attack.ID, Name: attack.Name, Token: raw, Reason: attack.Reason.String(), Check: attack.Check}
-			at, ok := shortest[attack.ID+string(attack.Check)+string(attack.Algorithm)]
-			switch {
-			case len(raw) > 5000:
-			case !ok:
-				shortest[attack.ID+string(attack.Check)+string(attack.Algorithm)] = len(vectors.Tokens)
-				vectors.Tokens = append(vectors.Tokens, vector)
-			case len(raw) < len(vectors.Tokens[at].Token):
-				vectors.Tokens[at] = vector
-			}
+		vector := frozenToken{Attack: attack.ID, Name: attack.Name, Token: attack.Forge(good()), Reason: attack.Reason.String(), Check: attack.Check}
+		at, ok := shortest[what]
+		switch {
+		case len(vector.Token) > 5000:
+		case !ok:
+			shortest[what] = len(vectors.Tokens)
+			vectors.Tokens = append(vectors.Tokens, vector)
+		case len(vector.Token) < len(vectors.Tokens[at].Token):
+			vectors.Tokens[at] = vector
 		}
 	}
-	for _, other := range []struct {
-		name string
-		op   handoff.Operation
-		want handoff.Check
-		why  handoff.Reason
-	}{
-		{"for another method", handoff.Operation{Method: pay + "All", Bound: operation.Bound}, handoff.CheckOperationMethod, handoff.ReasonMethodMismatch},
-		{"with another value", handoff.Operation{Method: pay, Bound: append([]handoff.Field{{Path: "amount", Value: "{}"}, {Path: "amount.minor_units", Value: "1"}}, operation.Bound[2:]...)}, handoff.CheckOperationValue, handoff.ReasonFieldMismatch},
-		{"with a field less", handoff.Operation{Method: pay, Bound: operation.Bound[:2]}, handoff.CheckOperationField, handoff.ReasonFieldMismatch},
-		{"with a field more", handoff.Operation{Method: pay, Bound: append(operation.Bound[:3:3], handoff.Field{Path: "payee", Value: "x"})}, handoff.CheckOperationValue, handoff.ReasonFieldMismatch},
-	} {
-		key := forge.NewKey(handoff.EdDSA)
-		set.Keys = append(set.Keys, jose.JSONWebKey{Key: key.Public.Public(), KeyID: key.Public.ID(), Algorithm: string(handoff.EdDSA), Use: "sig"})
-		raw := forge.Good(forge.Params{Key: key, Issuer: shop, Audience: billing, Subject: "u-1", Operation: other.op, IssuedAt: now}).Compact()
-		vectors.Tokens = append(vectors.Tokens, frozenToken{Attack: "D14", Name: "a good token " + other.name, Token: raw, Reason: other.why.String(), Check: other.want})
+	if !slices.ContainsFunc(vectors.Tokens, func(vector frozenToken) bool { return vector.Certificate != nil }) {
+		vectors.Tokens = append(vectors.Tokens, freezeBound(t, good)...)
+	}
+	if len(vectors.Tokens) == len(readFrozen(t).Tokens) {
+		return
 	}
 	vectors.Issuers[shop] = set
 	text, err := json.MarshalIndent(vectors, "", " ")
@@ -164,5 +168,32 @@ func freeze(t *testing.T) {
 	}
 	if err := os.WriteFile(frozenFile, append(text, '\n'), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// freezeBound returns a token that is bound to a certificate, from its client and from
+// another.
+func freezeBound(t *testing.T, good func() forge.Token) []frozenToken {
+	t.Helper()
+	certificate := func() []byte {
+		key := forge.NewKey(handoff.ES256).Private
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now.Add(time.Hour)}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	own := certificate()
+	sum := sha256.Sum256(own)
+	bound := func() string {
+		return good().WithClaim("cnf", `{"x5t#S256":"`+base64.RawURLEncoding.EncodeToString(sum[:])+`"}`).Compact()
+	}
+	return []frozenToken{
+		{Name: "a good token, bound to the certificate of its connection", Token: bound(), Certificate: own},
+		{
+			Attack: "G17", Name: "a good token, bound to another certificate", Token: bound(), Certificate: certificate(),
+			Reason: handoff.ReasonCertificateMismatch.String(), Check: "verify.cnf",
+		},
 	}
 }

@@ -41,7 +41,7 @@ func TestWycheproofResigned(t *testing.T) {
 	}
 }
 
-// resigner makes the cases of one group anew.
+// resigner makes the cases of one group again.
 type resigner struct {
 	key        *forge.Key
 	signatures map[string]string // a MAC of the group -> our signature over the same
@@ -68,7 +68,7 @@ func newResigner(t *testing.T, group wycheproofGroup, key *forge.Key) resigner {
 	return r
 }
 
-// resign makes one case anew.
+// resign makes one case again.
 func (r resigner) resign(t *testing.T, test wycheproofTest) string {
 	t.Helper()
 	raw := test.JWS

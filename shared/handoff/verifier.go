@@ -1,12 +1,19 @@
 package handoff
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/prepared"
 )
 
 // VerifierConfig says what a verifier accepts.
@@ -16,98 +23,93 @@ type VerifierConfig struct {
 	Audience string
 	// Issuers maps each trusted `iss` to its keys. At least one is required.
 	Issuers map[string]KeySource
+	// Unseal returns the token in a sealed one; sealed.Opener has it. Its error is a
+	// *Refusal. Nil: sealed tokens are refused, and a guard with a method whose rule
+	// demands them does not start.
+	Unseal func(raw string) (string, error)
 	// Store makes a token's redemption single. Required.
 	Store Store
-	// MaxLifetime is the longest token lifetime (exp - iat) that is accepted, in
+	// MaxLifetime is the longest lifetime (exp - iat) of a handoff that is accepted, in
 	// whole seconds. Zero: 300 s, which is also the most.
 	MaxLifetime time.Duration
+	// MaxVisitLifetime is the same of a visit. Zero: an hour, which is also the most.
+	MaxVisitLifetime time.Duration
 	// Skew is how far ahead of this clock an `iat` or `nbf` may lie, at most 60 s.
 	// It never extends `exp`. Zero: 5 s.
 	Skew time.Duration
-	// Now is the clock. Nil: time.Now.
+	// Now is the clock. Nil: time.Now. Where it goes back, the verifier's stands
+	// still until it has caught up.
 	Now func() time.Time
 }
 
-// Verifier checks handoff tokens for one audience, offline. It is safe for
+// Verifier checks handoffs and visits for one audience, offline. It is safe for
 // concurrent use.
 type Verifier struct {
-	audience    string
-	sources     map[string]KeySource
-	order       []KeySource // of the sources, each once, by the issuers' names
-	store       Store
-	maxLifetime time.Duration
-	skew        time.Duration
-	now         func() time.Time
+	audience         string
+	issuers          issuers
+	prepared         *prepared.Cache
+	unseal           func(string) (string, error)
+	store            Store
+	maxLifetime      time.Duration
+	maxVisitLifetime time.Duration
+	skew             time.Duration
+	now              func() time.Time
+	latest           atomic.Int64 // that now has said, in Unix milliseconds
 }
-
-// The checks that depend on the verifier. SPEC.md defines each.
-const (
-	CheckIssuer   Check = "verify.iss"
-	CheckAudience Check = "verify.aud"
-	CheckIssuedAt Check = "verify.iat"
-	CheckExpiry   Check = "verify.exp"
-	CheckStart    Check = "verify.nbf"
-	CheckLifetime Check = "verify.lifetime"
-	CheckRevoked  Check = "verify.revoked"
-	CheckTrust    Check = "verify.trust"
-)
 
 // NewVerifier returns a verifier, or an error that names the field of config
 // that it refuses.
 func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	v := &Verifier{
-		audience:    config.Audience,
-		sources:     maps.Clone(config.Issuers),
-		store:       config.Store,
-		maxLifetime: config.MaxLifetime,
-		skew:        config.Skew,
-		now:         config.Now,
+		audience:         config.Audience,
+		issuers:          issuers{sources: maps.Clone(config.Issuers)},
+		store:            config.Store,
+		unseal:           config.Unseal,
+		maxLifetime:      cmp.Or(config.MaxLifetime, MaxLifetime),
+		maxVisitLifetime: cmp.Or(config.MaxVisitLifetime, KindVisit.MaxLifetime()),
+		skew:             cmp.Or(config.Skew, DefaultSkew),
+		now:              config.Now,
 	}
-	if err := checkName("VerifierConfig.Audience", v.audience); err != nil {
+	if err := checkName("handoff.VerifierConfig.Audience", v.audience); err != nil {
 		return nil, err
 	}
-	if len(v.sources) == 0 {
-		return nil, errors.New("VerifierConfig.Issuers is required: without an issuer no token is acceptable")
-	}
-	for _, issuer := range slices.Sorted(maps.Keys(v.sources)) {
-		if err := checkName("VerifierConfig.Issuers: an issuer", issuer); err != nil {
-			return nil, err
-		}
-		source := v.sources[issuer]
-		if source == nil {
-			return nil, fmt.Errorf("VerifierConfig.Issuers: %s has no key source", issuer)
-		}
-		v.order = append(v.order, source)
+	if err := v.issuers.arrange(); err != nil {
+		return nil, err
 	}
 	if v.store == nil {
-		return nil, errors.New("VerifierConfig.Store is required: without it a token could be spent twice")
+		return nil, missing("handoff.VerifierConfig.Store")
 	}
-	if v.maxLifetime == 0 {
-		v.maxLifetime = MaxLifetime
+	if err := checkLifetime("handoff.VerifierConfig.MaxLifetime", v.maxLifetime, MaxLifetime); err != nil {
+		return nil, err
 	}
-	if v.maxLifetime < time.Second || v.maxLifetime > MaxLifetime || v.maxLifetime%time.Second != 0 {
-		return nil, fmt.Errorf("VerifierConfig.MaxLifetime is %s: it must be whole seconds from 1s to %s", v.maxLifetime, MaxLifetime)
+	if err := checkLifetime("handoff.VerifierConfig.MaxVisitLifetime", v.maxVisitLifetime, KindVisit.MaxLifetime()); err != nil {
+		return nil, err
 	}
-	if v.skew == 0 {
-		v.skew = DefaultSkew
-	}
-	if v.skew < 0 || v.skew > MaxSkew {
-		return nil, fmt.Errorf("VerifierConfig.Skew is %s: it must be at most %s, and not negative", v.skew, MaxSkew)
+	if err := checkSkew("handoff.VerifierConfig.Skew", v.skew); err != nil {
+		return nil, err
 	}
 	if store, ok := v.store.(interface{ Skew() time.Duration }); ok && store.Skew() < v.skew {
-		return nil, fmt.Errorf("VerifierConfig.Skew is %s, but the Store covers only %s: a restart would forget redemptions", v.skew, store.Skew())
+		return nil, &ConfigError{
+			Field:   "handoff.VerifierConfig.Skew",
+			Problem: fmt.Sprintf("is %s, but the Store covers only %s: a restart would forget redemptions", v.skew, store.Skew()),
+		}
 	}
 	if v.now == nil {
 		v.now = time.Now
 	}
+	v.prepared = prepared.NewCache(v.now)
 	return v, nil
 }
+
+// CanUnseal reports whether the verifier has a key for sealed tokens.
+func (v *Verifier) CanUnseal() bool { return v.unseal != nil }
 
 // Verified is a token that is authentic and current. It entitles to nothing yet:
 // that is Redeem's to say. Only Verify makes one.
 type Verified struct {
 	claims   *Claims
 	key      Key
+	sealed   bool
 	verifier *Verifier
 }
 
@@ -115,21 +117,46 @@ type Verified struct {
 func (v *Verified) Claims() Claims {
 	c := *v.claims
 	c.Fields = slices.Clone(c.Fields)
+	c.Methods = slices.Clone(c.Methods)
 	return c
 }
 
-// Method returns the full name of the method that the token is for.
-func (v *Verified) Method() string { return v.claims.Method }
+// Kind returns what the token is.
+func (v *Verified) Kind() Kind { return v.claims.Kind() }
 
-// Verify checks that raw is a handoff token for this audience, signed by a key
+// Verify checks that raw is a handoff for this audience, signed by a key
 // that its issuer lists, current, and not taken back. It has no side effect. The
-// error is a *Refusal. raw may come from anybody and be anything.
+// error is a *Refusal. raw may come from anybody and be anything. What is sealed to
+// this audience is opened first. A token that is bound to a client certificate is
+// refused: see VerifyFrom. So is a visit: VerifyVisit takes it.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
-	payload, key, err := tokenProfile.open(ctx, raw, anyOf(v.order).find)
+	return v.VerifyFrom(ctx, raw, nil)
+}
+
+// VerifyFrom is Verify of what came over a connection whose client has proved, by
+// TLS, that certificate is its own. A token that is bound to a certificate is
+// accepted only with that very one. Who issued the certificate, and whether it has
+// expired, is not looked at (RFC 8705 section 3.1). Nil: the client has none.
+func (v *Verifier) VerifyFrom(ctx context.Context, raw string, certificate *x509.Certificate) (*Verified, error) {
+	return v.verify(ctx, raw, onlyHandoffs, certificate)
+}
+
+func (v *Verifier) verify(ctx context.Context, raw string, of typs, certificate *x509.Certificate) (*Verified, error) {
+	sealed := v.unseal != nil && slices.Contains(of, handoffProfile.Typ) && strings.Count(raw, ".") == 4
+	if sealed {
+		var err error
+		if raw, err = v.unseal(raw); err != nil {
+			return nil, err
+		}
+		of = onlyHandoffs // nothing else is sealed
+	}
+	opened, err := open(ctx, raw, maxToken, of, v.find)
 	if err != nil {
 		return nil, err
 	}
-	claims, err := decodeClaims(payload)
+	key := opened.key
+	v.prepared.Used(key.id, key.public)
+	claims, err := decodeClaims(Kind(opened.typ), opened.payload)
 	if err != nil {
 		return nil, err
 	}
@@ -137,28 +164,73 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := v.accept(ctx, claims, listed); err != nil {
+	if err := v.accept(ctx, claims, listed, certificate); err != nil {
 		return nil, withClaims(err, claims)
 	}
-	return &Verified{claims: claims, key: key, verifier: v}, nil
+	return &Verified{claims: claims, key: key, sealed: sealed, verifier: v}, nil
+}
+
+// find returns the key that a token names, with what has been prepared of it.
+func (v *Verifier) find(ctx context.Context, h header, payload string) (Key, error) {
+	key, err := v.issuers.find(ctx, h, payload)
+	if err == nil {
+		key.prepared = v.prepared.Get(key.id)
+	}
+	return key, err
 }
 
 // accept checks what depends on the verifier, of a token whose key is listed: for
-// whom, how long, and now.
-func (v *Verifier) accept(ctx context.Context, c *Claims, listed Key) error {
+// whom, how long, now, and from whom.
+func (v *Verifier) accept(ctx context.Context, c *Claims, listed Key, certificate *x509.Certificate) error {
 	if c.Audience != v.audience {
-		return &Refusal{Reason: ReasonAudienceMismatch, Check: CheckAudience, Detail: "the token is for another audience"}
+		return &Refusal{Reason: ReasonAudienceMismatch, Check: "verify.aud", Detail: "the token is for another audience"}
 	}
-	if lifetime := c.Expires.Sub(c.IssuedAt); lifetime > v.maxLifetime {
+	most := v.maxLifetime
+	if c.Kind() == KindVisit {
+		most = v.maxVisitLifetime
+	}
+	if lifetime := c.Expires.Sub(c.IssuedAt); lifetime > most {
 		return &Refusal{
-			Reason: ReasonLifetimeTooLong, Check: CheckLifetime,
-			Detail: fmt.Sprintf("the token lives %s; this audience accepts %s", lifetime, v.maxLifetime),
+			Reason: ReasonLifetimeTooLong, Check: "verify.lifetime",
+			Detail: fmt.Sprintf("the token lives %s; this audience accepts %s", lifetime, most),
 		}
 	}
 	if err := v.timely(c); err != nil {
 		return err
 	}
+	if err := sentBy(c, certificate); err != nil {
+		return err
+	}
 	return standing(ctx, c, listed)
+}
+
+// sentBy checks that a bound token came from the client that it is bound to.
+func sentBy(c *Claims, certificate *x509.Certificate) error {
+	switch {
+	case c.CertificateSHA256 == "":
+		return nil
+	case certificate == nil:
+		return &Refusal{
+			Reason: ReasonCertificateMismatch, Check: "verify.cnf",
+			Detail: "the token is bound to a client certificate, and its connection has none",
+		}
+	case thumbprint(certificate) != c.CertificateSHA256:
+		return &Refusal{
+			Reason: ReasonCertificateMismatch, Check: "verify.cnf",
+			Detail: "the token is bound to another client certificate than that of its connection",
+		}
+	}
+	return nil
+}
+
+// thumbprint returns the x5t#S256 of a certificate (RFC 8705 section 3.1), or an
+// empty text for nil.
+func thumbprint(certificate *x509.Certificate) string {
+	if certificate == nil {
+		return ""
+	}
+	sum := sha256.Sum256(certificate.Raw)
+	return base64url.EncodeToString(sum[:])
 }
 
 // withClaims adds to a refusal what the token says, once its issuer vouches for
@@ -175,7 +247,7 @@ func withClaims(err error, claims *Claims) error {
 // expired or been taken back. A stream asks before each message.
 func (v *Verifier) Recheck(ctx context.Context, grant *Grant) error {
 	if grant == nil || grant.verifier != v {
-		return &Refusal{Reason: ReasonTokenInvalid, Check: CheckRedeem, Detail: "not granted by this verifier"}
+		return &Refusal{Reason: ReasonTokenInvalid, Check: "redeem", Detail: "not granted by this verifier"}
 	}
 	return v.current(ctx, grant.claims, grant.key)
 }
@@ -193,19 +265,34 @@ func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
 	return standing(ctx, c, listed)
 }
 
+// clock returns the time by a clock that never goes back: what has expired stays
+// expired, though the machine's clock is set back.
+func (v *Verifier) clock() time.Time {
+	now := v.now()
+	milli := now.UnixMilli()
+	for {
+		switch latest := v.latest.Load(); {
+		case milli < latest:
+			return time.UnixMilli(latest)
+		case milli == latest || v.latest.CompareAndSwap(latest, milli):
+			return now
+		}
+	}
+}
+
 // timely checks that now is within the token's life.
 func (v *Verifier) timely(c *Claims) error {
-	now := v.now()
+	now := v.clock()
 	switch {
 	case !now.Before(c.Expires):
 		return &Refusal{
-			Reason: ReasonTokenExpired, Check: CheckExpiry,
+			Reason: ReasonTokenExpired, Check: "verify.exp",
 			Detail: fmt.Sprintf("the token expired %s ago", now.Sub(c.Expires).Round(time.Millisecond)),
 		}
 	case c.IssuedAt.After(now.Add(v.skew)):
-		return early(CheckIssuedAt, "issued", c.IssuedAt.Sub(now))
+		return early("verify.iat", "issued", c.IssuedAt.Sub(now))
 	case c.NotBefore.After(now.Add(v.skew)):
-		return early(CheckStart, "valid", c.NotBefore.Sub(now))
+		return early("verify.nbf", "valid", c.NotBefore.Sub(now))
 	}
 	return nil
 }
@@ -213,15 +300,15 @@ func (v *Verifier) timely(c *Claims) error {
 // standing checks that the issuer has not taken the token back.
 func standing(ctx context.Context, c *Claims, listed Key) error {
 	if listed.revocations == nil {
-		return nil
+		return c.unlisted()
 	}
 	switch err := listed.revocations.Revoked(ctx, c); {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrRevoked):
-		return &Refusal{Reason: ReasonTokenRevoked, Check: CheckRevoked, Err: err}
+		return &Refusal{Reason: ReasonTokenRevoked, Check: "verify.revoked", Err: err}
 	default:
-		return &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+		return &Refusal{Reason: ReasonTrustStale, Check: "verify.trust", Err: err}
 	}
 }
 
@@ -235,42 +322,16 @@ func early(check Check, what string, ahead time.Duration) error {
 // listed returns the key as the token's issuer lists it now, with the algorithm
 // that verified: a key of one trusted issuer signs nothing for another.
 func (v *Verifier) listed(ctx context.Context, c *Claims, key Key) (Key, error) {
-	source, ok := v.sources[c.Issuer]
+	source, ok := v.issuers.sources[c.Issuer]
 	if !ok {
-		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss is not a trusted issuer"}
+		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: "verify.iss", Detail: "iss is not a trusted issuer"}
 	}
 	switch listed, err := source.Key(ctx, key.id); {
 	case errors.Is(err, ErrKeyUnknown) || err == nil && (listed.id != key.id || listed.algorithm != key.algorithm):
-		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: CheckIssuer, Detail: "iss does not list the key that signed"}
+		return Key{}, &Refusal{Reason: ReasonIssuerMismatch, Check: "verify.iss", Detail: "iss does not list the key that signed"}
 	case err != nil:
-		return Key{}, &Refusal{Reason: ReasonTrustStale, Check: CheckTrust, Err: err}
+		return Key{}, &Refusal{Reason: ReasonTrustStale, Check: "verify.trust", Err: err}
 	default:
 		return listed, nil
 	}
-}
-
-// anyOf finds a key at whichever issuer lists it. Until the signature has
-// verified, the token's own word for its issuer counts for nothing.
-type anyOf []KeySource
-
-// find returns the first key with this id and algorithm, or else one with
-// another algorithm. A key can be listed with two, by two issuers: neither hides
-// the other's. Where none has it and one source could not tell, its error counts.
-func (sources anyOf) find(ctx context.Context, kid string, algorithm Algorithm) (Key, error) {
-	var other Key
-	unknown := ErrKeyUnknown
-	for _, source := range sources {
-		switch key, err := source.Key(ctx, kid); {
-		case err == nil && key.algorithm == algorithm:
-			return key, nil
-		case err == nil:
-			other = key
-		case !errors.Is(err, ErrKeyUnknown):
-			unknown = err
-		}
-	}
-	if other.id != "" && unknown == ErrKeyUnknown {
-		return other, nil
-	}
-	return Key{}, unknown
 }

@@ -75,7 +75,7 @@ func TestTokenRefusesWhatIsNone(t *testing.T) {
 		AuthInfo: level{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}},
 	})
 	for _, raw := range []string{
-		"", " ", "a b", "Bearer a", "a\nb", "a\r\nx: y", "a\x00", "a,b", "a=", "a+b", "a/b", "ä", "\xff", strings.Repeat("a", 4097),
+		"", " ", "a b", "Bearer a", "a\nb", "a\r\nx: y", "a\x00", "a,b", "a=", "a+b", "a/b", "ä", "\xff", strings.Repeat("a", 6145),
 	} {
 		if md, err := perRPC(t, raw).GetRequestMetadata(private); md != nil || status.Code(err) != codes.Unauthenticated {
 			t.Errorf("%.20q: %v, %v", raw, md, err)
@@ -83,7 +83,7 @@ func TestTokenRefusesWhatIsNone(t *testing.T) {
 			t.Errorf("the error repeats %.20q", raw)
 		}
 	}
-	if _, err := perRPC(t, strings.Repeat("a", 4096)).GetRequestMetadata(private); err != nil {
+	if _, err := perRPC(t, strings.Repeat("a", 6144)).GetRequestMetadata(private); err != nil {
 		t.Error(err)
 	}
 }

@@ -2,6 +2,8 @@ package handoffgrpc_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 
@@ -55,9 +57,8 @@ func Example() {
 		Store:    replay.NewMemory(replay.Config{}),
 	}))
 	guard := must(handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: verifier}))
-	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverTLS)),
-		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
-	server2v1.RegisterInvoiceServiceServer(s, billing{})
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverTLS)))
+	server2v1.RegisterInvoiceServiceServer(guard.On(s), billing{})
 	if err := guard.Check(s); err != nil {
 		panic(err)
 	}
@@ -90,4 +91,62 @@ func Example() {
 	// the request itself: <nil>
 	// another: FIELD_MISMATCH
 	// no token: TOKEN_MISSING
+}
+
+// A client that has a certificate of its own asks for tokens that nobody else can
+// present. It makes the certificate itself: what counts is that it has the key.
+func ExamplePeerCertificate() {
+	clientTLS, serverTLS := tlsPair() // an authority for this example, in memory
+	certificate := clientCertificate()
+
+	// The audience's TLS asks for a certificate, from any issuer; and so does the
+	// issuer's.
+	serverTLS.ClientAuth = tls.RequestClientCert // Check holds it to that where a rule says certificate_bound
+	key := must(signkey.Generate(handoff.EdDSA))
+	issuer := must(handoff.NewIssuer(handoff.IssuerConfig{Issuer: "https://shop.example", Key: key}))
+	verifier := must(handoff.NewVerifier(handoff.VerifierConfig{
+		Audience: "https://billing.example",
+		Issuers:  map[string]handoff.KeySource{"https://shop.example": must(keyset.New(key.Key()))},
+		Store:    replay.NewMemory(replay.Config{}),
+	}))
+	guard := must(handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: verifier, TLS: serverTLS}))
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverTLS)))
+	server2v1.RegisterInvoiceServiceServer(guard.On(s), billing{})
+	if err := guard.Check(s); err != nil {
+		panic(err)
+	}
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	go func() { _ = s.Serve(listener) }()
+	defer s.Stop()
+
+	// The issuer's handler binds the token to the certificate of the call that asks
+	// for it: handoffgrpc.PeerCertificate(ctx). Here there is no such call.
+	req := &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+	raw, _, err := issuer.Issue(context.Background(), handoff.IssueParams{
+		Audience:    "https://billing.example",
+		Subject:     "user-1",
+		Operation:   must(rule.Operation(server2v1.InvoiceService_GetInvoice_FullMethodName, req)),
+		Certificate: must(x509.ParseCertificate(certificate.Certificate[0])),
+	})
+	if err != nil {
+		panic(err)
+	}
+
+	// The client presents its certificate with gRPC's own transport credentials.
+	call := func(certificates ...tls.Certificate) error {
+		config := clientTLS.Clone()
+		config.Certificates = certificates
+		conn := must(grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(config))))
+		defer conn.Close()
+		_, err := server2v1.NewInvoiceServiceClient(conn).GetInvoice(context.Background(), req, handoffgrpc.Token(raw))
+		return err
+	}
+	fmt.Println("a thief:", handoffgrpc.ReasonOf(call(clientCertificate())))
+	fmt.Println("without one:", handoffgrpc.ReasonOf(call()))
+	fmt.Println("the client:", call(certificate))
+	// Output:
+	// a thief: CERTIFICATE_MISMATCH
+	// without one: CERTIFICATE_MISMATCH
+	// user-1 reads INV-42
+	// the client: <nil>
 }

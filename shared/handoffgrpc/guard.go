@@ -3,16 +3,17 @@ package handoffgrpc
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
 )
 
 // Config says how a server is guarded.
@@ -24,30 +25,54 @@ type Config struct {
 	// "/billing.v1.Billing/Ping", or all of a service, "/grpc.health.v1.Health/".
 	// An entry that the server does not have, or that has a rule, fails Check.
 	Exempt []string
+	// Rules has the rules of the methods that are linked into the program, with those of
+	// an overlay for a .proto that is not one's own: see rule.Set.Overlay. Nil: the rules
+	// that the methods carry.
+	Rules *rule.Set
+	// TLS is that of the server, the very value of which its transport credentials were
+	// made. It is looked at only by Check, which fails where a method's rule takes only
+	// tokens that are bound to a client certificate and TLS asks clients for none
+	// (ClientAuth), or is nil: every call would be refused. What GetConfigForClient
+	// returns, where it is set, must ask as well.
+	TLS *tls.Config
+	// Metadata is where the token of a call is: "authorization", as `Bearer TOKEN`; or
+	// "handoff-token", as it is, for a service that uses authorization for something
+	// else. Only the one is read. Empty: authorization.
+	Metadata string
+	// Deferred names the unary methods whose handlers redeem the token themselves, in
+	// the transaction of their effect, so that both are kept or neither is: see the
+	// Begin of package sqlreplay. Such a handler finds no grant in its context. What
+	// it answers is given to nobody unless it has kept a redemption. The verifier's
+	// own store is not asked. A method that the server does not have, or whose tokens
+	// are reusable, fails Check.
+	Deferred []string
 	// Observe, if set, is told of each decision, for audit and metrics. See Event.
 	Observe func(context.Context, Event)
-	// MaxInFlight is how many tokens may be in verification at once. The others
-	// wait for their turn, first come, first served, until their call ends. A
-	// check keeps a processor busy, so more at once are no faster. Zero: 16 for
-	// each of GOMAXPROCS.
-	MaxInFlight int
-	// MaxWaiting is how many tokens may wait for verification. A call above it is
-	// refused with LIMIT_EXCEEDED before any of its token is looked at. Tap, which
-	// refuses it sooner and for less, counts with them the goroutines that wait
-	// for a processor, those that verify and those of handlers among them: it
-	// should be well above MaxInFlight. With much room calls get old while they wait; with little,
-	// calls are refused that could be checked a moment later. Zero: 256 for each
-	// of GOMAXPROCS, which is some 20 ms of checks.
-	MaxWaiting int
+	// Outcome, if set, is asked what became of a handoff whose token comes again:
+	// one that is genuine, unexpired and not taken back, with the very request that
+	// it names. The response that it returns is the caller's answer, and nothing runs
+	// again. A service that records Grant.ID in the transaction of its effect has it
+	// there, and so can tell a caller who has lost the first answer. Where it returns
+	// nil, an error (for Observe), or what is no response of Grant.Method, the call
+	// is refused with TOKEN_REPLAYED. It is never asked for a streaming method. It is
+	// called in the call's own goroutine, inside the interceptors.
+	Outcome func(context.Context, *handoff.Grant) (proto.Message, error)
+	// Admit, if set, is asked for a turn before a token is verified, which keeps a
+	// processor busy. It may wait. done, which ends the turn, is called once. On an
+	// error the call is refused with LIMIT_EXCEEDED, and nothing of its token is
+	// looked at. See Shedder.Admit in package overload.
+	Admit func(context.Context) (done func(), err error)
 }
 
 // Event is one decision of a guard. There is one for each guarded call: before
 // its handler runs, or as it is refused. A stream that is ended while it is open
-// has a second one, once its handler has returned, with both Grant and Refusal.
+// has a second one, once its handler has returned, with both Grant and Refusal. Of a
+// method in Config.Deferred, the first one comes as the handler redeems; and there is a
+// second one where it has not kept that.
 //
 // Observe is called in the call's own goroutine, and holds the call up. If it
 // panics the handler does not run, and the panic is the server's to recover as
-// if it were the handler's, but for a call that Tap refuses. No event contains a token.
+// if it were the handler's. No event contains a token.
 type Event struct {
 	// Method is the full method name; empty for one that Check has not seen, so
 	// that it can be a metric's label.
@@ -55,72 +80,64 @@ type Event struct {
 	// Issuer, Subject and ID are the token's iss, sub and jti once the issuer
 	// is known to vouch for them; empty before.
 	Issuer, Subject, ID string
+	// Actor is the API client that acts for the subject, where one does (act.sub).
+	Actor string
 	// Grant is what the call runs with; nil if it does not run.
 	Grant *handoff.Grant
+	// Answered is true where Config.Outcome has answered the call in place of a
+	// refusal, which is TOKEN_REPLAYED.
+	Answered bool
 	// Refusal is why the call does not run, or was ended; nil if it runs. Its
 	// Check, Detail and Err are not for the caller.
 	Refusal *handoff.Refusal
 }
-
-// Checks of the guard itself.
-const (
-	CheckGuardRule    handoff.Check = "guard.rule"    // a method that Check has not seen, or no Check yet
-	CheckGuardWaiting handoff.Check = "guard.waiting" // more than MaxWaiting
-	CheckGuardRequest handoff.Check = "guard.request" // not one request of the method's type
-)
 
 // Guard lets a call through to its handler with a grant, or refuses it. One Guard
 // serves one *grpc.Server. It is safe for concurrent use.
 type Guard struct {
 	verifier *handoff.Verifier
 	exempt   []string
+	deferred []string
+	place    place
+	rules    *rule.Set
+	tls      *tls.Config // nil: unknown
 	notify   func(context.Context, Event)
+	outcome  func(context.Context, *handoff.Grant) (proto.Message, error)
 
-	queue *queue
-	plan  atomic.Pointer[plan] // nil until Check succeeds
+	turn    func(context.Context) (done func(), err error)
+	plan    atomic.Pointer[plan] // nil until Check succeeds
+	guarded sync.Map             // holds a registration for each service that On has registered
 }
 
 // NewGuard returns a guard that refuses every call until Check has succeeded, or
 // an error that names the field of config that it refuses.
 func NewGuard(config Config) (*Guard, error) {
 	if config.Verifier == nil {
-		return nil, errors.New("Config.Verifier is required")
+		return nil, &handoff.ConfigError{Field: "handoffgrpc.Config.Verifier", Problem: "is required"}
+	}
+	if err := checkMetadata(config.Metadata); err != nil {
+		return nil, err
 	}
 	for _, entry := range config.Exempt {
 		service, _, ok := strings.Cut(strings.TrimPrefix(entry, "/"), "/")
 		if !ok || service == "" || entry[0] != '/' || strings.Count(entry, "/") != 2 {
-			return nil, fmt.Errorf(`Config.Exempt: %q is neither a method such as "/pkg.Service/Method" nor a service such as "/pkg.Service/"`, entry)
+			return nil, &handoff.ConfigError{
+				Field:   "handoffgrpc.Config.Exempt",
+				Problem: fmt.Sprintf(`has %q, which is neither a method such as "/pkg.Service/Method" nor a service such as "/pkg.Service/"`, entry),
+			}
 		}
 	}
-	if config.MaxInFlight < 0 {
-		return nil, errors.New("Config.MaxInFlight is negative")
-	}
-	if config.MaxWaiting < 0 {
-		return nil, errors.New("Config.MaxWaiting is negative")
-	}
-	processors := runtime.GOMAXPROCS(0)
 	return &Guard{
 		verifier: config.Verifier,
 		exempt:   append([]string(nil), config.Exempt...),
+		deferred: append([]string(nil), config.Deferred...),
+		rules:    cmp.Or(config.Rules, rule.Linked()),
+		tls:      config.TLS,
+		place:    newPlace(cmp.Or(config.Metadata, authorization)),
 		notify:   config.Observe,
-		queue:    newQueue(cmp.Or(config.MaxInFlight, 16*processors), cmp.Or(config.MaxWaiting, 256*processors)),
+		outcome:  config.Outcome,
+		turn:     config.Admit,
 	}, nil
-}
-
-// Unary is a grpc.UnaryServerInterceptor. Chain it last.
-func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	c, err := g.admit(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
-	}
-	if c.method.exempt {
-		return handler(ctx, req)
-	}
-	grant, err := c.redeem(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	return handler(handoff.NewContext(ctx, grant), req)
 }
 
 // call is one call on its way to a grant.
@@ -130,66 +147,83 @@ type call struct {
 	verified *handoff.Verified
 }
 
+// isExempt reports whether the call needs no token. Of one that Check has not
+// seen it is false.
+func (c *call) isExempt() bool { return c.method != nil && c.method.exempt }
+
 // admit is the part of the check that needs no request: the method is planned,
-// and the token is authentic and current. Its error is the caller's status.
-func (g *Guard) admit(ctx context.Context, fullMethod string) (call, error) {
-	c := call{guard: g, method: g.plan.Load().method(fullMethod)}
+// and the token is authentic and current. Its error is one for refuse.
+func (c *call) admit(ctx context.Context) error {
 	if c.method == nil {
-		return c, c.refuse(ctx, &handoff.Refusal{
-			Reason: handoff.ReasonRuleMissing, Check: CheckGuardRule, Detail: "Guard.Check has not seen the method",
-		})
+		detail := "Guard.Check has not seen the method"
+		if c.guard.plan.Load() == nil {
+			detail = "Guard.Check has not been called, or has failed: until it succeeds every call is refused"
+		}
+		return &handoff.Refusal{Reason: handoff.ReasonRuleMissing, Check: "guard.rule", Detail: detail}
 	}
 	if c.method.exempt {
-		return c, nil
+		return nil
 	}
 	var err error
-	if c.verified, err = g.verify(ctx); err != nil {
-		return c, c.refuse(ctx, err)
-	}
-	return c, nil
+	c.verified, err = c.guard.verify(ctx)
+	return err
 }
 
 // verify verifies the token of an incoming call, when its turn comes.
 func (g *Guard) verify(ctx context.Context) (*handoff.Verified, error) {
-	if err := g.queue.enter(ctx); err != nil {
-		return nil, err
+	if g.turn != nil {
+		done, err := g.turn(ctx)
+		if err != nil {
+			return nil, &handoff.Refusal{Reason: handoff.ReasonLimitExceeded, Check: "guard.waiting", Err: err}
+		}
+		defer done()
 	}
-	defer g.queue.leave()
-	raw, err := bearer(ctx)
+	raw, err := g.place.token(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return g.verifier.Verify(ctx, raw)
+	return g.verifier.VerifyAny(ctx, raw, PeerCertificate(ctx)) // the method's rule says which kind it takes
 }
 
 // redeem is the rest of the check: the token names this request, and is spent on
-// it. Its error is the caller's status.
-func (c call) redeem(ctx context.Context, req any) (*handoff.Grant, error) {
-	message, ok := req.(proto.Message)
-	if !ok {
-		return nil, c.refuse(ctx, misused("the request is not a protobuf message"))
-	}
-	if c.verified.Method() != c.method.name {
-		// A token for another method buys nobody the work of naming a large request.
-		return nil, c.refuse(ctx, c.verified.Allows(handoff.Operation{Method: c.method.name}, c.method.rule))
-	}
-	op, err := c.method.binding.Operation(message)
+// it. Its error is one for refuse.
+func (c *call) redeem(ctx context.Context, req any) (*handoff.Grant, error) {
+	op, err := c.operation(req)
 	if err != nil {
-		return nil, c.refuse(ctx, err)
+		return nil, err
 	}
 	grant, err := c.guard.verifier.Redeem(ctx, c.verified, op, c.method.rule)
-	if err != nil {
-		return nil, c.refuse(ctx, err)
+	if err == nil {
+		c.observe(ctx, Event{Grant: grant})
 	}
-	c.observe(ctx, grant, nil)
-	return grant, nil
+	return grant, err
 }
 
-// refuse reports the refusal that err is, and returns the caller's status.
-func (c call) refuse(ctx context.Context, err error) error {
+// operation is what the request asks for, if the token is for its method at all.
+func (c *call) operation(req any) (op handoff.Operation, err error) {
+	message, ok := req.(proto.Message)
+	if !ok {
+		return op, misused("the request is not a protobuf message")
+	}
+	if !c.verified.For(c.method.name) {
+		// A token for another method buys nobody the work of naming a large request.
+		return op, c.verified.Allows(handoff.Operation{Method: c.method.name}, c.method.rule)
+	}
+	return c.method.binding.Operation(message)
+}
+
+// refuse reports the refusal that err is, and returns the caller's status. It
+// panics if err is a panic that begin has kept.
+func (c *call) refuse(ctx context.Context, err error) error {
+	if kept, ok := err.(*panicked); ok {
+		panic(kept)
+	}
 	refusal := refusalOf(err)
-	c.observe(ctx, nil, refusal)
-	return StatusOf(refusal).Err()
+	c.observe(ctx, Event{Refusal: refusal})
+	if refusal.Check == "guard.rule" && c.guard.plan.Load() == nil {
+		return c.guard.place.unchecked.Err() // a mistake in the program, whose author is the caller
+	}
+	return c.guard.place.statusOf(refusal).Err()
 }
 
 // refusalOf returns the refusal in err's chain. What is none differs from what
@@ -199,23 +233,24 @@ func refusalOf(err error) *handoff.Refusal {
 	if errors.As(err, &refusal) {
 		return refusal
 	}
-	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: CheckGuardRequest, Err: err}
+	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: "guard.request", Err: err}
 }
 
-func (c call) observe(ctx context.Context, grant *handoff.Grant, refusal *handoff.Refusal) {
+// observe completes the event and tells it.
+func (c *call) observe(ctx context.Context, event Event) {
 	if c.guard.notify == nil {
 		return
 	}
-	event := Event{Grant: grant, Refusal: refusal}
 	if c.method != nil {
 		event.Method = c.method.name
 	}
 	switch {
 	case c.verified != nil:
 		claims := c.verified.Claims()
-		event.Issuer, event.Subject, event.ID = claims.Issuer, claims.Subject, claims.ID
-	case refusal != nil && refusal.Claims != nil: // authentic, and refused all the same
-		event.Issuer, event.Subject, event.ID = refusal.Claims.Issuer, refusal.Claims.Subject, refusal.Claims.ID
+		event.Issuer, event.Subject, event.ID, event.Actor = claims.Issuer, claims.Subject, claims.ID, claims.Actor
+	case event.Refusal != nil && event.Refusal.Claims != nil: // authentic, and refused all the same
+		claims := event.Refusal.Claims
+		event.Issuer, event.Subject, event.ID, event.Actor = claims.Issuer, claims.Subject, claims.ID, claims.Actor
 	}
 	c.guard.notify(ctx, event)
 }

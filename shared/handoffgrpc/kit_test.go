@@ -211,9 +211,10 @@ type kit struct {
 	verifier *handoff.Verifier
 	guard    *handoffgrpc.Guard
 	invoices *invoices
+	listen   func(net.Listener) net.Listener // what its listener is wrapped with
 }
 
-// newKit makes a guard, with the config that is given but for what the kit provides.
+// newKit makes a guard, with the config that is given, except for what the kit provides.
 func newKit(t testing.TB, config handoffgrpc.Config) *kit {
 	t.Helper()
 	k := &kit{
@@ -222,6 +223,7 @@ func newKit(t testing.TB, config handoffgrpc.Config) *kit {
 		store:    &store{},
 	}
 	k.invoices = &invoices{recorder: k.recorder}
+	k.listen = func(l net.Listener) net.Listener { return l }
 	var err error
 	k.verifier, err = handoff.NewVerifier(handoff.VerifierConfig{
 		Audience: audience, Issuers: map[string]handoff.KeySource{issuer: k.keys}, Store: k.store,
@@ -251,10 +253,9 @@ func (k *kit) check(t testing.TB) {
 }
 
 func (k *kit) server(options ...grpc.ServerOption) *grpc.Server {
-	s := grpc.NewServer(append(options,
-		grpc.ChainUnaryInterceptor(k.guard.Unary), grpc.ChainStreamInterceptor(k.guard.Stream))...)
-	server2v1.RegisterInvoiceServiceServer(s, k.invoices)
-	healthv1.RegisterHealthServer(s, health.NewServer())
+	s := grpc.NewServer(options...)
+	server2v1.RegisterInvoiceServiceServer(k.guard.On(s), k.invoices)
+	healthv1.RegisterHealthServer(k.guard.On(s), health.NewServer())
 	return s
 }
 
@@ -266,7 +267,7 @@ func (k *kit) serve(t testing.TB, options ...grpc.ServerOption) *grpc.ClientConn
 	if err := k.guard.Check(s); err != nil {
 		t.Fatal(err)
 	}
-	return dial(t, start(t, s, k.guard.Listener), credentials.NewTLS(client))
+	return dial(t, start(t, s, k.listen), credentials.NewTLS(client))
 }
 
 // start serves s in memory, behind what wraps the listener, until the test ends.
@@ -304,7 +305,7 @@ func dial(t testing.TB, listener *bufconn.Listener, creds credentials.TransportC
 	return conn
 }
 
-// tlsPair returns both ends' configuration under an authority that exists in memory alone.
+// tlsPair returns both ends' configuration under an authority that exists only in memory.
 func tlsPair() (client, server *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

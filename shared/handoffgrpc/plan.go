@@ -1,6 +1,7 @@
 package handoffgrpc
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,10 +18,11 @@ import (
 type plan struct{ methods map[string]*method }
 
 type method struct {
-	name    string
-	exempt  bool
-	binding *rule.Method // nil if exempt
-	rule    handoff.Rule
+	name     string
+	exempt   bool
+	deferred bool         // its handler redeems
+	binding  *rule.Method // nil if exempt
+	rule     handoff.Rule
 }
 
 // method returns what a method demands, or nil if it is not planned.
@@ -31,23 +33,85 @@ func (p *plan) method(fullMethod string) *method {
 	return p.methods[fullMethod]
 }
 
-// Check opens the guard, if every method that s has registered carries a rule or
-// is exempt. Call it after the last registration and before Serve.
+// Methods returns the full names of the methods that run only with a token, sorted. There
+// are none until Check has succeeded.
+func (g *Guard) Methods() (names []string) {
+	p := g.plan.Load()
+	if p == nil {
+		return nil
+	}
+	for name, m := range p.methods {
+		if !m.exempt {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Check opens the guard, if every method that s has registered carries a rule and
+// was registered with On(s), or is exempt. Call it after the last registration and
+// before Serve: gRPC ends the program that registers a service on s afterwards.
 //
-// Its error names, on one line, each method with neither or with both, each with
-// a rule that cannot hold (on a client-streaming method, with a free path that
-// its request lacks, over a field that no token can name), and each entry of
-// Config.Exempt that the server does not have. The guard then refuses every
-// call, whatever an earlier Check said.
+// Its error names, on one line, each method with neither or with both, each with a
+// rule that was registered around the guard, each with a rule that cannot hold (on
+// a client-streaming method, with a free path that its request lacks, over a field
+// that no token can name), and each entry of Config.Exempt that the server does not
+// have. A grpc.UnknownServiceHandler is an error too, since no guard stands before
+// it. So is a rule that takes only sealed tokens where the verifier has no key for them,
+// and one that takes only tokens bound to a client certificate where Config.TLS asks for
+// none; errors.As finds the *handoff.ConfigError that names the field.
+//
+// After an error the guard refuses every call, even after an earlier Check, and s is
+// stopped: it will serve nothing, not even what was registered around the guard.
 func (g *Guard) Check(s *grpc.Server) error {
+	seal(s)
+	var around []error
+	switch has, known := unknownHandler(s); {
+	case !known:
+		around = append(around, errors.New("this version of grpc-go does not show whether the server has an UnknownServiceHandler"))
+	case has:
+		around = append(around, errors.New("the server has an UnknownServiceHandler, before which no guard stands"))
+	}
+	err := g.CheckServices(s.GetServiceInfo(), func(service string) bool { return g.isGuarded(s, service) }, around...)
+	if err != nil {
+		s.Stop()
+	}
+	return err
+}
+
+// CheckServices is Check for another transport than gRPC's, such as that of package
+// handoffconnect, which knows its services itself. guarded reports whether the guard
+// stands before a service; problems are what else is wrong.
+func (g *Guard) CheckServices(services map[string]grpc.ServiceInfo, guarded func(service string) bool, problems ...error) error {
 	g.plan.Store(nil)
-	var (
-		rules    = rule.Linked()
-		services = s.GetServiceInfo()
-		methods  = map[string]*method{}
-		used     = map[string]bool{}
-		problems []string
-	)
+	methods, more := g.newPlan(services, guarded)
+	if problems = append(more, problems...); len(problems) > 0 {
+		slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return checkError(problems)
+	}
+	g.plan.Store(&plan{methods})
+	return nil
+}
+
+// checkError is all that Check has found, on one line.
+type checkError []error
+
+func (e checkError) Error() string {
+	texts := make([]string, len(e))
+	for i, problem := range e {
+		texts[i] = problem.Error()
+	}
+	return "handoffgrpc: " + strings.Join(texts, "; ")
+}
+
+// Unwrap returns each problem.
+func (e checkError) Unwrap() []error { return e }
+
+// newPlan plans all methods of the services, and says what is wrong with them.
+func (g *Guard) newPlan(services map[string]grpc.ServiceInfo, guarded func(string) bool) (methods map[string]*method, problems []error) {
+	methods = map[string]*method{}
+	used := map[string]bool{}
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		prefix := "/" + service + "/"
 		used[prefix] = true
@@ -55,9 +119,18 @@ func (g *Guard) Check(s *grpc.Server) error {
 			name := prefix + info.Name
 			used[name] = true
 			exempt := slices.Contains(g.exempt, prefix) || slices.Contains(g.exempt, name)
-			m, err := newMethod(rules, name, exempt, info)
+			m, err := newMethod(g.rules, name, exempt, info)
+			if err == nil && !exempt && !guarded(service) {
+				err = fmt.Errorf("%s is registered around the guard: its service must be registered on Guard.On(server)", name)
+			}
+			if err == nil && slices.Contains(g.deferred, name) {
+				err = m.deferRedemption(info)
+			}
+			if err == nil {
+				err = g.canCheck(m)
+			}
 			if err != nil {
-				problems = append(problems, err.Error())
+				problems = append(problems, err)
 				continue
 			}
 			methods[name] = m
@@ -65,14 +138,41 @@ func (g *Guard) Check(s *grpc.Server) error {
 	}
 	for _, entry := range g.exempt {
 		if !used[entry] {
-			problems = append(problems, fmt.Sprintf("Config.Exempt names %s, which the server does not have", entry))
+			problems = append(problems, fmt.Errorf("Config.Exempt names %s, which the server does not have", entry))
 		}
 	}
-	if len(problems) > 0 {
-		slices.Sort(problems)
-		return fmt.Errorf("handoffgrpc: %s", strings.Join(problems, "; "))
+	for _, entry := range g.deferred {
+		if !used[entry] || strings.HasSuffix(entry, "/") {
+			problems = append(problems, fmt.Errorf("Config.Deferred names %s, which is no method of the server", entry))
+		}
 	}
-	g.plan.Store(&plan{methods})
+	return methods, problems
+}
+
+// deferRedemption leaves the redemption to the method's handler.
+func (m *method) deferRedemption(info grpc.MethodInfo) error {
+	switch {
+	case m.exempt, m.rule.Reusable:
+		return fmt.Errorf("%s is named in Config.Deferred, and no token is redeemed for it", m.name)
+	case info.IsServerStream, info.IsClientStream:
+		return fmt.Errorf("%s is named in Config.Deferred, and is no unary method", m.name)
+	}
+	m.deferred = true
+	return nil
+}
+
+// canCheck returns an error if the server has not what the method's rule takes, and so
+// would refuse every call of it.
+func (g *Guard) canCheck(m *method) error {
+	switch {
+	case m.rule.Sealed && !g.verifier.CanUnseal():
+		return &handoff.ConfigError{Field: "handoff.VerifierConfig.Unseal", Problem: "is required: " + m.name + " takes only sealed tokens"}
+	case m.rule.CertificateBound && (g.tls == nil || g.tls.ClientAuth == tls.NoClientCert):
+		return &handoff.ConfigError{
+			Field:   "handoffgrpc.Config.TLS",
+			Problem: "must ask clients for a certificate (ClientAuth: tls.RequestClientCert): " + m.name + " takes only tokens that are bound to one",
+		}
+	}
 	return nil
 }
 

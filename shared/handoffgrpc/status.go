@@ -14,13 +14,14 @@ import (
 const domain = "handoff.v1"
 
 // answers says how each reason is put to the caller: one code and one text,
-// whatever the check, so that a refusal tells no more than its reason.
+// for every check, so that a refusal tells no more than its reason. A guard that
+// reads another key of the metadata says that key.
 var answers = [...]struct {
 	code codes.Code
 	text string
 }{
-	handoff.ReasonTokenMissing:      {codes.Unauthenticated, "the call carries no handoff token"},
-	handoff.ReasonTokenInvalid:      {codes.Unauthenticated, "the handoff token is not authentic"},
+	handoff.ReasonTokenMissing:      {codes.Unauthenticated, "the call carries no handoff token in authorization"},
+	handoff.ReasonTokenInvalid:      {codes.Unauthenticated, "what is in authorization is no authentic handoff token"},
 	handoff.ReasonTokenExpired:      {codes.Unauthenticated, "the handoff token has expired"},
 	handoff.ReasonTokenNotYetValid:  {codes.Unauthenticated, "the handoff token is not valid yet"},
 	handoff.ReasonTokenRevoked:      {codes.Unauthenticated, "the handoff token has been taken back"},
@@ -41,6 +42,11 @@ var answers = [...]struct {
 	handoff.ReasonPolicyDenied:      {codes.PermissionDenied, "the policy does not let this user hand off this operation"},
 	handoff.ReasonArgumentInvalid:   {codes.InvalidArgument, "a field of the request is missing, malformed or unknown"},
 	handoff.ReasonIssuerUnavailable: {codes.Unavailable, "the handoff could not be recorded or signed"},
+	handoff.ReasonTokenNotSealed:    {codes.Unauthenticated, "the method takes only tokens that are sealed to this audience"},
+
+	handoff.ReasonCertificateMismatch: {codes.Unauthenticated, "the handoff token is not bound to the client certificate of this connection"},
+	handoff.ReasonClientInvalid:       {codes.Unauthenticated, "the call carries no assertion that this issuer takes from an API client"},
+	handoff.ReasonActorDenied:         {codes.PermissionDenied, "the method takes no handoff token of an API client that acts for a user"},
 }
 
 // statuses holds the answers, made once. A *status.Status is immutable.

@@ -37,10 +37,12 @@ func TestEveryReasonHasCodeAndText(t *testing.T) {
 		codes.Unauthenticated: {
 			handoff.ReasonTokenMissing, handoff.ReasonTokenInvalid, handoff.ReasonTokenExpired, handoff.ReasonTokenNotYetValid,
 			handoff.ReasonTokenRevoked, handoff.ReasonClaimsInvalid, handoff.ReasonIssuerMismatch, handoff.ReasonAudienceMismatch,
-			handoff.ReasonLifetimeTooLong, handoff.ReasonSessionInvalid,
+			handoff.ReasonLifetimeTooLong, handoff.ReasonSessionInvalid, handoff.ReasonTokenNotSealed,
+			handoff.ReasonCertificateMismatch, handoff.ReasonClientInvalid,
 		},
 		codes.PermissionDenied: {
 			handoff.ReasonMethodMismatch, handoff.ReasonFieldMismatch, handoff.ReasonRuleMissing, handoff.ReasonPolicyDenied,
+			handoff.ReasonActorDenied,
 		},
 		codes.InvalidArgument:    {handoff.ReasonRequestUnbindable, handoff.ReasonArgumentInvalid},
 		codes.FailedPrecondition: {handoff.ReasonTokenReplayed, handoff.ReasonIssuedBeforeStart},
@@ -80,13 +82,13 @@ func TestStatusOfTellsTheReasonAlone(t *testing.T) {
 	for _, reason := range handoff.Reasons() {
 		plain := handoffgrpc.StatusOf(&handoff.Refusal{Reason: reason})
 		full := handoffgrpc.StatusOf(fmt.Errorf("%s: %w", secret, &handoff.Refusal{
-			Reason: reason, Check: handoff.CheckSignature, Detail: secret, Err: errors.New(secret),
+			Reason: reason, Check: "signature", Detail: secret, Err: errors.New(secret),
 		}))
 		if plain.String() != full.String() {
 			t.Errorf("%s: %v differs from %v", reason, full, plain)
 		}
 	}
-	for _, err := range []error{nil, errors.New(secret), &handoff.Refusal{}, &handoff.Refusal{Reason: 23}, &handoff.Refusal{Reason: -1}} {
+	for _, err := range []error{nil, errors.New(secret), &handoff.Refusal{}, &handoff.Refusal{Reason: handoff.Reason(len(handoff.Reasons()) + 1)}, &handoff.Refusal{Reason: -1}} {
 		got := handoffgrpc.StatusOf(err)
 		if got.Code() != codes.Internal || strings.Contains(got.Message(), secret) || len(got.Details()) != 0 {
 			t.Errorf("StatusOf(%v) = %v", err, got)

@@ -14,29 +14,24 @@ import (
 // beside asking before each message and when its token expires.
 const recheckEvery = 500 * time.Millisecond
 
-// Stream is a grpc.StreamServerInterceptor for server-streaming methods. Chain it
-// last.
+// stream returns the handler that stands before next, inside the interceptors of
+// the server.
 //
 // The handler gets its request and its grant from its one RecvMsg, which the code
 // that protoc-gen-go-grpc generates calls before the service's own method. When
 // the token expires or is taken back, or the trust list grows too old, while the
 // handler runs, its context is cancelled with the *handoff.Refusal as the cause,
-// each later SendMsg fails, and the client is told the refusal's status whatever
-// the handler returns. That takes half a second at the most. A SendMsg that the
+// each later SendMsg fails, and the client is told the refusal's status in the place
+// of what the handler returns. That takes half a second at the most. A SendMsg that the
 // client's flow control is holding up is not called back.
-func (g *Guard) Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	c, err := g.admit(ss.Context(), info.FullMethod)
-	if err != nil {
-		return err
+func (g *Guard) stream(name string, next grpc.StreamHandler) grpc.StreamHandler {
+	return func(srv any, ss grpc.ServerStream) error {
+		c, err := g.Begin(ss.Context(), name)
+		if err != nil {
+			return err
+		}
+		return c.Stream(ss, func(ss grpc.ServerStream) error { return next(srv, ss) })
 	}
-	if c.method.exempt {
-		return handler(srv, ss)
-	}
-	s := &stream{ServerStream: ss, call: c}
-	s.state.ctx, s.cancel = context.WithCancelCause(ss.Context())
-	defer s.close()
-	err = handler(srv, s)
-	return s.outcome(err)
 }
 
 // stream is a server-streaming call: it binds the request as it arrives, and ends
@@ -56,7 +51,7 @@ type stream struct {
 type state struct {
 	ctx    context.Context  // the handler's: with the grant, once there is one
 	grant  *handoff.Grant   // nil until the token was redeemed
-	answer error            // what the client is told, whatever the handler returns
+	answer error            // what the client is told, in the place of what the handler returns
 	ended  *handoff.Refusal // what answer stands for, where Observe is yet to be told
 }
 
@@ -97,13 +92,17 @@ func (s *stream) SendMsg(m any) error {
 }
 
 // begin redeems the token for the request and starts the watch over the grant. If
-// Observe panics there is no grant, whoever recovers.
+// Observe panics there is no grant, even if somebody recovers.
 func (s *stream) begin(m any) error {
 	now := s.now()
 	if now.answer != nil { // ended before its request: the token stays unspent
 		return now.answer
 	}
-	grant, err := s.call.redeem(now.ctx, m)
+	grant, refused := s.call.redeem(now.ctx, m)
+	var err error
+	if grant == nil {
+		err = s.call.refuse(now.ctx, refused)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state.answer == nil && err != nil {
@@ -178,7 +177,7 @@ func (s *stream) outcome(err error) error {
 		now = s.now()
 	}
 	if now.ended != nil {
-		s.call.observe(s.ServerStream.Context(), now.grant, now.ended)
+		s.call.observe(s.ServerStream.Context(), Event{Grant: now.grant, Refusal: now.ended})
 	}
 	if now.answer != nil {
 		return now.answer
@@ -198,5 +197,5 @@ func (s *stream) close() {
 }
 
 func misused(detail string) *handoff.Refusal {
-	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: CheckGuardRequest, Detail: detail}
+	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: "guard.request", Detail: detail}
 }

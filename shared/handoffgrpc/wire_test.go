@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
@@ -111,26 +110,5 @@ func TestHandwrittenFrames(t *testing.T) {
 				t.Errorf("%d handlers ran, %d tokens were redeemed", ran, told)
 			}
 		})
-	}
-}
-
-// G10: with a handler for unknown methods grpc-go routes any path to the guard, which knows none of them.
-func TestUnknownMethodsAreRefused(t *testing.T) {
-	k := newKit(t, handoffgrpc.Config{})
-	conn := k.serve(t, grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
-		k.run("unknown")
-		return nil
-	}))
-	for _, method := range []string{"/handoff.server2.v1.InvoiceService/Refund", "/x/y", "//", "/grpc.health.v1.Health/Secret"} {
-		err := conn.Invoke(bearer(t, k.pay(t)), method, payment(), &server2v1.PayInvoiceResponse{})
-		if !refusedAsUnplanned(err) {
-			t.Errorf("%s: %v", method, err)
-		}
-		if e := k.take()[0]; e.Method != "" || e.Refusal.Check != handoffgrpc.CheckGuardRule {
-			t.Errorf("%s: event %+v", method, e)
-		}
-	}
-	if ran := k.handlers(); len(ran) != 0 || k.store.len() != 0 {
-		t.Errorf("ran %v", ran)
 	}
 }

@@ -3,8 +3,10 @@
 // # A guarded server and a fake SERVER1
 //
 //	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, impl) })
-//	raw := server.Issuer.Token(t, server.Audience, "u-1", billingv1.Billing_Pay_FullMethodName, req)
+//	raw := server.Token(t, "u-1", billingv1.Billing_Pay_FullMethodName, req)
 //	resp, err := billingv1.NewBillingClient(server.Conn).Pay(ctx, req, handoffgrpc.Token(raw))
+//
+// A method whose rule says visit takes server.Issuer.Visit(t, server.Audience, "u-1", method) as well.
 //
 // # Attack your own server
 //
@@ -23,6 +25,6 @@
 //
 //	handofftest.Store(t, func(t *testing.T) handoff.Store { return newStore(t) })
 //
-// Nothing here belongs in a program: the keys are made anew for each test, and
+// Nothing here belongs in a program: new keys are made for each test, and
 // tokens are made to any measure. Everything is safe for concurrent use.
 package handofftest

@@ -2,10 +2,13 @@ package handofftest_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -45,18 +48,22 @@ func TestAttack(t *testing.T) {
 	for _, test := range []struct {
 		method  string
 		request proto.Message
-		calls   int // that must reach the handler: one before, one after, one that is then replayed
+		sealed  bool
+		calls   int // that must reach the handler: one before, one after, one that is then replayed or with a visit
 	}{
-		{server2v1.InvoiceService_PayInvoice_FullMethodName, payment, 3},
-		{server2v1.InvoiceService_GetInvoice_FullMethodName, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}, 2},
-		{server2v1.InvoiceService_ExportPayments_FullMethodName, &server2v1.ExportPaymentsRequest{InvoiceId: "INV-42"}, 2},
+		{server2v1.InvoiceService_PayInvoice_FullMethodName, payment, false, 3},
+		{server2v1.InvoiceService_PayInvoice_FullMethodName, payment, true, 3},
+		{server2v1.InvoiceService_GetInvoice_FullMethodName, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}, false, 3},
+		{server2v1.InvoiceService_ExportPayments_FullMethodName, &server2v1.ExportPaymentsRequest{InvoiceId: "INV-42"}, false, 3},
 	} {
-		t.Run(test.method, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s, sealed %t", test.method, test.sealed), func(t *testing.T) {
 			impl := &invoices{}
 			server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, impl) })
-			handofftest.Attack(t, server.Conn, handofftest.Target{
-				Issuer: server.Issuer, Audience: server.Audience, Method: test.method, Request: test.request,
-			})
+			target := handofftest.Target{Issuer: server.Issuer, Audience: server.Audience, Method: test.method, Request: test.request}
+			if test.sealed {
+				target.Seal, target.Certificate = server.Seal, server.Certificate
+			}
+			handofftest.Attack(t, server.Conn, target)
 			if impl.calls != test.calls {
 				t.Errorf("%d calls reached the handler, want %d", impl.calls, test.calls)
 			}
@@ -81,16 +88,34 @@ func TestAttackOfAStrangersServer(t *testing.T) {
 	}
 }
 
+// A method without a rule is nobody's to guard: an attack on it shows nothing.
+func TestAttackOfAMethodWithoutARule(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { server2v1.RegisterInvoiceServiceServer(s, &invoices{}) })
+	for _, conn := range []grpc.ClientConnInterface{server.Conn, everyone{server.Conn}} {
+		found := attackWith(t, conn, handofftest.Target{
+			Issuer: server.Issuer, Audience: server.Audience,
+			Method: "/grpc.health.v1.Health/Check", Request: &healthpb.HealthCheckRequest{},
+		})
+		if found.errors != 0 || !found.fatal || !strings.Contains(found.text, "no rule") {
+			t.Errorf("%d complaints, fatal %t: %q", found.errors, found.fatal, found.text)
+		}
+	}
+}
+
 // attackOf attacks in a test of its own, whose failure is what is wanted.
 func attackOf(t *testing.T, conn grpc.ClientConnInterface, issuer *handofftest.Issuer, audience string) *counter {
+	return attackWith(t, conn, handofftest.Target{
+		Issuer: issuer, Audience: audience,
+		Method: server2v1.InvoiceService_GetInvoice_FullMethodName, Request: &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"},
+	})
+}
+
+func attackWith(t *testing.T, conn grpc.ClientConnInterface, target handofftest.Target) *counter {
 	found := &counter{TB: t}
 	done := make(chan struct{})
 	go func() { // that Fatalf ends
 		defer close(done)
-		handofftest.Attack(found, conn, handofftest.Target{
-			Issuer: issuer, Audience: audience,
-			Method: server2v1.InvoiceService_GetInvoice_FullMethodName, Request: &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"},
-		})
+		handofftest.Attack(found, conn, target)
 	}()
 	<-done
 	return found
@@ -106,12 +131,13 @@ type counter struct {
 	testing.TB
 	errors int
 	fatal  bool
+	text   string // of the last Fatalf
 }
 
 func (c *counter) Errorf(string, ...any) { c.errors++ }
 
-func (c *counter) Fatalf(string, ...any) {
-	c.fatal = true
+func (c *counter) Fatalf(format string, args ...any) {
+	c.fatal, c.text = true, fmt.Sprintf(format, args...)
 	runtime.Goexit()
 }
 

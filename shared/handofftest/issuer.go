@@ -29,8 +29,27 @@ func NewIssuer(t testing.TB) *Issuer {
 func (*Issuer) Name() string { return "https://issuer.test" }
 
 // Keys lists the issuer's public key: give it to the verifier of the server
-// under test, as VerifierConfig.Issuers[issuer.Name()].
-func (i *Issuer) Keys() handoff.KeySource { return keySource{i.key.Public} }
+// under test, as VerifierConfig.Issuers[issuer.Name()]. It stands for a trust list
+// on which nothing is taken back, so that the server takes visits too.
+func (i *Issuer) Keys() handoff.KeySource { return keySource{i.key.Public.WithRevocations(nothing{})} }
+
+type nothing struct{}
+
+func (nothing) Revoked(context.Context, *handoff.Claims) error { return nil }
+
+// Visit returns a visit of 15 minutes for subject to call methods on audience, by
+// their full names.
+func (i *Issuer) Visit(t testing.TB, audience, subject string, methods ...string) string {
+	t.Helper()
+	return i.visit(audience, subject, handoff.KindVisit.DefaultLifetime(), methods...).Compact()
+}
+
+func (i *Issuer) visit(audience, subject string, lifetime time.Duration, methods ...string) forge.Token {
+	return forge.GoodVisit(forge.Params{
+		Key: i.key, Issuer: i.Name(), Audience: audience, Subject: subject, Session: handoff.NewID(),
+		IssuedAt: time.Now(), Lifetime: lifetime,
+	}, methods...)
+}
 
 // Token returns a token for subject to make one call on audience. It lives for a
 // minute, or as long as the method's rule accepts.

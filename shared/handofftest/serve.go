@@ -20,6 +20,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/sealed"
 )
 
 const audience = "https://audience.test"
@@ -32,6 +33,36 @@ type Server struct {
 	Issuer *Issuer
 	// Audience is its own name.
 	Audience string
+	// Seal is its public key for sealed tokens.
+	Seal sealed.Key
+	// Certificate is the client certificate of Conn.
+	Certificate *x509.Certificate
+}
+
+// Token returns a token for subject to make one call over Conn, as the method's rule
+// demands it: sealed, and bound to the certificate, where it says so. Issuer.Token
+// makes one that is neither.
+func (s *Server) Token(t testing.TB, subject, method string, request proto.Message) string {
+	t.Helper()
+	return dressed(t, s.Issuer, subject, method, request, s.Seal, s.Certificate)
+}
+
+func dressed(
+	t testing.TB, issuer *Issuer, subject, method string, request proto.Message, key sealed.Key, certificate *x509.Certificate,
+) string {
+	t.Helper()
+	op, err := rule.Operation(method, request)
+	if err != nil {
+		t.Fatalf("handofftest: %v", err)
+	}
+	token := issuer.good(t, audience, subject, method, request)
+	if op.CertificateBound {
+		token = bind(token, certificate)
+	}
+	if !op.Sealed {
+		key = sealed.Key{}
+	}
+	return seal(t, token.Compact(), key)
 }
 
 // Serve starts a guarded server with what register registers, and stops it when
@@ -39,24 +70,29 @@ type Server struct {
 func Serve(t testing.TB, register func(grpc.ServiceRegistrar), exempt ...string) *Server {
 	t.Helper()
 	issuer := NewIssuer(t)
-	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: newVerifier(t, issuer), Exempt: exempt})
+	verifier, key := newVerifier(t, issuer)
+	certificate, roots := newCertificate(t)
+	secure := &tls.Config{
+		Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert,
+	}
+	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{Verifier: verifier, Exempt: exempt, TLS: secure})
 	if err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
-	certificate, roots := newCertificate(t)
-	server := grpc.NewServer(
-		grpc.Creds(credentials.NewServerTLSFromCert(&certificate)),
-		grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
-	register(server)
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(secure)))
+	register(guard.On(server))
 	if err := guard.Check(server); err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
 	listener := bufconn.Listen(1 << 20)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
+	own, _ := newCertificate(t)
 	conn, err := grpc.NewClient("passthrough:///"+serverName,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS13})))
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+			RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own},
+		})))
 	if err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
@@ -67,7 +103,7 @@ func Serve(t testing.TB, register func(grpc.ServiceRegistrar), exempt ...string)
 			t.Errorf("handofftest: %v", err)
 		}
 	})
-	return &Server{Conn: conn, Issuer: issuer, Audience: audience}
+	return &Server{Conn: conn, Issuer: issuer, Audience: audience, Seal: key, Certificate: own.Leaf}
 }
 
 // Context returns a context with the grant that a handler of the method would
@@ -76,8 +112,9 @@ func Serve(t testing.TB, register func(grpc.ServiceRegistrar), exempt ...string)
 func Context(t testing.TB, subject, method string, request proto.Message) context.Context {
 	t.Helper()
 	issuer := NewIssuer(t)
-	verifier := newVerifier(t, issuer)
-	verified, err := verifier.Verify(t.Context(), issuer.Token(t, audience, subject, method, request))
+	verifier, key := newVerifier(t, issuer)
+	certificate := &x509.Certificate{Raw: []byte("a client's")}
+	verified, err := verifier.VerifyFrom(t.Context(), dressed(t, issuer, subject, method, request, key, certificate), certificate)
 	if err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
@@ -100,15 +137,24 @@ func Context(t testing.TB, subject, method string, request proto.Message) contex
 	return handoff.NewContext(t.Context(), grant)
 }
 
-func newVerifier(t testing.TB, issuer *Issuer) *handoff.Verifier {
+// newVerifier returns a verifier, and the key that it opens sealed tokens for.
+func newVerifier(t testing.TB, issuer *Issuer) (*handoff.Verifier, sealed.Key) {
 	t.Helper()
+	key, err := sealed.Generate()
+	if err != nil {
+		t.Fatalf("handofftest: %v", err)
+	}
+	opener, err := sealed.NewOpener(key)
+	if err != nil {
+		t.Fatalf("handofftest: %v", err)
+	}
 	verifier, err := handoff.NewVerifier(handoff.VerifierConfig{
-		Audience: audience, Issuers: map[string]handoff.KeySource{issuer.Name(): issuer.Keys()}, Store: &spent{},
+		Audience: audience, Issuers: map[string]handoff.KeySource{issuer.Name(): issuer.Keys()}, Store: &spent{}, Unseal: opener.Unseal,
 	})
 	if err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
-	return verifier
+	return verifier, key.Public()
 }
 
 const serverName = "server.test"
@@ -136,5 +182,5 @@ func newCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
 }

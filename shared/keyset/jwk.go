@@ -1,7 +1,6 @@
 package keyset
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	jwkvalue "github.com/handoff-auth/handoff/shared/internal/jwk"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -100,7 +100,7 @@ func decodeJWK(text string) (*jwk, error) {
 	return k, nil
 }
 
-var errPrivate = errors.New("it is private or symmetric: whoever has read the set can sign with it")
+var errPrivate = errors.New("it is private or symmetric: all who have read it can sign with it")
 
 // kind says what kind of key k is. known is false for a kind that this package
 // does not know.
@@ -113,7 +113,7 @@ func (k *jwk) kind() (of kind, known bool, err error) {
 	case kty == "oct":
 		return kind{}, false, errPrivate
 	case kty == "RSA":
-		crv = "" // not a member of an RSA key, hence ignored
+		crv = "" // not a member of an RSA key, so ignored
 	case (kty == "EC" || kty == "OKP") && !hasCrv:
 		return kind{}, false, errors.New("crv is missing")
 	}
@@ -133,6 +133,7 @@ func (k *jwk) algorithm(of kind) (handoff.Algorithm, error) {
 		}
 	}
 	alg, ok := k.text["alg"]
+	alg = jwkvalue.Algorithm(alg)
 	switch {
 	case !ok && of.algorithm == "":
 		return "", errNoAlgorithm
@@ -152,8 +153,10 @@ func (k *jwk) public(of kind) (any, error) {
 	members := map[string]string{"kty": k.text["kty"]}
 	for _, name := range of.members {
 		value := k.text[name]
-		if value == "" || name != "crv" && !isBase64URL(value) {
-			return nil, fmt.Errorf("%s is missing or not base64url", name)
+		if name != "crv" {
+			if err := jwkvalue.CheckValue(k.text["kty"], name, value); err != nil {
+				return nil, err
+			}
 		}
 		members[name] = value
 	}
@@ -166,10 +169,4 @@ func (k *jwk) public(of kind) (any, error) {
 		return nil, err
 	}
 	return decoded.Key, nil
-}
-
-// isBase64URL reports whether s is canonical base64url: it is its value's one spelling.
-func isBase64URL(s string) bool {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	return err == nil && base64.RawURLEncoding.EncodeToString(b) == s
 }

@@ -13,11 +13,11 @@
 // read, by handoff.NewKey; one defect refuses the whole set, because a key that
 // silently drops out of a set is found only when it is needed. Refused are:
 //
-//   - a private or a symmetric key, of whatever type: it has been published
+//   - a private or a symmetric key, of any type: it has been published
 //   - a point off its curve, an Ed25519 key of low order, a weak RSA modulus
 //   - a `use` other than sig, `key_ops` without verify, an `alg` that is not one
 //     of the five or does not fit the key
-//   - an RSA key without `alg`, hence any RSA key in PEM: the key decides the
+//   - an RSA key without `alg`, so any RSA key in PEM: the key decides the
 //     algorithm, and RS256 and PS256 share their keys. The curves imply theirs
 //   - one key, or one name, twice; a set in which no key is usable
 //
@@ -33,9 +33,9 @@
 //
 // # The file
 //
-// A set from Load follows its file. At most once a second, a lookup asks the file
-// system whether the file has changed, so that a change counts for every token
-// that arrives a second or more after it, and nothing runs in the background.
+// A set from Load follows its file, as package vetted does. At most once a second,
+// a lookup reads the file, so that a change counts for every token that arrives a
+// second or more after it, and nothing runs in the background.
 // No token causes more than that: never a network request, and an unknown kid no
 // more than a known one. A file that has become bad or has gone does not replace
 // the last good set: to withdraw a key, write a file without it. Write the new
@@ -55,11 +55,11 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync/atomic"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Set is a set of vetted public keys, a handoff.KeySource. It is never empty. It
@@ -71,8 +71,8 @@ type Set struct {
 	// Whichever lookup finds the change calls it, so it must not block.
 	Observe func(err error)
 
-	current atomic.Pointer[keys]
-	file    *file // nil: the set does not change
+	fixed *keys // nil: the set is a file's
+	file  *vetted.Followed[*keys]
 }
 
 // keys is one state of a set. It is immutable.
@@ -103,13 +103,11 @@ func fixed(k *keys, err error) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := new(Set)
-	s.current.Store(k)
-	return s, nil
+	return &Set{fixed: k}, nil
 }
 
 // Key returns the key with this id, or handoff.ErrKeyUnknown. It does not
-// allocate, unless the set's file has changed.
+// allocate, except when it reads the set's file.
 func (s *Set) Key(_ context.Context, kid string) (handoff.Key, error) {
 	key, ok := s.load().byID[kid]
 	if !ok {
@@ -134,10 +132,17 @@ func (s *Set) MarshalJSON() ([]byte, error) {
 }
 
 func (s *Set) load() *keys {
-	if s.file != nil && s.file.due() {
-		s.reload()
+	if s.fixed != nil {
+		return s.fixed
 	}
-	return s.current.Load()
+	return s.file.Get()
+}
+
+// Look reads the set's file now, even if it has been read within the second.
+func (s *Set) Look() {
+	if s.file != nil {
+		s.file.Look()
+	}
 }
 
 // collector gathers the keys of a set and refuses what is ambiguous.

@@ -7,12 +7,16 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	jwkvalue "github.com/handoff-auth/handoff/shared/internal/jwk"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -33,6 +37,9 @@ func parse(b []byte) (*keys, error) {
 		err = c.readPEM(text)
 	default:
 		err = errors.New("the key set is neither a JWK Set nor PEM")
+		if instead := jwkvalue.Instead(text); instead != nil {
+			err = fmt.Errorf("%w: %w", err, instead)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -81,6 +88,9 @@ const (
 	pemEnd    = "-----END PUBLIC KEY-----"
 )
 
+// otherBlocks are known blocks that have a public key in them.
+var otherBlocks = []string{"CERTIFICATE", "RSA PUBLIC KEY", "EC PARAMETERS", "DSA PUBLIC KEY"}
+
 // readPEM reads blocks PUBLIC KEY with nothing between them: pem.Decode alone
 // would skip a damaged block as if it were a comment.
 func (c *collector) readPEM(text string) error {
@@ -89,6 +99,9 @@ func (c *collector) readPEM(text string) error {
 	}
 	for i := 1; text != ""; i++ {
 		body, rest, ok := strings.Cut(text, pemEnd)
+		if kind, _, _ := strings.Cut(strings.TrimPrefix(body, pemPrefix), "-----"); slices.Contains(otherBlocks, kind) {
+			return fmt.Errorf("block %d is %s, not PUBLIC KEY: openssl makes that of it", i, kind)
+		}
 		if !strings.HasPrefix(body, pemBegin) || strings.Count(body, pemPrefix) != 1 || !ok {
 			return fmt.Errorf("block %d is not a whole PEM block PUBLIC KEY", i)
 		}
@@ -108,7 +121,7 @@ func (c *collector) readPEM(text string) error {
 func (c *collector) readPKIX(der []byte) error {
 	public, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return errors.New("not a public key of a known kind (RFC 5280 section 4.1.2.7)")
+		return unreadable(der)
 	}
 	var algorithm handoff.Algorithm
 	switch public := public.(type) {
@@ -126,4 +139,24 @@ func (c *collector) readPKIX(der []byte) error {
 		return err
 	}
 	return c.add(key, "")
+}
+
+// unreadable says why a SubjectPublicKeyInfo is refused that the standard library does
+// not read.
+func unreadable(der []byte) error {
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if rest, err := asn1.Unmarshal(der, &info); err == nil && len(rest) == 0 {
+		switch point := info.Key.Bytes; info.Algorithm.Algorithm.String() {
+		case "1.2.840.113549.1.1.10": // id-RSASSA-PSS, RFC 4055 section 3.1
+			return errors.New("an RSA key that is bound to PSS in a form that is not read: give it as a JWK with alg PS256")
+		case "1.2.840.10045.2.1": // id-ecPublicKey, RFC 5480 section 2.1.1
+			if len(point) > 0 && (point[0] == 2 || point[0] == 3) {
+				return errors.New("its point is compressed: openssl ec -pubin -conv_form uncompressed writes it whole")
+			}
+		}
+	}
+	return errors.New("not a public key of a known kind (RFC 5280 section 4.1.2.7)")
 }

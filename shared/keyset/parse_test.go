@@ -11,6 +11,8 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -140,6 +142,7 @@ func TestParseAccepts(t *testing.T) {
 			set(ed, p256, p384, rs.with("alg", "RS256")),
 			[]accepted{{ed, handoff.EdDSA}, {p256, handoff.ES256}, {p384, handoff.ES384}, {rs, handoff.RS256}},
 		},
+		"alg Ed25519 is EdDSA": {set(ed.with("alg", "Ed25519")), []accepted{{ed, handoff.EdDSA}}}, // RFC 9864
 		"alg stated": {
 			set(ed.with("alg", "EdDSA"), p256.with("alg", "ES256"), p384.with("alg", "ES384"), rs.with("alg", "PS256")),
 			[]accepted{{ed, handoff.EdDSA}, {p256, handoff.ES256}, {p384, handoff.ES384}, {rs, handoff.PS256}},
@@ -255,26 +258,33 @@ func TestParseRefuses(t *testing.T) {
 		"the same RSA key twice":    set(rs.with("alg", "PS256"), rs.with("alg", "RS256")),
 		"kid, number":               set(ed.with("kid", 7)),
 
-		"kty missing":          set(ed.with("kty", nil)),
-		"kty in lower case":    set(ed.with("kty", "okp")),
-		"crv missing":          set(ed.with("crv", nil)),
-		"only unknown keys":    set(jwk(s.p521)),
-		"x missing":            set(ed.with("x", nil)),
-		"x empty":              set(ed.with("x", "")),
-		"x, number":            set(ed.with("x", 1)),
-		"x short":              set(ed.with("x", "AAAA")),
-		"x padded":             set(ed.with("x", ed["x"].(string)+"=")),
-		"x with a line break":  set(ed.with("x", ed["x"].(string)[:40]+"\n"+ed["x"].(string)[40:])),
-		"x standard base64":    set(ed.with("x", "+/"+ed["x"].(string)[2:])),
-		"B04 x with tail bits": set(p256.with("x", loosen(p256["x"].(string)))),
-		"y missing":            set(p256.with("y", nil)),
-		"off the curve":        set(p256.with("y", p256["x"])),
-		"kty of another":       set(p256.with("kty", "RSA", "alg", "RS256")),
-		"crv of another":       set(p256.with("crv", "P-384")),
-		"A19 low order":        set(ed.with("x", identity)),
-		"A19 low order, PEM":   pemOf(t, "PUBLIC KEY", ed25519.PublicKey(append([]byte{1}, make([]byte, 31)...))),
-		"A18 e is 1":           set(rs.with("alg", "PS256", "e", "AQ")),
-		"A18 e is 3":           set(rs.with("alg", "PS256", "e", "Aw")),
+		"kty missing":               set(ed.with("kty", nil)),
+		"kty in lower case":         set(ed.with("kty", "okp")),
+		"crv missing":               set(ed.with("crv", nil)),
+		"only unknown keys":         set(jwk(s.p521)),
+		"x missing":                 set(ed.with("x", nil)),
+		"x empty":                   set(ed.with("x", "")),
+		"x, number":                 set(ed.with("x", 1)),
+		"x short":                   set(ed.with("x", "AAAA")),
+		"x padded":                  set(ed.with("x", ed["x"].(string)+"=")),
+		"x with a line break":       set(ed.with("x", ed["x"].(string)[:40]+"\n"+ed["x"].(string)[40:])),
+		"x standard base64":         set(ed.with("x", "+/"+ed["x"].(string)[2:])),
+		"B04 x with tail bits":      set(p256.with("x", loosen(p256["x"].(string)))),
+		"y missing":                 set(p256.with("y", nil)),
+		"off the curve":             set(p256.with("y", p256["x"])),
+		"kty of another":            set(p256.with("kty", "RSA", "alg", "RS256")),
+		"crv of another":            set(p256.with("crv", "P-384")),
+		"A19 low order":             set(ed.with("x", identity)),
+		"A19 low order, PEM":        pemOf(t, "PUBLIC KEY", ed25519.PublicKey(append([]byte{1}, make([]byte, 31)...))),
+		"A03 alg Ed25519 of EC":     set(p256.with("alg", "Ed25519")),
+		"A03 alg Ed448":             set(ed.with("alg", "Ed448")),
+		"B04 n begins with a zero":  set(rs.with("alg", "PS256", "n", zeroBefore(rs["n"]))),
+		"B04 n begins with zeros":   set(rs.with("alg", "PS256", "n", zeroBefore(zeroBefore(rs["n"])))),
+		"B04 e begins with a zero":  set(rs.with("alg", "PS256", "e", zeroBefore(rs["e"]))),
+		"B04 e begins with a zero,": set(rs.with("alg", "RS256", "e", "AAAAAQAB")),
+
+		"A18 e is 1": set(rs.with("alg", "PS256", "e", "AQ")),
+		"A18 e is 3": set(rs.with("alg", "PS256", "e", "Aw")),
 
 		"PEM, RSA":              pemOf(t, "PUBLIC KEY", s.rsa),
 		"PEM, P-521":            pemOf(t, "PUBLIC KEY", s.p521),
@@ -304,7 +314,66 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// A18: the modulus is refused for its length alone.
+// zeroBefore is a number with one octet more, which is zero.
+func zeroBefore(number any) string {
+	b, err := base64.RawURLEncoding.DecodeString(number.(string))
+	if err != nil {
+		panic(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(append([]byte{0}, b...))
+}
+
+// TestParseSaysWhatItIs: what people have in place of a key set is called by its name.
+func TestParseSaysWhatItIs(t *testing.T) {
+	s := samples()
+	edPEM := pemOf(t, "PUBLIC KEY", s.ed25519)
+	spki := func(oid asn1.ObjectIdentifier, parameters, key []byte) string {
+		der, err := asn1.Marshal(struct {
+			Algorithm pkix.AlgorithmIdentifier
+			Key       asn1.BitString
+		}{
+			pkix.AlgorithmIdentifier{Algorithm: oid, Parameters: asn1.RawValue{FullBytes: parameters}},
+			asn1.BitString{Bytes: key, BitLength: 8 * len(key)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	}
+	curve, err := asn1.Marshal(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	point, err := s.p256.Bytes() // 4, X, Y: SEC 1 section 2.3.3
+	if err != nil {
+		t.Fatal(err)
+	}
+	compressed := append([]byte{2 + point[64]&1}, point[1:33]...)
+	for name, c := range map[string]struct{ text, want string }{
+		"compressed point":   {spki(asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}, curve, compressed), "compressed"},
+		"RSA-PSS":            {spki(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}, nil, x509.MarshalPKCS1PublicKey(s.rsa)), "bound to PSS"},
+		"BOM before JSON":    {"\ufeff" + set(jwk(s.ed25519)), "byte order mark"},
+		"BOM before PEM":     {"\ufeff" + edPEM, "byte order mark"},
+		"UTF-16":             {"\xff\xfe-\x00-\x00", "UTF-16"},
+		"text before PEM":    {"the key:\n" + edPEM, "text before its PEM"},
+		"ssh":                {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me@host", "ssh"},
+		"ssh, EC":            {"ecdsa-sha2-nistp256 AAAA", "ssh"},
+		"ssh, RFC 4716":      {"---- BEGIN SSH2 PUBLIC KEY ----", "ssh"},
+		"DER":                {string(der(t, s.ed25519)), "DER"},
+		"DER, RSA":           {string(der(t, s.rsa)), "DER"},
+		"empty":              {" \n", "empty"},
+		"PKCS #1":            {pemOf(t, "RSA PUBLIC KEY", s.rsa), "is RSA PUBLIC KEY"},
+		"certificate":        {pemOf(t, "CERTIFICATE", s.rsa), "is CERTIFICATE"},
+		"n begins with zero": {set(jwk(s.rsa).with("alg", "PS256", "n", zeroBefore(jwk(s.rsa)["n"]))), "n begins with a zero octet"},
+	} {
+		_, err := keyset.Parse([]byte(c.text))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// A18: the modulus is refused only for its length.
 func TestParseModulusLength(t *testing.T) {
 	rs := jwk(samples().rsa).with("alg", "PS256")
 	for bits, ok := range map[int]bool{512: false, 1024: false, 2047: false, 2048: true, 3000: true, 4096: true, 4097: false, 8192: false} {

@@ -10,8 +10,8 @@ import (
 )
 
 // The Wycheproof file pairs each key set with a token. The sets of our kinds must
-// be refused when they are read, but for the one that is good; a symmetric set is
-// refused whatever the file says of its token.
+// be refused when they are read, except the one that is good; a symmetric set is
+// refused, even if the file calls its token valid.
 func TestWycheproofJWK(t *testing.T) {
 	var file struct {
 		TestGroups []struct {

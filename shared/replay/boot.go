@@ -7,7 +7,7 @@ import (
 )
 
 // A bootID names one run of the machine's kernel. While it lasts, what write(2)
-// took is in the file, whatever becomes of the process.
+// took is in the file, even if the process is killed.
 type bootID [16]byte
 
 // currentBoot returns the zero bootID, which equals no other, where the kernel

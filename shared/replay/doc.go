@@ -1,6 +1,6 @@
 // Package replay makes each handoff token spendable once, for a service that
-// runs as one process. Several replicas share a Redis instead: package
-// redisreplay.
+// runs as one process. Several replicas share a Redis or a PostgreSQL
+// instead: packages redisreplay and sqlreplay.
 //
 // # Use
 //
@@ -27,7 +27,7 @@
 // # What it does not do
 //
 // The stores of two processes know nothing of each other: give each replica its
-// own audience, or let them share a Redis. A Memory that is restarted after the
+// own audience, or let them share a Redis or a PostgreSQL. A Memory that is restarted after the
 // machine's clock was set back, or with a smaller skew, can accept tokens that it
 // accepted before; a Journal does not.
 package replay

@@ -79,7 +79,7 @@ func TestChildIsLimited(t *testing.T) {
 		acknowledged = append(acknowledged, r)
 		accept(r, "with room")
 	}
-	current := segmentPath(path, s.begun.sequence)
+	current := filepath.Join(path, segmentName(s.begun.sequence))
 
 	limitFileSize(t, headerSize+fit*recordSize+part)
 	half, never := token(handoff.NewID()), token(handoff.NewID())
@@ -99,7 +99,7 @@ func TestChildIsLimited(t *testing.T) {
 	}
 
 	limitFileSize(t, ^uint64(0))
-	for deadline := time.Now().Add(3 * time.Second); s.Healthy() != nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); s.Healthy() != nil && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	accept(never, "with room again")

@@ -18,12 +18,12 @@ import (
 // Open. JOURNAL.md defines the files. It is safe for concurrent use.
 //
 // What the kernel took survives the process, but not for certain the machine:
-// after a reboot, or when the files are damaged, a journal begins anew, as a
-// Memory does. It then refuses what was issued before, up to the skew, and up to
+// after a reboot, or when anything of the files is damaged, missing or a copy, a
+// journal starts over, as a Memory does. It then refuses what was issued before, up to the skew, and up to
 // 20 s more if it was in use moments ago, for the clock may have been set back.
 type Journal struct {
 	marks   *marks
-	dir     *os.File // locked
+	dir     *folder
 	observe func(Event)
 	writer  *writer
 	begun   header     // of the segment that is written
@@ -33,11 +33,11 @@ type Journal struct {
 	close   func() error // once
 }
 
-// Event is something about a Journal that whoever runs it should know.
+// Event is something about a Journal that its operator should know.
 type Event struct {
 	Kind  EventKind
-	Marks int   // how many marks were read back, for Restored and BegunAnew
-	Err   error // the cause, for BegunAnew, Failed and Overdue
+	Marks int   // how many marks were read back, for Restored and StartedOver
+	Err   error // the cause, for StartedOver, Failed and Overdue
 }
 
 // EventKind says what happened.
@@ -47,9 +47,9 @@ type EventKind string
 const (
 	// Restored: Open read the marks back, and none is missing.
 	Restored EventKind = "restored"
-	// BegunAnew: marks may be missing. What was issued before, up to the skew, is
+	// StartedOver: marks may be missing. What was issued before, up to the skew, is
 	// refused.
-	BegunAnew EventKind = "begun anew"
+	StartedOver EventKind = "started over"
 	// Failed: a write failed. Every redemption is refused until one succeeds again,
 	// which is tried each second.
 	Failed EventKind = "failed"
@@ -59,8 +59,6 @@ const (
 	// could not be removed. That is tried again.
 	Overdue EventKind = "overdue"
 )
-
-var errInUse = errors.New("it is in use by another process")
 
 // Create makes a journal: a folder at path, which must not exist. The journal's
 // memory begins now: like a Memory, it refuses what was issued before, up to the
@@ -78,14 +76,14 @@ func Create(path string, c Config) (err error) {
 	case err != nil:
 		return err
 	}
-	dir, err := openLocked(path)
+	dir, err := openFolder(path)
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	defer dir.Close()
+	defer dir.close()
 	now := c.Now()
 	first := header{
-		boot: currentBoot(), sequence: 1, clock: now, after: now.Add(c.Skew), passed: now.Add(-2 * c.Skew), skew: c.Skew,
+		boot: currentBoot(), sequence: 1, oldest: 1, clock: now, after: now.Add(c.Skew), passed: now.Add(-2 * c.Skew), skew: c.Skew,
 	}
 	s, err := createSegment(dir, first)
 	if err != nil {
@@ -102,7 +100,7 @@ func Create(path string, c Config) (err error) {
 	return parent.Sync()
 }
 
-// Open opens the journal at path, for this process alone, and reads its marks.
+// Open opens the journal at path, only for this process, and reads its marks.
 // It refuses a journal that is missing, in use, or written by another version.
 func Open(path string, c Config) (*Journal, error) { return open(path, c, period) }
 
@@ -114,32 +112,38 @@ func open(path string, c Config, every time.Duration) (j *Journal, err error) {
 			err = fmt.Errorf("opening the journal: %w", err)
 		}
 	}()
-	dir, err := openLocked(path)
+	dir, err := openFolder(path)
 	if err != nil {
 		return nil, err
 	}
 	j = &Journal{dir: dir, observe: c.Observe, stop: make(chan struct{})}
 	if err := j.restore(c); err != nil {
-		return nil, errors.Join(err, dir.Close())
+		return nil, errors.Join(err, dir.close())
 	}
 	j.close = sync.OnceValue(func() error {
 		close(j.stop)
 		j.stopped.Wait()
-		return errors.Join(j.writer.close(), j.dir.Close())
+		return errors.Join(j.end(), j.dir.close())
 	})
 	j.stopped.Go(func() { j.keep(every) })
 	return j, nil
 }
 
-func openLocked(path string) (*os.File, error) {
-	dir, err := os.Open(path)
+// end ends the writer, and where all that it took is in the file, says so in a
+// segment of its own: so that the next Open knows of anything that is missing.
+func (j *Journal) end() error {
+	clean, err := j.writer.close(j.begun.sequence + 1)
+	if err != nil || !clean || j.dir.standing() != nil {
+		return err
+	}
+	h := j.begun
+	h.sequence++
+	h.clock, h.former, h.closed = j.marks.latest(), 0, true
+	last, err := createSegment(j.dir, h)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("closing the journal: %w", err)
 	}
-	if err := lock(dir); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), dir.Close())
-	}
-	return dir, nil
+	return last.file.Close()
 }
 
 // Redeem implements handoff.Store. It returns nil once the redemption is in the
@@ -166,14 +170,14 @@ func (j *Journal) Close() error { return j.close() }
 func (j *Journal) Skew() time.Duration { return j.marks.skew }
 
 // Ready returns from when on tokens are issued that the journal accepts. It lies
-// in the past, but for a journal that has just been made or begun anew.
+// in the past, except for a journal that has just been made or has started over.
 func (j *Journal) Ready() time.Time { return j.marks.ready() }
 
 // Live returns how many marks the journal holds.
 func (j *Journal) Live() int { return int(j.marks.live.Load()) }
 
 // Healthy returns nil if the journal accepts a token that is issued now, or why
-// not: its file cannot be written, it has only been made or begun anew, it is full,
+// not: its file cannot be written, it has only been made or has started over, it is full,
 // or the clock was set back by more than twice the skew. It is cheap enough for
 // each readiness probe.
 func (j *Journal) Healthy() error {

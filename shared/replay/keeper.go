@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 )
@@ -28,6 +27,10 @@ func (j *Journal) keep(every time.Duration) {
 		case now := <-tick.C:
 			clock := j.marks.advance() // an idle store forgets too
 			failed := j.writer.failed() != nil
+			if err := j.dir.standing(); err != nil && !failed {
+				j.writer.refuse(err)
+				failed = true
+			}
 			if !failed && now.Before(due) {
 				continue
 			}
@@ -45,7 +48,9 @@ func (j *Journal) turn(clock time.Time) {
 	h := j.begun
 	h.sequence++
 	h.clock = clock
+	h.former = j.writer.kept.Load()
 	h.passed = later(h.passed, clock.Add(-2*j.marks.skew))
+	h.oldest = j.oldestNeeded(h.sequence, h.passed)
 	s, err := createSegment(j.dir, h)
 	if err != nil {
 		err = fmt.Errorf("beginning a segment: %w", err)
@@ -60,22 +65,35 @@ func (j *Journal) turn(clock time.Time) {
 	}
 	j.begun = h
 	j.old = append(j.old, j.writer.swap(s))
-	var ended []*segment
-	j.old = slices.DeleteFunc(j.old, func(s *segment) bool {
-		if s.latest > h.passed.Unix() {
-			return false
-		}
-		ended = append(ended, s)
-		return true
-	})
+	n := 0
+	for n < len(j.old) && j.old[n].header.sequence < h.oldest && j.old[n].latest <= h.passed.Unix() {
+		n++
+	}
+	ended := j.old[:n]
+	j.old = slices.Clone(j.old[n:])
 	j.remove(ended)
 }
 
-// remove deletes segments. One that cannot be deleted costs its room alone: its
+// oldestNeeded returns the first segment with a mark that has not ended, beside the
+// next: what a later Open must find. The writer's own counts, unless there is no
+// mark at all.
+func (j *Journal) oldestNeeded(next uint64, passed time.Time) uint64 {
+	if j.Live() == 0 {
+		return next
+	}
+	for _, s := range j.old {
+		if s.latest > passed.Unix() {
+			return s.header.sequence
+		}
+	}
+	return next - 1
+}
+
+// remove deletes segments. One that cannot be deleted costs only its room: its
 // marks have ended, or are covered.
 func (j *Journal) remove(segments []*segment) {
 	for _, s := range segments {
-		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := j.dir.Remove(s.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			j.observe(Event{Kind: Overdue, Err: fmt.Errorf("removing a segment: %w", err)})
 		}
 	}

@@ -18,8 +18,8 @@ var (
 	errTooFar     = errors.New("the token expires further ahead than any may live")
 )
 
-// errSkew is for a verifier that accepts what the store, begun anew, would not
-// know to refuse. NewVerifier tells at once, but for a store that is wrapped.
+// errSkew is for a verifier that accepts what the store, once it started over, would not
+// know to refuse. NewVerifier tells at once, unless the store is wrapped.
 var errSkew = errors.New("the verifier's skew is larger than the store's: a restart would forget redemptions")
 
 // marks remembers keys until they cannot matter any more. It is the memory of
@@ -32,7 +32,7 @@ type marks struct {
 	limit  int64
 	now    func() time.Time
 	after  time.Time    // what was issued at or before is refused; set before use
-	passed time.Time    // what expires at or before is refused, whatever the clock says; likewise
+	passed time.Time    // what expires at or before is refused, by any clock; likewise
 	clock  atomic.Int64 // the latest time seen, in Unix milliseconds
 	swept  atomic.Int64 // the period up to which every shard has forgotten
 	live   atomic.Int64
@@ -118,7 +118,7 @@ func (s *shard) put(k *key, end int64) {
 
 func (m *marks) shardOf(k *key) int { return int(k.low() & uint64(len(m.shards)-1)) }
 
-// load adds marks that were redeemed before, of which no two are alike, but for
+// load adds marks that were redeemed before, of which no two are alike, except
 // those that have ended. It sorts them by their shards first, so that it goes
 // through memory in order, and the processor finds a shard's tables in its cache.
 //

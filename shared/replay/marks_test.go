@@ -2,7 +2,6 @@ package replay
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -66,12 +65,12 @@ func TestF01MarksFindTheirPeriod(t *testing.T) {
 // writeRecord adds a segment with one record to a journal that has just been made.
 func writeRecord(t *testing.T, path string, clock time.Time, m mark) {
 	t.Helper()
-	dir, err := os.Open(path)
+	dir, err := openFolder(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
-	s, err := createSegment(dir, header{boot: currentBoot(), sequence: 2, clock: clock})
+	defer dir.close()
+	s, err := createSegment(dir, header{boot: currentBoot(), sequence: 2, oldest: 1, former: headerSize, clock: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
-// DefaultMaxLive is how many marks a store holds when it is not told: 10 million,
+// defaultMaxLive is how many marks a store holds when it is not told: 10 million,
 // some 250 MB, or 140,000 redemptions a second of tokens that live a minute.
-const DefaultMaxLive = 10_000_000
+const defaultMaxLive = 10_000_000
 
 // Config sets up an embedded store. Its zero value is a good one, and there is
 // no bad one: a value out of its range counts as the nearest in it.
@@ -25,7 +25,7 @@ type Config struct {
 	// MaxLive is how many marks the store holds; the next redemption is refused
 	// with handoff.ErrStoreFull. A mark takes 20 to 25 bytes, and stays for its
 	// token's remaining life, twice the skew and up to 16 s more. Zero or less:
-	// DefaultMaxLive.
+	// 10 million.
 	MaxLive int
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
@@ -40,7 +40,7 @@ func (c Config) complete() Config {
 	}
 	c.Skew = min(c.Skew, handoff.MaxSkew)
 	if c.MaxLive <= 0 {
-		c.MaxLive = DefaultMaxLive
+		c.MaxLive = defaultMaxLive
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
+	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ import (
 const (
 	magic         = "handoffJ"
 	formatVersion = 1
-	headerSize    = 72
+	headerSize    = 124
 	recordSize    = 24
 	suffix        = ".journal"
 )
@@ -32,6 +33,11 @@ type header struct {
 	after    time.Time     // what was issued at or before is refused
 	passed   time.Time     // what expires at or before is refused: its mark may have been dropped
 	skew     time.Duration // with which marks are made, to the next millisecond
+	closed   bool          // it takes no marks: the journal was closed in order
+	oldest   uint64        // the first segment that is needed; all from there to this one are
+	former   int64         // the bytes of the segment before it that count, where it could not be sealed; or zero
+	file     identity      // of the segment's own file
+	dir      uint64        // the inode of the folder
 }
 
 // tenure is how long a segment takes marks, by the journal's clock from its
@@ -45,6 +51,7 @@ func (h *header) over(clock time.Time) bool { return clock.After(h.clock.Add(ten
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 func (h *header) encode() []byte {
+	flags := map[bool]uint32{true: 1}
 	b := make([]byte, 0, headerSize)
 	b = append(b, magic...)
 	b = binary.BigEndian.AppendUint64(b, formatVersion)
@@ -54,12 +61,18 @@ func (h *header) encode() []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(t.UnixMilli()))
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32((h.skew+time.Millisecond-1)/time.Millisecond))
+	b = binary.BigEndian.AppendUint32(b, flags[h.closed])
+	for _, n := range [...]uint64{h.oldest, uint64(h.former), h.file.device, h.file.inode, h.dir, uint64(h.file.born)} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 }
 
 var (
 	errDamaged = errors.New("damaged")
 	errVersion = errors.New("written by another version of this package")
+	errCopied  = errors.New("a copy of the file that was written")
+	errMissing = errors.New("a part of it is missing")
 )
 
 func decodeHeader(b []byte, sequence uint64) (h header, err error) {
@@ -75,7 +88,9 @@ func decodeHeader(b []byte, sequence uint64) (h header, err error) {
 	at := func(offset int) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b[offset:]))) }
 	h = header{
 		boot: bootID(b[16:32]), sequence: binary.BigEndian.Uint64(b[32:]), clock: at(40), after: at(48), passed: at(56),
-		skew: time.Duration(binary.BigEndian.Uint32(b[64:])) * time.Millisecond,
+		skew:   time.Duration(binary.BigEndian.Uint32(b[64:])) * time.Millisecond,
+		closed: binary.BigEndian.Uint32(b[68:]) == 1, oldest: binary.BigEndian.Uint64(b[72:]), former: int64(binary.BigEndian.Uint64(b[80:])),
+		file: identity{binary.BigEndian.Uint64(b[88:]), binary.BigEndian.Uint64(b[96:]), int64(binary.BigEndian.Uint64(b[112:]))}, dir: binary.BigEndian.Uint64(b[104:]),
 	}
 	if h.sequence != sequence {
 		return h, errDamaged
@@ -89,10 +104,11 @@ type mark struct {
 	expires int64 // Unix seconds
 }
 
-// codec writes and reads the records of one segment. A record's checksum begins
-// with the header's, so that it belongs to one segment alone.
+// codec writes and reads the records of one segment, one after the other. A
+// record's checksum begins with that of the one before it, the first's with the
+// header's: none can be left out, and each belongs to one segment only.
 type codec struct {
-	seed  uint32
+	chain uint32
 	epoch int64 // Unix seconds from which expiries are counted
 	table *crc32.Table
 }
@@ -100,7 +116,7 @@ type codec struct {
 func (h *header) codec() codec {
 	encoded := h.encode()
 	return codec{
-		seed:  binary.BigEndian.Uint32(encoded[headerSize-4:]),
+		chain: binary.BigEndian.Uint32(encoded[headerSize-4:]),
 		epoch: h.clock.Unix(),
 		table: castagnoli(),
 	}
@@ -110,23 +126,43 @@ func (c *codec) append(b []byte, m mark) []byte {
 	start := len(b)
 	b = append(b, m.key[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(int32(m.expires-c.epoch)))
-	return binary.BigEndian.AppendUint32(b, crc32.Update(c.seed, c.table, b[start:]))
+	c.chain = crc32.Update(c.chain, c.table, b[start:])
+	return binary.BigEndian.AppendUint32(b, c.chain)
 }
 
-func (c *codec) decode(b []byte) (m mark, ok bool) {
-	if crc32.Update(c.seed, c.table, b[:20]) != binary.BigEndian.Uint32(b[20:]) {
-		return m, false
+// sealed is the expiry of a seal, the record after which a segment has no other.
+// Its key ends with the number of the segment that follows.
+const sealed = math.MinInt32
+
+func (c *codec) appendSeal(b []byte, next uint64) []byte {
+	var k key
+	binary.BigEndian.PutUint64(k[8:], next)
+	return c.append(b, mark{k, c.epoch + sealed})
+}
+
+// decode reads a record. next is not zero where it is a seal.
+func (c *codec) decode(b []byte) (m mark, next uint64, ok bool) {
+	c.chain = crc32.Update(c.chain, c.table, b[:20])
+	if c.chain != binary.BigEndian.Uint32(b[20:]) {
+		return m, 0, false
 	}
-	return mark{key(b[:16]), c.epoch + int64(int32(binary.BigEndian.Uint32(b[16:])))}, true
+	after := int64(int32(binary.BigEndian.Uint32(b[16:])))
+	m = mark{key(b[:16]), c.epoch + after}
+	if after == sealed {
+		next = binary.BigEndian.Uint64(b[8:])
+	}
+	return m, next, true
 }
 
 // segment is a file of a journal.
 type segment struct {
 	header header
-	path   string
+	name   string
 	latest int64 // the latest exp of its marks, Unix seconds; zero without any
 	// damaged: it has no header, and no record that can be read.
 	damaged bool
+	// unused: it is the newest, and its process had not gone on with it yet.
+	unused bool
 
 	// What follows is the writer's.
 	file  *os.File
@@ -152,13 +188,27 @@ func (s *segment) write(marks []mark) error {
 	return nil
 }
 
-func segmentPath(dir string, sequence uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%016x%s", sequence, suffix))
+// seal says that the segment is whole, and which one follows.
+func (s *segment) seal(next uint64) error {
+	_, err := s.file.Write(s.codec.appendSeal(nil, next))
+	return err
 }
 
+// supersede says that another follows a segment that closed the journal, so that
+// it does not close it again.
+func (s *segment) supersede(dir *folder, next uint64) (err error) {
+	if s.file, err = dir.OpenFile(s.name, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+		return err
+	}
+	s.codec = s.header.codec()
+	return errors.Join(s.seal(next), s.file.Close())
+}
+
+func segmentName(sequence uint64) string { return fmt.Sprintf("%016x%s", sequence, suffix) }
+
 // listSegments returns the sequence numbers of a journal's segments, ascending.
-func listSegments(dir string) (sequences []uint64, err error) {
-	entries, err := os.ReadDir(dir) // in the order of the names
+func listSegments(dir *folder) (sequences []uint64, err error) {
+	entries, err := fs.ReadDir(dir.FS(), ".") // in the order of the names
 	if err != nil {
 		return nil, err
 	}
@@ -173,21 +223,31 @@ func listSegments(dir string) (sequences []uint64, err error) {
 
 // createSegment makes a segment, whose header reaches the disk before its name
 // does.
-func createSegment(dir *os.File, h header) (*segment, error) {
-	next := filepath.Join(dir.Name(), "next")
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+func createSegment(dir *folder, h header) (*segment, error) {
+	if err := dir.standing(); err != nil {
+		return nil, err
+	}
+	const next = "next"
+	if err := dir.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := dir.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	s := &segment{header: h, path: segmentPath(dir.Name(), h.sequence), file: f, codec: h.codec(), size: headerSize}
+	if h.file, err = identify(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	h.dir = dir.identity.inode
+	s := &segment{header: h, name: segmentName(h.sequence), file: f, codec: h.codec(), size: headerSize}
 	if _, err = f.Write(h.encode()); err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = os.Rename(next, s.path)
+		err = dir.Rename(next, s.name)
 	}
 	if err == nil {
-		err = dir.Sync()
+		err = dir.handle.Sync()
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -195,10 +255,10 @@ func createSegment(dir *os.File, h header) (*segment, error) {
 	return s, nil
 }
 
-// readHeader returns errDamaged for a header that is not whole or not that of
-// the segment with this number.
-func readHeader(path string, sequence uint64) (h header, err error) {
-	f, err := os.Open(path)
+// readHeader returns errDamaged for a header that is not whole, or not that of
+// the segment with this number, and errCopied for one of another file.
+func readHeader(dir *folder, sequence uint64) (h header, err error) {
+	f, err := dir.openFile(segmentName(sequence))
 	if err != nil {
 		return h, err
 	}
@@ -208,7 +268,14 @@ func readHeader(path string, sequence uint64) (h header, err error) {
 	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
 		return h, err
 	}
-	return decodeHeader(b[:n], sequence)
+	if h, err = decodeHeader(b[:n], sequence); err != nil {
+		return h, err
+	}
+	file, err := identify(f)
+	if err == nil && (h.file != file || h.dir != dir.identity.inode) {
+		err = errCopied
+	}
+	return h, err
 }
 
 // reader reads segments, one after the other, through the same buffers.
@@ -230,45 +297,60 @@ func newReader() *reader {
 	}
 }
 
-// records calls each for the marks of a segment, many at a time, and returns
-// errDamaged at the first record whose checksum is wrong.
-//
-// What is shorter than a record at the end is no damage: it is what a write left
-// that failed or was killed. It was never acknowledged, and while the machine
-// runs a file loses nothing of what was written before.
-func (r *reader) records(path string, h *header, each func([]mark)) error {
-	f, err := os.Open(path)
+// end is how a segment's records end.
+type end struct {
+	next uint64 // of a seal, the segment that follows; zero without one
+	torn bool   // a part of a record is behind the last
+}
+
+// records calls each for the marks of a segment, many at a time, up to a size where
+// that is not zero. It returns errDamaged at the first record whose checksum is
+// wrong, and where anything is behind a seal.
+func (r *reader) records(dir *folder, s *segment, size int64, each func([]mark)) (e end, err error) {
+	f, err := dir.openFile(s.name)
 	if err != nil {
-		return err
+		return e, err
 	}
 	defer f.Close()
-	if _, err := f.Seek(headerSize, io.SeekStart); err != nil {
-		return err
+	var in io.Reader = f
+	if size > 0 {
+		in = io.LimitReader(f, size)
 	}
-	for c := h.codec(); ; {
-		n, end := io.ReadFull(f, r.raw)
-		err := r.decode(&c, r.raw[:n])
+	if _, err := io.CopyN(io.Discard, in, headerSize); err != nil {
+		return e, errDamaged
+	}
+	for c := s.header.codec(); ; {
+		n, ended := io.ReadFull(in, r.raw)
+		if n > 0 && e.next != 0 {
+			return e, errDamaged
+		}
+		e.next, err = r.decode(&c, r.raw[:n])
+		e.torn = n%recordSize != 0
 		each(r.marks)
 		switch {
 		case err != nil:
-			return err
-		case end == io.EOF || end == io.ErrUnexpectedEOF:
-			return nil
-		case end != nil:
-			return end
+			return e, err
+		case e.next != 0 && e.torn:
+			return e, errDamaged
+		case ended == io.EOF || ended == io.ErrUnexpectedEOF:
+			return e, nil
+		case ended != nil:
+			return e, ended
 		}
 	}
 }
 
-// decode fills marks up to the first damaged record.
-func (r *reader) decode(c *codec, raw []byte) error {
+// decode fills marks up to the first damaged record. next is that of a seal.
+func (r *reader) decode(c *codec, raw []byte) (next uint64, err error) {
 	r.marks = r.marks[:0]
 	for ; len(raw) >= recordSize; raw = raw[recordSize:] {
-		m, ok := c.decode(raw[:recordSize])
-		if !ok {
-			return errDamaged
+		m, sealed, ok := c.decode(raw[:recordSize])
+		if !ok || next != 0 {
+			return next, errDamaged
 		}
-		r.marks = append(r.marks, m)
+		if next = sealed; next == 0 {
+			r.marks = append(r.marks, m)
+		}
 	}
-	return nil
+	return next, nil
 }

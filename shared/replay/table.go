@@ -7,7 +7,7 @@ import (
 )
 
 // A key stands for (issuer, id): the first 128 bits of a SHA-256. Both parts are
-// hashed, so that whoever chooses an id can neither meet another issuer's keys
+// hashed, so that someone who chooses ids can neither meet another issuer's keys
 // nor make keys collide.
 type key [16]byte
 

@@ -21,8 +21,12 @@ type writer struct {
 	due     chan struct{} // the batch waits for another segment: this one's tenure is over
 	next    chan *segment // the segment to go on with
 	former  chan *segment // the one before it, in answer
-	ended   chan error
+	ended   chan ending
+	follows atomic.Uint64 // the segment that closes the journal, before closed is set
 	failure atomic.Pointer[error]
+	kept    atomic.Int64 // the bytes that count of a segment to which a write failed; or zero
+	// standing returns an error where the journal is not to be written.
+	standing func() error
 
 	mu     sync.Mutex // of what follows
 	batch  *batch     // nil when nobody waits
@@ -37,15 +41,22 @@ type batch struct {
 	err     error
 }
 
-func startWriter(s *segment, clock func() time.Time, observe func(Event)) *writer {
+// ending is how the writer ended.
+type ending struct {
+	clean bool // all that was acknowledged is in a segment with a seal
+	err   error
+}
+
+func startWriter(s *segment, clock func() time.Time, standing func() error, observe func(Event)) *writer {
 	w := &writer{
-		clock:   clock,
-		observe: observe,
-		wake:    make(chan struct{}, 1),
-		due:     make(chan struct{}, 1),
-		next:    make(chan *segment),
-		former:  make(chan *segment),
-		ended:   make(chan error, 1),
+		standing: standing,
+		clock:    clock,
+		observe:  observe,
+		wake:     make(chan struct{}, 1),
+		due:      make(chan struct{}, 1),
+		next:     make(chan *segment),
+		former:   make(chan *segment),
+		ended:    make(chan ending, 1),
 	}
 	go w.run(s)
 	return w
@@ -93,12 +104,14 @@ func (w *writer) run(s *segment) {
 		case next := <-w.next:
 			former := s
 			s = next
+			w.leave(former, next.header.sequence)
 			w.resume()
 			w.former <- former
 			nudge(w.wake) // a batch may wait for it
 		case <-w.wake:
 			if closed := w.flush(s); closed {
-				w.ended <- s.file.Close()
+				clean := w.leave(s, w.follows.Load())
+				w.ended <- ending{clean, s.file.Close()}
 				return
 			}
 		}
@@ -112,8 +125,13 @@ func (w *writer) flush(s *segment) (closed bool) {
 		return closed
 	}
 	if b.err == nil {
-		if err := s.write(b.marks); err != nil {
-			b.err = w.fail(err)
+		if b.err = w.standing(); b.err == nil {
+			if b.err = s.write(b.marks); b.err != nil {
+				w.kept.Store(s.size)
+			}
+		}
+		if b.err != nil {
+			b.err = w.fail(b.err)
 		}
 	}
 	marks := b.marks[:0]
@@ -179,11 +197,20 @@ func (w *writer) swap(s *segment) (former *segment) {
 	return <-w.former
 }
 
-// close writes what waits and ends.
-func (w *writer) close() error {
+// leave seals a segment that takes no more marks, and reports whether it could. One
+// to which a write failed ends with something unknown: the next header says how much
+// of it counts.
+func (w *writer) leave(s *segment, next uint64) (sealed bool) {
+	return w.kept.Swap(0) == 0 && w.standing() == nil && s.seal(next) == nil
+}
+
+// close writes what waits and ends. next is the segment that closes the journal.
+func (w *writer) close(next uint64) (clean bool, err error) {
+	w.follows.Store(next)
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
 	nudge(w.wake)
-	return <-w.ended
+	e := <-w.ended
+	return e.clean, e.err
 }

@@ -18,6 +18,15 @@
 //	demands, ok := method.Rule()              // false: the method carries no rule
 //	op, err := method.Operation(req)
 //
+// A method whose .proto is somebody else's gets its rule from a file, the same for
+// issuer and audience:
+//
+//	set, err := rule.Linked().Overlay(text)
+//
+// An audience that shows a person what was signed makes the request from the token:
+//
+//	req, err := method.Request(verified.Claims())
+//
 // # How a request becomes fields
 //
 // SPEC.md in package handoff defines paths and values, with frozen vectors. In
@@ -27,13 +36,15 @@
 //
 // # Invariants
 //
-//   - Two requests of one type with the same Bound are equal but for what the
+//   - Two requests of one type with the same Bound differ only in what the
 //     rule frees.
 //   - A request that holds anything outside the freed fields that cannot be named
 //     (an unknown field, an unknown enum number, a NaN, text that is not UTF-8)
 //     is refused with REQUEST_UNBINDABLE.
 //   - A request type that could hold what can never be named (groups, extensions)
 //     outside the freed fields is refused by Method, before any request.
+//   - Request is the inverse of Operation: a token's fields have one request or
+//     none, and that request has these fields and no others.
 //   - Flattening reads the decoded message. Protobuf's bytes are not canonical and
 //     are never compared.
 //   - The work and the memory for one request are bounded by constants, and grow

@@ -33,15 +33,16 @@ const tooMuch = "there is too much in all"
 // emptyMessage is the value of a populated message: its fields follow.
 const emptyMessage = "{}"
 
-// flatten returns the populated fields of a request, in canonical order but for
+// flatten returns the populated fields of a request, in canonical order except for
 // map keys with characters from U+10000 on, which the core puts in their place.
 func flatten(p *plan, request protoreflect.Message) (bound, free []handoff.Field, err error) {
+	room := make([]handoff.Field, p.bound+p.free) // of both lists; what is longer gets room of its own
 	w := walk{
-		bound: fields{list: make([]handoff.Field, 0, p.bound), left: maxFields, longest: maxBytes, room: maxBytes},
+		bound: fields{list: room[:0:p.bound], left: maxFields, longest: maxBytes, room: maxBytes},
 		free:  fields{left: maxFree, longest: maxFreeValue, room: maxBytes},
 	}
 	if p.free > 0 {
-		w.free.list = make([]handoff.Field, 0, p.free)
+		w.free.list = room[p.bound:p.bound]
 	}
 	if err := w.message(p, request, "", 0, &w.bound); err != nil {
 		return nil, nil, err
@@ -216,5 +217,5 @@ func refuse(path, why string) error {
 	if path != "" {
 		detail = fmt.Sprintf("%q: %s", path, why)
 	}
-	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: handoff.CheckOperationBind, Detail: detail}
+	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: "operation.bind", Detail: detail}
 }

@@ -142,7 +142,7 @@ func TestRefusalsNameThePlace(t *testing.T) {
 		switch {
 		case !errors.As(err, &refusal):
 			t.Errorf("%s: got %v", c.path, err)
-		case refusal.Reason != handoff.ReasonRequestUnbindable || refusal.Check != handoff.CheckOperationBind:
+		case refusal.Reason != handoff.ReasonRequestUnbindable || refusal.Check != "operation.bind":
 			t.Errorf("%s: got %v", c.path, refusal)
 		case !strings.HasPrefix(refusal.Detail, fmt.Sprintf("%q: ", c.path)):
 			t.Errorf("detail %s does not begin with the path %q", refusal.Detail, c.path)
@@ -152,7 +152,7 @@ func TestRefusalsNameThePlace(t *testing.T) {
 	}
 }
 
-// Whatever stands in a freed field, the request is accepted, and the operation is
+// With anything in a freed field, the request is accepted, and the operation is
 // the same.
 func TestFreedFieldsRefuseNothing(t *testing.T) {
 	unknown := &pb.Leaf{}
@@ -180,8 +180,8 @@ func TestFreedFieldsRefuseNothing(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if canonical, err := op.Canonical(); err != nil || string(canonical) != `{"leaf":"{}","leaf.text":"t"}` {
-			t.Errorf("%s: bound %s, %v", name, canonical, err)
+		if bound, err := canonical(op); err != nil || string(bound) != `{"leaf":"{}","leaf.text":"t"}` {
+			t.Errorf("%s: bound %s, %v", name, bound, err)
 		}
 		if len(op.Free) != c.free {
 			t.Errorf("%s: %d free fields, want %d", name, len(op.Free), c.free)

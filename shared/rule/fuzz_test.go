@@ -66,7 +66,7 @@ func image(t testing.TB) *rule.Set {
 
 // examine holds an operation against the request that it was made from.
 func examine(t interface{ Fatalf(string, ...any) }, c subject, op handoff.Operation, request proto.Message) {
-	if _, err := op.Canonical(); err != nil {
+	if _, err := canonical(op); err != nil {
 		t.Fatalf("no operation: %v", err)
 	}
 	for _, fields := range [][]handoff.Field{op.Bound, op.Free} {
@@ -87,8 +87,8 @@ func examine(t interface{ Fatalf(string, ...any) }, c subject, op handoff.Operat
 
 // FuzzOperation gives the flattening what a peer may send. It never panics; it
 // refuses exactly what cannot be named; and from what it accepts the request can
-// be rebuilt, but for freed fields: so two requests with the same canonical form
-// are equal but for these. The generated and the dynamic message agree.
+// be rebuilt, except freed fields: so two requests with the same canonical form
+// are equal except for these. The generated and the dynamic message agree.
 func FuzzOperation(f *testing.F) {
 	all := cases()
 	for _, v := range readVectors(f) {
@@ -124,6 +124,7 @@ func FuzzOperation(f *testing.F) {
 			t.Fatalf("accepted, though nobody can name it: %s", why)
 		case err == nil:
 			examine(t, c, op, request)
+			inverse(t, method, op)
 		}
 		if c.name != server2v1.InvoiceService_PayInvoice_FullMethodName {
 			agree(t, lookup(t, dynamic, c.name), packed, op, err)
@@ -146,5 +147,8 @@ func agree(t *testing.T, method *rule.Method, packed *anypb.Any, op handoff.Oper
 	}
 	if err == nil && (!slices.Equal(op.Bound, twin.Bound) || !slices.Equal(op.Free, twin.Free)) {
 		t.Fatalf("the dynamic message differs:\n%v\n%v", twin, op)
+	}
+	if err == nil {
+		inverse(t, method, op)
 	}
 }

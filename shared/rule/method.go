@@ -22,6 +22,7 @@ import (
 type Method struct {
 	name    string
 	request protoreflect.MessageType
+	answer  protoreflect.MessageType // nil: a stream of them
 	types   resolver
 	rule    handoff.Rule
 	plan    *plan // how requests are flattened; nil: the method carries no rule
@@ -33,6 +34,18 @@ func (m *Method) Name() string { return m.name }
 // Rule returns what the method demands of a token. It is false for a method
 // that carries no rule: no token can be issued for it.
 func (m *Method) Rule() (handoff.Rule, bool) { return m.rule, m.plan != nil }
+
+// NewRequest returns an empty request of the method.
+func (m *Method) NewRequest() proto.Message { return m.request.New().Interface() }
+
+// NewResponse returns an empty response of the method, to be received into. It is
+// nil for a method that streams.
+func (m *Method) NewResponse() proto.Message {
+	if m.answer == nil {
+		return nil
+	}
+	return m.answer.New().Interface()
+}
 
 // Operation returns the operation of req: what a token must name for this call
 // to run. A req that no token can name is refused with a *handoff.Refusal,
@@ -56,7 +69,7 @@ func (m *Method) Operation(req proto.Message) (handoff.Operation, error) {
 	if err != nil {
 		return handoff.Operation{}, err
 	}
-	return handoff.Operation{Method: m.name, Bound: bound, Free: free, MaxLifetime: m.rule.MaxLifetime}, nil
+	return handoff.Operation{Method: m.name, Bound: bound, Free: free, MaxLifetime: m.rule.MaxLifetime, Sealed: m.rule.Sealed, CertificateBound: m.rule.CertificateBound, Actors: m.rule.Actors}, nil
 }
 
 // Unpack returns the method's typed request from its packed form. It refuses a
@@ -90,7 +103,7 @@ func decode(b []byte, message proto.Message, types resolver) (err error) {
 }
 
 func invalid(detail string, err error) error {
-	return &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Check: handoff.CheckOperationBind, Detail: detail, Err: err}
+	return &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Check: "operation.bind", Detail: detail, Err: err}
 }
 
 // optionOf returns the rule that stands on a method, nil for none. It reads the
@@ -128,7 +141,13 @@ func (m *Method) apply(rule *handoffv1.Rule, desc protoreflect.MethodDescriptor)
 	if err != nil {
 		return err
 	}
-	m.rule = handoff.Rule{Reusable: rule.GetReusable(), MaxLifetime: lifetime}
+	switch {
+	case rule.GetVisit() && !rule.GetReusable():
+		return errors.New("its rule says visit, which needs reusable: a visit is for calls that change nothing")
+	case rule.GetVisit() && rule.GetSealed():
+		return errors.New("its rule says visit and sealed: a visit is never sealed")
+	}
+	m.rule = handoff.Rule{Reusable: rule.GetReusable(), MaxLifetime: lifetime, Sealed: rule.GetSealed(), CertificateBound: rule.GetCertificateBound(), Actors: rule.GetActors(), Visit: rule.GetVisit()}
 	m.plan = plan
 	return nil
 }

@@ -9,11 +9,32 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
+
+// canonical is the RFC 8785 form of what a token for op names, by another
+// implementation than package handoff's. The error says why op is no operation.
+func canonical(op handoff.Operation) ([]byte, error) {
+	members := map[string]string{}
+	for _, f := range op.Bound {
+		_, twice := members[f.Path]
+		if twice || f.Path == "" || !utf8.ValidString(f.Path) || !utf8.ValidString(f.Value) {
+			return nil, fmt.Errorf("the field %q is not text, or not the only one", f.Path)
+		}
+		members[f.Path] = f.Value
+	}
+	plain, err := json.Marshal(members)
+	if err != nil {
+		return nil, err
+	}
+	text := jsontext.Value(plain)
+	err = text.Canonicalize()
+	return text, err
+}
 
 // rebuild makes the request that fields were made from. It reads paths and values
 // by SPEC.md and shares nothing with what makes them: a request that can be

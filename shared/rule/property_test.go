@@ -222,7 +222,9 @@ func TestDrawnRequestsAreNamed(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				request := c.request.ProtoReflect().New()
 				draw(t, request, 3)
-				examine(t, c, operation(t, method, request), request.Interface())
+				op := operation(t, method, request)
+				examine(t, c, op, request.Interface())
+				inverse(t, method, op)
 			})
 		})
 	}

@@ -39,6 +39,17 @@ func TestOperation(t *testing.T) {
 	}
 }
 
+func TestNewResponse(t *testing.T) {
+	method := lookup(t, rule.Linked(), server2v1.InvoiceService_PayInvoice_FullMethodName)
+	if _, ok := method.NewResponse().(*server2v1.PayInvoiceResponse); !ok {
+		t.Errorf("got a %T", method.NewResponse())
+	}
+	stream := lookup(t, rule.Linked(), server2v1.InvoiceService_ExportPayments_FullMethodName)
+	if response := stream.NewResponse(); response != nil {
+		t.Errorf("of a stream: got a %T", response)
+	}
+}
+
 func BenchmarkOperation(b *testing.B) {
 	method, err := rule.Linked().Method(server2v1.InvoiceService_PayInvoice_FullMethodName)
 	if err != nil {

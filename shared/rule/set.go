@@ -26,6 +26,7 @@ var ErrUnknownMethod = errors.New("no such method")
 type Set struct {
 	files *protoregistry.Files
 	types resolver
+	over  map[string]*handoffv1.Rule // what Overlay says, by method; in place of the option
 }
 
 // resolver finds the types that a request is decoded with. *protoregistry.Types
@@ -79,7 +80,14 @@ func (s *Set) Method(fullMethod string) (*Method, error) {
 		return nil, fmt.Errorf("rule: %q: %w", fullMethod, ErrUnknownMethod)
 	}
 	m := &Method{name: fullMethod, request: s.messageType(desc.Input()), types: s.types}
-	rule, err := optionOf(desc)
+	if !desc.IsStreamingClient() && !desc.IsStreamingServer() {
+		m.answer = s.messageType(desc.Output())
+	}
+	rule, laid := s.over[fullMethod]
+	var err error
+	if !laid {
+		rule, err = optionOf(desc)
+	}
 	if err == nil && rule != nil {
 		err = m.apply(rule, desc)
 	}

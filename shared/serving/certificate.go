@@ -4,50 +4,65 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
-	"sync"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
-// A certificate is a certificate chain and its key in files, read again when
-// they change. What does not load never replaces what did.
+// A certificate is a certificate chain and its key in files, read again when they
+// change. What does not load, has expired or is not valid yet never replaces what
+// is in use.
 type certificate struct {
-	certFile, keyFile string
-	log               *slog.Logger
-
-	mu      sync.Mutex
-	current *tls.Certificate
-	stamp   [2]stamp  // of the files that were read last
-	checked time.Time // when the files were last looked at
+	files *vetted.Followed[*tls.Certificate]
 }
 
 // maxPEM bounds what is read of a file, in bytes.
 const maxPEM = 1 << 20
 
-// recheck is how long the files are taken to be unchanged.
-const recheck = time.Second
-
-// stamp is what shows that a file has changed.
-type stamp struct {
-	modified time.Time
-	size     int64
-}
-
 func loadCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, log: log}
-	current, err := c.load()
+	chain := vetted.File{Path: certFile, Max: maxPEM}
+	key := vetted.File{Path: keyFile, Max: maxPEM, Secret: true}
+	if _, err := chain.Read(); err != nil {
+		return nil, &SettingError{"tls-cert", err}
+	}
+	if _, err := key.Read(); err != nil {
+		return nil, &SettingError{"tls-key", err}
+	}
+	c := new(certificate)
+	observe := func(err error) {
+		if err != nil {
+			log.Warn("the changed certificate is not used: the last good one stays", "error", err.Error())
+			return
+		}
+		log.Info("certificate loaded again", "expires", c.get().Leaf.NotAfter)
+	}
+	var err error
+	c.files, err = vetted.Follow(func(texts [][]byte) (*tls.Certificate, error) {
+		return pair(certFile, texts[0], texts[1])
+	}, observe, chain, key)
 	if err != nil {
-		return nil, err
+		return nil, &SettingError{"tls-cert", err}
 	}
-	if now := time.Now(); now.After(current.Leaf.NotAfter) {
-		return nil, &SettingError{"tls-cert", fmt.Errorf("%s expired at %s", certFile, current.Leaf.NotAfter.Format(time.RFC3339))}
-	}
-	c.current, c.stamp, c.checked = current, c.look(), time.Now()
 	return c, nil
 }
+
+// pair returns a certificate that is valid now.
+func pair(name string, chain, key []byte) (*tls.Certificate, error) {
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s, with --tls-key: %w", name, err)
+	}
+	switch now := time.Now(); {
+	case now.After(pair.Leaf.NotAfter):
+		return nil, fmt.Errorf("%s expired at %s", name, pair.Leaf.NotAfter.Format(time.RFC3339))
+	case now.Before(pair.Leaf.NotBefore):
+		return nil, fmt.Errorf("%s is not valid before %s", name, pair.Leaf.NotBefore.Format(time.RFC3339))
+	}
+	return &pair, nil
+}
+
+func (c *certificate) get() *tls.Certificate { return c.files.Get() }
 
 // tlsConfig is for TLS 1.3 alone (RFC 9325 section 3.1.1 between services that
 // are all new).
@@ -55,83 +70,47 @@ func (c *certificate) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		NextProtos:     []string{"h2"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(time.Now()), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.get(), nil },
 	}
 }
 
-func (c *certificate) get(now time.Time) *tls.Certificate {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now.Sub(c.checked) < recheck {
-		return c.current
+// grpcConfig is tlsConfig for gRPC, where clients may be asked for a certificate. A
+// browser that is asked shows its user a question, so nothing else asks.
+func (c *certificate) grpcConfig(ask bool) *tls.Config {
+	config := c.tlsConfig()
+	if ask {
+		config.ClientAuth = tls.RequestClientCert // from any issuer: a handoff is bound to the certificate itself
+		config.VerifyConnection = smallCertificates
+		// A resumed connection would have the certificate of an earlier one, and no proof
+		// of its key. It would also keep what the ticket has.
+		config.SessionTicketsDisabled = true
 	}
-	c.checked = now
-	found := c.look()
-	if found == c.stamp {
-		return c.current
-	}
-	c.stamp = found
-	if next, err := c.load(); err != nil {
-		c.log.Error("the changed certificate does not load: the last good one stays in use", "error", err.Error())
-	} else {
-		c.current = next
-		c.log.Info("certificate loaded again", "expires", next.Leaf.NotAfter)
-	}
-	return c.current
+	return config
 }
 
-func (c *certificate) look() (found [2]stamp) {
-	for i, name := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(name); err == nil {
-			found[i] = stamp{info.ModTime(), info.Size()}
-		}
-	}
-	return found
-}
+// What a client may show as its certificate: one is looked at, and the connection holds
+// all of them for as long as it lives. TLS itself allows 256 KiB.
+const (
+	maxCertificates     = 8
+	maxCertificateBytes = 16 << 10
+)
 
-func (c *certificate) load() (*tls.Certificate, error) {
-	chain, err := readFile(c.certFile, func(fs.FileInfo) error { return nil })
-	if err != nil {
-		return nil, &SettingError{"tls-cert", err}
-	}
-	key, err := readFile(c.keyFile, private)
-	if err != nil {
-		return nil, &SettingError{"tls-key", err}
-	}
-	pair, err := tls.X509KeyPair(chain, key)
-	if err != nil {
-		return nil, &SettingError{"tls-cert", fmt.Errorf("with --tls-key: %w", err)}
-	}
-	return &pair, nil
-}
+var errCertificates = errors.New("the client's certificates are too many or too long")
 
-// private refuses a key file that others than its owner can use.
-func private(info fs.FileInfo) error {
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("others can read or change it (mode %04o): chmod 600", mode)
+// smallCertificates refuses a connection whose client shows more than any needs.
+func smallCertificates(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) > maxCertificates {
+		return errCertificates
+	}
+	bytes := len(state.OCSPResponse)
+	for _, one := range state.PeerCertificates {
+		bytes += len(one.Raw)
+	}
+	for _, one := range state.SignedCertificateTimestamps {
+		bytes += len(one)
+	}
+	if bytes > maxCertificateBytes {
+		return errCertificates
 	}
 	return nil
-}
-
-// readFile reads a regular file that vet accepts. It vets what it has opened.
-func readFile(name string, vet func(fs.FileInfo) error) ([]byte, error) {
-	if name == "" {
-		return nil, errors.New("no file is given")
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxPEM {
-		return nil, fmt.Errorf("%s is not a file of at most %d bytes", name, maxPEM)
-	}
-	if err := vet(info); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return io.ReadAll(io.LimitReader(f, maxPEM))
 }

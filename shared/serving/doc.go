@@ -8,12 +8,10 @@
 //	server, err := serving.New(serving.Config{
 //		Flags: flags, // what the operator sets; kong reads its tags
 //		Log:   log,
-//		Unary: []grpc.UnaryServerInterceptor{guard.Unary}, // the guard last
-//		Stream: []grpc.StreamServerInterceptor{guard.Stream},
 //		Ready:  []serving.Readiness{{Name: "database", Check: db.PingContext}},
 //		Listening: func(a net.Addr) { fmt.Fprintln(stdout, "listening on", a) },
 //	})
-//	billingv1.RegisterBillingServer(server.GRPC(), impl)
+//	billingv1.RegisterBillingServer(guard.On(server.GRPC()), impl)
 //	err = guard.Check(server.GRPC())
 //	err = server.Run(ctx) // until ctx is done, then drained
 //
@@ -33,12 +31,16 @@
 // Flags.MaxConnections bounds the connections, and by it the calls that stay open
 // (Config.Watches). Of both, one network (an IPv4 address, an IPv6 /48) has at
 // most a quarter, and once half is taken a 64th, so that a handful cannot keep the
-// others out. Behind a proxy that hides its clients' addresses all clients are one
+// others out. A connection beyond that takes the place of one without an open call:
+// the longest idle of the network that holds the most. One with a call is never
+// closed for another. Half of the watches' places are kept for the networks of
+// Config.Known. Behind a proxy that hides its clients' addresses all clients are one
 // network, and the proxy has to bound them.
 //
 // # Invariants
 //
-// No port speaks plain TCP but that of the metrics, which is on loopback. The
+// No port speaks plain TCP except that of the metrics, which then is on loopback; elsewhere
+// it speaks TLS to clients whom the operator's authority vouches for. The
 // public port offers the registered services, health and, only when asked,
 // reflection. No compressor is linked. Every error that leaves a handler carries
 // google.rpc.ErrorInfo; any other becomes INTERNAL with a fixed text, and its
@@ -46,6 +48,6 @@
 //
 // # What it does not do
 //
-// It authorizes nobody: that is the guard's work, and it is passed in like any
-// interceptor. It does not limit the rate of calls.
+// It authorizes nobody: that is the work of a guard, which stands in front of the
+// handlers. It does not limit the rate of calls.
 package serving

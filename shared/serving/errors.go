@@ -16,10 +16,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrorDomain is the domain of google.rpc.ErrorInfo in the errors that this
+// errorDomain is the domain of google.rpc.ErrorInfo in the errors that this
 // package makes. Their reason is the name of the code: INTERNAL,
-// DEADLINE_EXCEEDED, CANCELLED, UNIMPLEMENTED, RESOURCE_EXHAUSTED.
-const ErrorDomain = "handoff.serving"
+// DEADLINE_EXCEEDED, CANCELLED, UNIMPLEMENTED, RESOURCE_EXHAUSTED, UNAVAILABLE.
+const errorDomain = "handoff.serving"
 
 // maxCause is how much of a cause is logged, in bytes.
 const maxCause = 1 << 10
@@ -32,6 +32,7 @@ var fixedTexts = map[codes.Code]struct{ reason, text string }{
 	codes.Canceled:          {"CANCELLED", "the call was cancelled"},
 	codes.Unimplemented:     {"UNIMPLEMENTED", "this server does not implement the method"},
 	codes.ResourceExhausted: {"RESOURCE_EXHAUSTED", "as many of these calls stay open as may"},
+	codes.Unavailable:       {"UNAVAILABLE", "the connection was idle and is being closed"},
 }
 
 func fixed(code codes.Code) error {
@@ -40,7 +41,7 @@ func fixed(code codes.Code) error {
 		code, words = codes.Internal, fixedTexts[codes.Internal]
 	}
 	st := status.New(code, words.text)
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: ErrorDomain, Reason: words.reason}); err == nil {
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: errorDomain, Reason: words.reason}); err == nil {
 		st = detailed
 	}
 	return st.Err()
@@ -95,7 +96,7 @@ func short(text string) string {
 // libraryOwn reports whether a method is of one of the services that this package
 // registers. Their errors are part of their protocols, their texts gRPC's own.
 func libraryOwn(method string) bool {
-	return strings.HasPrefix(method, "/grpc.health.v1.") || strings.HasPrefix(method, "/grpc.reflection.v1.")
+	return strings.HasPrefix(method, "/grpc.health.v1.") || strings.HasPrefix(method, "/grpc.reflection.v1")
 }
 
 func publicUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestG14(t *testing.T) {
 			if status.Code(got) != c.code || strings.Contains(fmt.Sprint(got), "secret") {
 				t.Errorf("%s, %s: got %v, want %v", c.name, kind, got, c.code)
 			}
-			domain := map[bool]string{true: "test", false: ErrorDomain}[c.told]
+			domain := map[bool]string{true: "test", false: errorDomain}[c.told]
 			if infoOf(got).GetDomain() != domain {
 				t.Errorf("%s, %s: %v has not the ErrorInfo of %s", c.name, kind, got, domain)
 			}
@@ -157,6 +158,38 @@ func TestG15(t *testing.T) {
 	log := r.waitLog(t, "finished call")
 	if strings.Contains(log, "s3cret") || strings.Contains(strings.ToLower(log), "bearer") {
 		t.Errorf("the log gives away too much:\n%s", log)
+	}
+}
+
+// A call with a line of the program's own has no second one, unless it failed or the
+// level is debug.
+func TestAuditedCallsHaveOneLine(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 3} {
+		r := run(t, &service{unary: func(_ context.Context, in *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+			if in.GetFillUsername() {
+				return nil, errors.New("no")
+			}
+			return &testpb.SimpleResponse{}, nil
+		}}, func(c *Config) {
+			c.LogLevel, c.Audited = Level(level), []string{testpb.TestService_UnaryCall_FullMethodName}
+		})
+		client := r.client(t)
+		for range 3 {
+			if _, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{FillUsername: true}); err == nil {
+			t.Fatal("it worked")
+		}
+		log := r.waitLog(t, `"Internal"`)
+		for end := time.Now().Add(5 * time.Second); strings.Count(log, `"grpc.code":"OK"`) < want && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			log = r.log.String() // each line is written after its call's answer
+		}
+		if got := strings.Count(log, `"grpc.code":"OK"`); got != want {
+			t.Errorf("at %s: %d lines of calls that succeeded, want %d:\n%s", level, got, want, log)
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // until the service appears. None appears later here.
 type health struct{ *grpchealth.Server }
 
-// Watch sends the status of a service whenever it changes, for WatchTimeout.
+// Watch sends the status of a service whenever it changes, for watchTimeout.
 func (h health) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
 	if _, err := h.Check(ctx, req); err != nil {
@@ -67,6 +67,11 @@ func (s *Server) checkReadiness(ctx context.Context) {
 		}
 		was, known := s.ready[condition.Name]
 		s.ready[condition.Name] = err == nil
+		holds := 0.0
+		if err == nil {
+			holds = 1
+		}
+		s.conditions.WithLabelValues(condition.Name).Set(holds)
 		switch {
 		case err != nil && (was || !known):
 			s.config.Log.Warn("not ready", "condition", condition.Name, "cause", short(err.Error()))

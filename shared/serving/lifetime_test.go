@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,8 +98,8 @@ func TestG04(t *testing.T) {
 	bubble(t, impl, nil, func(t *testing.T, conn *grpc.ClientConn, _ context.CancelFunc) {
 		client := testpb.NewTestServiceClient(conn)
 		for _, c := range []struct{ asked, unary, stream time.Duration }{
-			{0, CallTimeout, StreamTimeout},
-			{time.Hour, CallTimeout, StreamTimeout},
+			{0, CallTimeout, streamTimeout},
+			{time.Hour, CallTimeout, streamTimeout},
 			{time.Second, time.Second, time.Second},
 		} {
 			ctx, cancel := t.Context(), context.CancelFunc(func() {})
@@ -172,7 +173,7 @@ func TestWatchOutlastsStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantHealth(t, watch, healthpb.HealthCheckResponse_SERVING)
-		time.Sleep(StreamTimeout + time.Minute)
+		time.Sleep(streamTimeout + time.Minute)
 		stop()
 		wantHealth(t, watch, healthpb.HealthCheckResponse_NOT_SERVING)
 		start := time.Now()
@@ -192,7 +193,7 @@ func TestWatchAges(t *testing.T) {
 		}
 		wantHealth(t, watch, healthpb.HealthCheckResponse_SERVING)
 		_, err = watch.Recv()
-		if waited := time.Since(start); status.Code(err) != codes.DeadlineExceeded || waited != WatchTimeout {
+		if waited := time.Since(start); status.Code(err) != codes.DeadlineExceeded || waited != watchTimeout {
 			t.Errorf("the watch ended with %v after %s", err, waited)
 		}
 	})
@@ -339,7 +340,7 @@ func TestG11(t *testing.T) {
 		for method, offered := range map[string]bool{
 			"/grpc.health.v1.Health/Check":                                   true,
 			"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      reflection,
-			"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": false,
+			"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection,
 			"/grpc.channelz.v1.Channelz/GetServers":                          false,
 			"/grpc.admin.v1.Admin/Get":                                       false,
 			"/metrics":                                                       false,
@@ -351,60 +352,82 @@ func TestG11(t *testing.T) {
 			}
 		}
 		services := r.GRPC().GetServiceInfo()
-		if len(services) > 3 {
+		if len(services) > 4 {
 			t.Errorf("the port offers %v", services)
 		}
 	}
 }
 
-// A changed certificate is taken up; a bad one is not.
-func TestCertificateReloads(t *testing.T) {
-	flags, _ := testFlags(t)
-	c, err := loadCertificate(flags.TLSCert, flags.TLSKey, flags.Logger(&servingtest.Log{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	serial := func() int64 {
-		now = now.Add(2 * recheck)
-		return c.get(now).Leaf.SerialNumber.Int64()
-	}
-	touch := func() {
-		for _, name := range []string{flags.TLSCert, flags.TLSKey} {
-			if err := os.Chtimes(name, now, now); err != nil {
-				t.Fatal(err)
-			}
+// I12: a changed certificate is taken up; one that is worse is not, says so at WARN
+// and is taken up once it is right.
+func TestI12CertificateReloads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flags, _ := testFlags(t)
+		output := new(servingtest.Log)
+		c, err := loadCertificate(flags.TLSCert, flags.TLSKey, flags.Logger(output))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if got := serial(); got != 1 {
-		t.Fatal("at first:", got)
-	}
-	writePair(t, flags, 2, time.Now().Add(time.Hour))
-	touch()
-	if got := serial(); got != 2 {
-		t.Error("after a change:", got)
-	}
-	write(t, flags.TLSCert, []byte("nonsense"))
-	touch()
-	if got := serial(); got != 2 {
-		t.Error("after a bad change:", got)
-	}
-	writePair(t, flags, 3, time.Now().Add(time.Hour))
-	if err := os.Chmod(flags.TLSKey, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	touch()
-	if got := serial(); got != 2 {
-		t.Error("with a key that others can read:", got)
-	}
-	if err := os.Chmod(flags.TLSKey, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	now = now.Add(time.Second)
-	touch()
-	if got := serial(); got != 3 {
-		t.Error("once it is right:", got)
-	}
+		began := time.Now()
+		expect := func(step string, serial int64, told string) {
+			t.Helper()
+			for range 3 { // told once
+				time.Sleep(time.Second)
+				if got := c.get().Leaf.SerialNumber.Int64(); got != serial {
+					t.Errorf("%s: certificate %d, want %d", step, got, serial)
+				}
+			}
+			if got := output.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, told) {
+				t.Errorf("%s: the log says %q, want one line with %q", step, got, told)
+			}
+			*output = servingtest.Log{}
+		}
+		const worse = `"level":"WARN","msg":"the changed certificate is not used: the last good one stays"`
+		writePair(t, flags, 2, began.Add(time.Hour))
+		expect("a change", 2, `"level":"INFO"`)
+		write(t, flags.TLSCert, []byte("nonsense"))
+		expect("a bad change", 2, worse)
+		writePair(t, flags, 3, began.Add(time.Hour))
+		if err := os.Chmod(flags.TLSKey, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		expect("a key that others can read", 2, worse)
+		if err := os.Chmod(flags.TLSKey, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		expect("chmod 600", 3, `"level":"INFO"`)
+		writePair(t, flags, 4, time.Now().Add(-time.Second))
+		expect("an expired one", 3, worse)
+		writePairFrom(t, flags, 5, time.Now().Add(10*time.Second), began.Add(time.Hour))
+		expect("one that is not valid yet", 3, worse)
+		time.Sleep(10 * time.Second)
+		expect("valid by now", 5, `"level":"INFO"`)
+	})
+}
+
+// I11: SIGHUP has the certificate and the program's own files read at once.
+func TestI11HangupReadsTheFilesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		flags, _ := testFlags(t)
+		output := new(servingtest.Log)
+		log := flags.Logger(output)
+		pair, err := loadCertificate(flags.TLSCert, flags.TLSKey, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		looked := 0
+		s := &Server{pair: pair, config: Config{Log: log, Reload: []func(){func() { looked++ }, func() { looked++ }}}}
+		received := make(chan os.Signal, 1)
+		ctx, stop := context.WithCancel(context.WithValue(t.Context(), hangups{}, (<-chan os.Signal)(received)))
+		go s.reload(ctx)
+		writePair(t, flags, 2, time.Now().Add(time.Hour))
+		received <- syscall.SIGHUP
+		synctest.Wait()
+		if looked != 2 || !strings.Contains(output.String(), "certificate loaded again") {
+			t.Errorf("%d of 2 have looked; the log: %s", looked, output)
+		}
+		stop()
+	})
 }
 
 // Each setting that cannot be served with is refused, by name, before a port is
@@ -428,11 +451,16 @@ func TestSettings(t *testing.T) {
 		"key for certificate":   {func(f *Flags) { f.TLSCert = f.TLSKey }, "tls-cert"},
 		"another's key":         {otherKey(t), "tls-cert"},
 		"expired":               {func(f *Flags) { writePair(t, *f, 1, time.Now().Add(-time.Second)) }, "tls-cert"},
+		"not yet valid":         {func(f *Flags) { writePairFrom(t, *f, 1, time.Now().Add(time.Minute), time.Now().Add(time.Hour)) }, "tls-cert"},
 		"world-readable key":    {func(f *Flags) { _ = os.Chmod(f.TLSKey, 0o604) }, "tls-key"},
 		"group-readable key":    {func(f *Flags) { _ = os.Chmod(f.TLSKey, 0o640) }, "tls-key"},
 		"metrics off loopback":  {func(f *Flags) { f.Metrics = "192.0.2.1:9100" }, "metrics"},
 		"metrics everywhere":    {func(f *Flags) { f.Metrics = ":9100" }, "metrics"},
 		"metrics by name":       {func(f *Flags) { f.Metrics = "localhost:9100" }, "metrics"},
+		"clients of no port":    {func(f *Flags) { f.MetricsClientCA = f.TLSCert }, "metrics-client-ca"},
+		"clients of a key":      {func(f *Flags) { f.Metrics, f.MetricsClientCA = "127.0.0.1:0", f.TLSKey }, "metrics-client-ca"},
+		"clients of nothing":    {func(f *Flags) { f.Metrics, f.MetricsClientCA = "127.0.0.1:0", f.TLSKey+".missing" }, "metrics-client-ca"},
+		"metrics on no port":    {func(f *Flags) { f.Metrics, f.MetricsClientCA = "127.0.0.1", f.TLSCert }, "metrics"},
 		"no connections":        {func(f *Flags) { f.MaxConnections = 0 }, "max-connections"},
 		"negative delay":        {func(f *Flags) { f.ShutdownDelay = -1 }, "shutdown-delay"},
 		"negative grace":        {func(f *Flags) { f.ShutdownGrace = -1 }, "shutdown-grace"},
@@ -537,10 +565,11 @@ type tapped struct{}
 // The program's own listener has the connections, within the server's bounds.
 func TestConfigListener(t *testing.T) {
 	t.Parallel()
-	wrapped := make(chan net.Listener, 1)
+	wrapped := make(chan net.Listener, 2)
 	r := run(t, &service{}, func(c *Config) {
 		c.Listener = func(l net.Listener) net.Listener {
-			if _, ok := l.(*gate); !ok {
+			_, bounded := l.(*gate)
+			if _, own := l.(memory); !bounded && !own { // Conn has one connection
 				t.Errorf("it wraps %T, which has no bounds", l)
 			}
 			counting := &countingListener{Listener: l}

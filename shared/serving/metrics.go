@@ -2,13 +2,10 @@ package serving
 
 import (
 	"net"
-	"net/http"
-	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // newRegistry registers the metrics of the calls, of the process and of the
@@ -16,10 +13,10 @@ import (
 func (s *Server) newRegistry(calls *grpcprom.ServerMetrics) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	all := append([]prometheus.Collector{
-		calls, s.panics,
+		calls, s.panics, s.conditions,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}, s.config.Collectors...)
-	for _, collector := range all {
+	}, s.gauges()...)
+	for _, collector := range append(all, s.config.Collectors...) {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}
@@ -27,18 +24,32 @@ func (s *Server) newRegistry(calls *grpcprom.ServerMetrics) (*prometheus.Registr
 	return registry, nil
 }
 
-// newAdmin returns the server of the loopback listener. It has its own mux:
-// nothing that a library adds to the default one shows here.
-func newAdmin(registry *prometheus.Registry) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    MaxHeaderBytes,
+// newConditions returns the gauge of the conditions, each of which is not known to hold
+// until it has been checked.
+func newConditions(ready []Readiness) *prometheus.GaugeVec {
+	gauge := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "handoff_ready", Help: "Whether a condition of health holds (1) or not (0), by condition.",
+	}, []string{"condition"})
+	for _, condition := range ready {
+		gauge.WithLabelValues(condition.Name).Set(0)
+	}
+	return gauge
+}
+
+// gauges returns what is looked up when it is asked for.
+func (s *Server) gauges() []prometheus.Collector {
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value)
+	}
+	return []prometheus.Collector{
+		gauge("handoff_build_info", "Always 1; the labels say what the program was built from.",
+			prometheus.Labels{"version": s.config.Version}, func() float64 { return 1 }),
+		gauge("handoff_certificate_expires_timestamp_seconds", "When the TLS certificate in use expires, in Unix seconds.", nil,
+			func() float64 { return float64(s.pair.get().Leaf.NotAfter.Unix()) }),
+		gauge("handoff_connections_open", "Connections to the gRPC port that are open.", nil,
+			func() float64 { return float64(s.open.len()) }),
+		gauge("handoff_connections_limit", "How many connections to the gRPC port can be open (--max-connections, or less where files are short).", nil,
+			func() float64 { return float64(s.config.MaxConnections) }),
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
+	"slices"
 	"time"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
@@ -21,6 +21,7 @@ import (
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/test/bufconn"
 )
 
 // Server is one gRPC server and, if it is asked for, the listener of its
@@ -28,11 +29,18 @@ import (
 type Server struct {
 	config Config
 	pair   *certificate
+	tls    *tls.Config // of the gRPC server
 	grpc   *grpc.Server
+	memory memory // the listener of Conn
 	health *grpchealth.Server
 	panics prometheus.Counter
-	admin  *http.Server            // nil: no metrics
+	admin  *admin                  // nil: no metrics
 	calls  *grpcprom.ServerMetrics // nil: no metrics
+
+	conditions *prometheus.GaugeVec
+
+	open                    *connections // of listener
+	listener, adminListener net.Listener // nil: not open
 
 	long  map[string]long // by method; set by Run, before the first call
 	ready map[string]bool // by condition: what it was when last asked
@@ -51,6 +59,10 @@ func New(config Config) (*Server, error) {
 	if encoding.GetCompressor("gzip") != nil {
 		return nil, errors.New("a gzip compressor is linked: a small request could unpack to a large one")
 	}
+	var err error
+	if config.MaxConnections, err = fitConnections(config.MaxConnections, openFiles(), config.Log); err != nil {
+		return nil, err
+	}
 	pair, err := loadCertificate(config.TLSCert, config.TLSKey, config.Log)
 	if err != nil {
 		return nil, err
@@ -58,10 +70,14 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config: config,
 		pair:   pair,
+		memory: memory{bufconn.Listen(memoryBuffer)},
 		health: grpchealth.NewServer(),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "grpc_server_panics_total", Help: "Panics of handlers and interceptors that were recovered.",
 		}),
+		conditions: newConditions(config.Ready),
+
+		open:  newConnections(config.MaxConnections),
 		ready: map[string]bool{},
 	}
 	s.watching, s.endWatches = context.WithCancel(context.Background())
@@ -71,25 +87,42 @@ func New(config Config) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.admin = newAdmin(registry)
+		if s.admin, err = s.newAdmin(registry); err != nil {
+			return nil, err
+		}
 	}
+	s.tls = pair.grpcConfig(config.ClientCerts)
+	s.grpc = s.newGRPC()
+	return s, nil
+}
+
+// newGRPC returns the gRPC server, with nothing registered yet but health and, if it is
+// asked for, reflection.
+func (s *Server) newGRPC() *grpc.Server {
 	unary, stream := s.interceptors()
-	s.grpc = grpc.NewServer(append(limits(),
-		grpc.Creds(credentials.NewTLS(pair.tlsConfig())),
+	options := append(limits(),
+		grpc.Creds(inMemory{credentials.NewTLS(s.tls)}),
 		grpc.InTapHandle(s.begin),
 		grpc.WaitForHandlers(true),
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(stream...),
-	)...)
-	healthpb.RegisterHealthServer(s.grpc, health{s.health})
-	if config.Reflection {
-		reflection.RegisterV1(s.grpc)
+	)
+	if s.config.Stats != nil {
+		options = append(options, grpc.StatsHandler(s.config.Stats))
 	}
-	return s, nil
+	server := grpc.NewServer(options...)
+	healthpb.RegisterHealthServer(server, health{s.health})
+	if s.config.Reflection {
+		reflection.Register(server) // v1, and v1alpha for grpcurl before 1.8.8, as Debian has it
+	}
+	return server
 }
 
 // GRPC returns the server to register services on, before Run.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
+
+// GRPCTLS returns that of the gRPC server, which is not to be changed.
+func (s *Server) GRPCTLS() *tls.Config { return s.tls }
 
 // TLS returns what another listener of the program needs to serve these protocols
 // (RFC 7301) with the server's certificate, as it changes: TLS 1.3 alone.
@@ -99,14 +132,14 @@ func (s *Server) TLS(protocols ...string) *tls.Config {
 	return config
 }
 
-// Listen opens a port with bounds of its own: Flags.MaxConnections, as Run's has.
-// A port that cannot be opened is a *SettingError.
-func (s *Server) Listen(setting, address string) (net.Listener, error) {
+// gate opens a port whose open connections are those. A port that cannot be opened is
+// a *SettingError.
+func (s *Server) gate(setting, address string, open *connections) (net.Listener, error) {
 	listener, err := listen(setting, address)
 	if err != nil {
 		return nil, err
 	}
-	return &gate{Listener: listener, open: newQuota(s.config.MaxConnections), log: s.config.Log}, nil
+	return &gate{Listener: listener, open: open, log: s.config.Log}, nil
 }
 
 // interceptors returns both chains, from the outermost to the program's own.
@@ -119,6 +152,9 @@ func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 		stream = append(stream, s.calls.StreamServerInterceptor())
 	}
 	logger := logging.LoggerFunc(func(ctx context.Context, level logging.Level, text string, fields ...any) {
+		if s.isAudited(ctx) && succeeded(fields) {
+			level = logging.LevelDebug
+		}
 		s.config.Log.Log(ctx, slog.Level(level), text, fields...)
 	})
 	options := []logging.Option{
@@ -141,53 +177,100 @@ func (s *Server) interceptors() ([]grpc.UnaryServerInterceptor, []grpc.StreamSer
 	return append(unary, s.config.Unary...), append(stream, s.config.Stream...)
 }
 
+// isAudited reports whether the call of ctx has a line of the program's own where it
+// succeeds.
+func (s *Server) isAudited(ctx context.Context) bool {
+	method, ok := grpc.Method(ctx)
+	return ok && slices.Contains(s.config.Audited, method)
+}
+
+// succeeded reports whether a call's line says OK.
+func succeeded(fields []any) bool {
+	i := slices.Index(fields, any("grpc.code"))
+	return i >= 0 && i+1 < len(fields) && fields[i+1] == any("OK")
+}
+
 // Run opens the ports and serves until ctx is done; then it drains: health turns
 // to NOT_SERVING, calls go on for ShutdownDelay, no new ones are taken, those
 // under way have ShutdownGrace to finish, and the rest is cut off. An orderly
 // stop returns nil. A port that cannot be opened is a *SettingError.
 func (s *Server) Run(ctx context.Context) error {
-	listener, err := s.Listen("listen", s.config.Listen)
-	if err != nil {
+	if err := s.Open(); err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer s.Close()
+	listener := s.listener
 	if s.config.Listener != nil {
 		listener = s.config.Listener(listener)
 	}
-	if s.admin == nil {
-		return s.serve(ctx, listener, nil)
+	if s.adminListener != nil {
+		s.config.Log.Info("metrics", "address", s.adminListener.Addr().String())
 	}
-	admin, err := listen("metrics", s.config.Metrics)
+	return s.serve(ctx, listener, s.adminListener)
+}
+
+// Open opens the ports, where that is to be known before something else is done. Who
+// connects waits until Run. A port that cannot be opened is a *SettingError. Once they
+// are open it does nothing.
+func (s *Server) Open() (err error) {
+	if s.listener != nil {
+		return nil
+	}
+	if s.admin != nil {
+		if s.adminListener, err = s.gate("metrics", s.config.Metrics, s.admin.open); err != nil {
+			return err
+		}
+	}
+	s.listener, err = s.gate("listen", s.config.Listen, s.open)
 	if err != nil {
-		return err
+		return errors.Join(err, s.Close())
 	}
-	defer admin.Close()
-	s.config.Log.Info("metrics", "address", admin.Addr().String())
-	return s.serve(ctx, listener, admin)
+	return nil
+}
+
+// Close closes the ports of a server that is not run.
+func (s *Server) Close() (err error) {
+	for _, listener := range []net.Listener{s.listener, s.adminListener} {
+		if listener == nil {
+			continue
+		}
+		if closed := listener.Close(); !errors.Is(closed, net.ErrClosed) {
+			err = errors.Join(err, closed)
+		}
+	}
+	return err
 }
 
 func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watches := append([]string{healthpb.Health_Watch_FullMethodName}, s.config.Watches...)
-	s.long = longMethods(s.grpc, watches, max(1, s.config.MaxConnections/4))
+	s.long = longMethods(s.grpc, watches, func() *places {
+		return newPlaces(max(1, s.config.MaxConnections/4), s.config.Known)
+	})
 	s.checkReadiness(ctx)
 	if s.calls != nil {
 		s.calls.InitializeMetrics(s.grpc)
 	}
 
+	var inside net.Listener = s.memory
+	if s.config.Listener != nil {
+		inside = s.config.Listener(inside)
+	}
+	go s.reload(ctx)
 	tasks := []func() error{
 		func() error { s.followReadiness(ctx); <-ctx.Done(); return nil },
 		func() error { return unless(grpc.ErrServerStopped, s.grpc.Serve(listener)) },
+		func() error { return unless(grpc.ErrServerStopped, s.grpc.Serve(inside)) },
 	}
 	if admin != nil {
-		tasks = append(tasks, func() error { return unless(http.ErrServerClosed, s.admin.Serve(admin)) })
+		tasks = append(tasks, func() error { return s.admin.serve(admin) })
 	}
 	ended := make(chan error, len(tasks))
 	for _, task := range tasks {
 		go func() { ended <- task() }()
 	}
-	s.config.Log.Info("serving", "address", listener.Addr().String())
+	s.config.Log.Info("serving", "address", listener.Addr().String(), "connections", s.config.MaxConnections, "open_files", openFiles())
 	if s.config.Listening != nil {
 		s.config.Listening(listener.Addr())
 	}
@@ -223,7 +306,7 @@ func (s *Server) drain() error {
 	time.Sleep(s.config.ShutdownDelay)
 	s.endWatches()
 	if s.admin != nil {
-		defer s.admin.Close()
+		defer s.admin.server.Close()
 	}
 	drained := make(chan struct{})
 	go func() {

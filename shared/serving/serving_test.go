@@ -125,12 +125,17 @@ func testFlags(t *testing.T) (Flags, *x509.CertPool) {
 // synctest bubble, whose clock begins in the year 2000.
 func writePair(t *testing.T, flags Flags, serial int64, notAfter time.Time) *x509.Certificate {
 	t.Helper()
+	return writePairFrom(t, flags, serial, time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), notAfter)
+}
+
+func writePairFrom(t *testing.T, flags Flags, serial int64, notBefore, notAfter time.Time) *x509.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotBefore: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: notAfter,
+		SerialNumber: big.NewInt(serial), NotBefore: notBefore, NotAfter: notAfter,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -164,8 +169,8 @@ func wantCode(t *testing.T, err error, code codes.Code) {
 	if status.Code(err) != code {
 		t.Fatalf("got %v, want %v", err, code)
 	}
-	if got := infoOf(err).GetDomain(); got != ErrorDomain {
-		t.Errorf("%v: the domain is %q, want %q", err, got, ErrorDomain)
+	if got := infoOf(err).GetDomain(); got != errorDomain {
+		t.Errorf("%v: the domain is %q, want %q", err, got, errorDomain)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"io"
 	"regexp"
 	"strings"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
 // Exit statuses of the servers.
@@ -22,12 +24,18 @@ type SettingError struct {
 	Err     error
 }
 
-// Error returns "--setting: cause"; or, where the cause says what the setting is,
-// has, must or cannot, the sentence "--setting must be …".
+// Error returns "--setting: cause"; or, where the cause is a *handoff.ConfigError or
+// says what the setting is, has, must or cannot, the sentence "--setting must be …".
 func (e *SettingError) Error() string {
 	text := e.Err.Error()
 	if e.Setting == "" {
 		return text
+	}
+	var config *handoff.ConfigError
+	if errors.As(e.Err, &config) {
+		of := *config
+		of.Field = "--" + e.Setting
+		return of.Error()
 	}
 	switch verb, _, _ := strings.Cut(text, " "); verb {
 	case "is", "has", "must", "cannot":
@@ -39,10 +47,21 @@ func (e *SettingError) Error() string {
 // Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
+// Named returns the *SettingError for a *handoff.ConfigError whose field comes from
+// a setting: settings has the flag's name for each such field. Other errors it
+// returns as they are.
+func Named(err error, settings map[string]string) error {
+	var config *handoff.ConfigError
+	if errors.As(err, &config) && settings[config.Field] != "" {
+		return &SettingError{settings[config.Field], config}
+	}
+	return err
+}
+
 // passwords finds those of URLs, with what is around them.
 var passwords = regexp.MustCompile(`(://[^\s/:]*:)(\S*)@`)
 
-// mask puts xxxxx for the password of each URL in a text, but for the word that
+// mask puts xxxxx for the password of each URL in a text, except the word that
 // stands for one in advice.
 func mask(text string) string {
 	return passwords.ReplaceAllStringFunc(text, func(found string) string {

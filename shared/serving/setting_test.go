@@ -2,8 +2,11 @@ package serving
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
 // A setting and what it must be make a sentence; a setting and a cause do not.
@@ -17,9 +20,27 @@ func TestSettingErrorReads(t *testing.T) {
 		"--keys: open x: no such file":                 {"keys", errors.New("open x: no such file")},
 		"--keys: issuer.pem has no key":                {"keys", errors.New("issuer.pem has no key")},
 		"unknown flag --x":                             {"", errors.New("unknown flag --x")},
+		"--issuer covers nothing":                      {"issuer", &handoff.ConfigError{Field: "x.Config.Issuer", Problem: "covers nothing"}},
+		"--field cannot be signed: no such file":       {"field", &handoff.ConfigError{Field: "x", Problem: "cannot be signed", Err: errors.New("no such file")}},
 	} {
 		if got := err.Error(); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// Of a constructor's errors, those about a field that has a setting name it.
+func TestNamed(t *testing.T) {
+	t.Parallel()
+	settings := map[string]string{"x.Config.Skew": "skew"}
+	known := fmt.Errorf("starting: %w", &handoff.ConfigError{Field: "x.Config.Skew", Problem: "is 2m0s: it must be at most 1m0s"})
+	var setting *SettingError
+	if err := Named(known, settings); !errors.As(err, &setting) || err.Error() != "--skew is 2m0s: it must be at most 1m0s" {
+		t.Errorf("got %v", err)
+	}
+	for _, err := range []error{errors.New("x.Config.Skew is bad"), &handoff.ConfigError{Field: "x.Config.Log", Problem: "is required"}} {
+		if got := Named(err, settings); got != err {
+			t.Errorf("%v became %v", err, got)
 		}
 	}
 }

@@ -168,7 +168,7 @@ func TestG06(t *testing.T) {
 	r := run(t, &service{}, nil)
 	client := r.client(t)
 	large := &testpb.Payload{Body: make([]byte, 5<<20)}
-	fits := &testpb.Payload{Body: make([]byte, MaxMessage-16)}
+	fits := &testpb.Payload{Body: make([]byte, maxMessage-16)}
 	if _, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{Payload: fits}); err != nil {
 		t.Error(err)
 	}
@@ -201,18 +201,18 @@ func TestG06(t *testing.T) {
 	}
 }
 
-// TestG07: a connection that has MaxStreams calls open is refused another.
+// TestG07: a connection that has maxStreams calls open is refused another.
 func TestG07(t *testing.T) {
 	t.Parallel()
 	r := run(t, &service{}, nil)
 	p := r.peer(t)
 	id := func(n int) uint32 { return uint32(2*n + 1) }
-	for n := range MaxStreams + 1 {
+	for n := range maxStreams + 1 {
 		if err := p.open(id(n), unaryCall); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := p.await(id(MaxStreams)); got.reset != http2.ErrCodeRefusedStream {
+	if got := p.await(id(maxStreams)); got.reset != http2.ErrCodeRefusedStream {
 		t.Errorf("one more than the most: %+v", got)
 	}
 	p.body(id(0), 0, nil)
@@ -243,7 +243,7 @@ func TestG08(t *testing.T) {
 		p := r.peer(t)
 		go func() { _, _ = io.Copy(io.Discard, p.conn) }()
 		var reset int
-		for ; reset < 20*MaxStreams; reset++ {
+		for ; reset < 20*maxStreams; reset++ {
 			id := uint32(2*reset + 1)
 			if p.open(id, unaryCall) != nil {
 				break // the server has had enough
@@ -253,8 +253,13 @@ func TestG08(t *testing.T) {
 				break
 			}
 		}
-		if n := begun.Load(); n < MaxStreams/8 || most.Load() > MaxStreams {
-			t.Errorf("of %d calls that were reset %d began, %d at once: want many, and %d at once", reset, n, most.Load(), MaxStreams)
+		// All that was sent may lie in the connection still, unread: on one processor the
+		// server has hardly run.
+		for end := time.Now().Add(10 * time.Second); begun.Load() < maxStreams/8 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		if n := begun.Load(); n < maxStreams/8 || most.Load() > maxStreams {
+			t.Errorf("of %d calls that were reset %d began, %d at once: want many, and %d at once", reset, n, most.Load(), maxStreams)
 		}
 	})
 	t.Run("continuation", func(t *testing.T) {

@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // maxSize is the longest key file that is read, in bytes: an RSA key of 4096
@@ -33,6 +34,9 @@ func (k *Key) Save(path string) error {
 // writeNew writes a file under another name and then links it to its own, which
 // fails if that exists.
 func writeNew(path string, text []byte) error {
+	if path == "" {
+		return errors.New("no file is named")
+	}
 	folder := filepath.Dir(path)
 	temporary, err := writeTemporary(folder, text)
 	if err != nil {
@@ -80,43 +84,17 @@ func syncFolder(path string) error {
 }
 
 // Load reads a key that Save wrote. It refuses a file that is not regular or that
-// anyone but its owner can read, write or execute, whatever links lead there; a
+// others can use, as package vetted has it, through any links; a
 // document that is not a private JWK in the form that the package comment says;
 // and every key that New refuses. The error names the path.
 func Load(path string) (*Key, error) {
-	text, err := readPrivate(path)
+	text, err := vetted.File{Path: path, Secret: true, Max: maxSize}.Read()
 	if err != nil {
 		return nil, err
 	}
-	k, err := parse(text)
+	k, err := parse(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return k, nil
-}
-
-// readPrivate judges the file that it reads, not the name that led to it.
-func readPrivate(path string) (string, error) {
-	if info, err := os.Stat(path); err != nil {
-		return "", err
-	} else if !info.Mode().IsRegular() { // before it is opened: a pipe would block
-		return "", fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return "", fmt.Errorf("%s: others can use this file (mode %04o): take a signing key in it for exposed, or chmod 600 it", path, mode)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err == nil && len(text) > maxSize {
-		err = fmt.Errorf("%s: longer than %d bytes", path, maxSize)
-	}
-	return string(text), err
 }

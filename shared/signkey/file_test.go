@@ -1,6 +1,7 @@
 package signkey_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -8,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -67,6 +67,9 @@ func TestSaveRefuses(t *testing.T) {
 		}
 	}
 	missing := filepath.Join(dir, "missing")
+	if err := k.Save(""); err == nil || err.Error() != "no file is named" {
+		t.Errorf("without a name: %v", err)
+	}
 	err = k.Save(filepath.Join(missing, "shop.key"))
 	if failed, ok := errors.AsType[*fs.PathError](err); !ok || failed.Path != missing || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no folder: %v", err)
@@ -185,6 +188,7 @@ func TestLoadRefuses(t *testing.T) {
 	for name, text := range map[string]string{
 		"as saved":         with(ed),
 		"without kid, use": with(ed, "kid", nil, "use", nil),
+		"alg Ed25519":      with(ed, "alg", "Ed25519"), // RFC 9864
 		"key_ops":          with(ed, "key_ops", []string{"sign", "verify"}),
 		"space":            "\n" + with(rs) + "\n",
 	} {
@@ -220,6 +224,14 @@ func TestLoadRefuses(t *testing.T) {
 		"d, number":           with(ed, "d", 1),
 		"q missing":           with(rs, "q", nil),
 		"p and q of another":  with(rs, "p", rs["q"], "q", rs["q"]),
+		"alg Ed25519 of EC":   with(p256, "alg", "Ed25519"),
+		"BOM":                 "\ufeff" + with(ed),
+		"ssh":                 "-----BEGIN OPENSSH PRIVATE KEY-----\n-----END OPENSSH PRIVATE KEY-----\n",
+		"n after a zero":      with(rs, "n", zeroBefore(rs["n"])),
+		"e after a zero":      with(rs, "e", zeroBefore(rs["e"])),
+		"d after a zero":      with(rs, "d", zeroBefore(rs["d"])),
+		"p after a zero":      with(rs, "p", zeroBefore(rs["p"])),
+		"qi after a zero":     with(rs, "qi", zeroBefore(rs["qi"])),
 		"unknown curve":       with(ed, "crv", "Ed448"),
 		"longer than a key":   with(ed) + strings.Repeat(" ", 64<<10),
 		"A19 low-order point": with(ed, "x", "AQ"+strings.Repeat("A", 41)),
@@ -237,13 +249,40 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
+// zeroBefore is a number with one octet more, which is zero.
+func zeroBefore(number any) string {
+	b, err := base64.RawURLEncoding.DecodeString(number.(string))
+	if err != nil {
+		panic(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(append([]byte{0}, b...))
+}
+
+// TestLoadSaysWhatItIs: what people have in place of a signing key is called by its
+// name.
+func TestLoadSaysWhatItIs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	for text, want := range map[string]string{
+		"":                                 "empty",
+		"\ufeff{}":                         "byte order mark",
+		"-----BEGIN PRIVATE KEY-----":      "PEM",
+		"-----BEGIN OPENSSH PRIVATE KEY--": "ssh",
+		"PuTTY-User-Key-File-3: x":         "ssh",
+		"Bag\n-----BEGIN PRIVATE KEY-----": "text before its PEM",
+		"0\x82\x01\x02":                    "DER",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signkey.Load(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "handoff keygen") {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestLoadRefusesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
-	pipe := filepath.Join(dir, "pipe")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"", dir, pipe, filepath.Join(dir, "missing")} {
+	for _, path := range []string{"", dir, filepath.Join(dir, "missing")} {
 		if _, err := signkey.Load(path); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%q: %v", path, err)
 		}

@@ -2,16 +2,15 @@ package signkey
 
 import (
 	"crypto"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/jwk"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -23,14 +22,14 @@ var (
 
 // parse reads a private JWK.
 func parse(text string) (*Key, error) {
-	if strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN ") {
-		return nil, errors.New("it is PEM, not a private JWK: handoff keygen makes one")
+	if instead := jwk.Instead(text); instead != nil {
+		return nil, fmt.Errorf("not a private JWK, as handoff keygen makes one: %w", instead)
 	}
 	members, err := decode(text)
 	if err != nil {
 		return nil, err
 	}
-	algorithm := handoff.Algorithm(members["alg"])
+	algorithm := handoff.Algorithm(jwk.Algorithm(members["alg"]))
 	if !slices.Contains(handoff.Algorithms(), algorithm) {
 		return nil, fmt.Errorf("alg is none of %s", handoff.Algorithms())
 	}
@@ -92,8 +91,10 @@ func decodeKey(members map[string]string) (crypto.Signer, error) {
 		if !ok {
 			continue
 		}
-		if name != "kty" && name != "crv" && !isBase64URL(value) {
-			return nil, fmt.Errorf("%s is not base64url", name)
+		if name != "kty" && name != "crv" {
+			if err := jwk.CheckValue(members["kty"], name, value); err != nil {
+				return nil, err
+			}
 		}
 		own[name] = value
 	}
@@ -110,10 +111,4 @@ func decodeKey(members map[string]string) (crypto.Signer, error) {
 		return nil, errors.New("not an asymmetric private key")
 	}
 	return signer, nil
-}
-
-// isBase64URL reports whether s is canonical base64url.
-func isBase64URL(s string) bool {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	return err == nil && base64.RawURLEncoding.EncodeToString(b) == s
 }

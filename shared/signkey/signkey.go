@@ -92,7 +92,7 @@ func Generate(algorithm handoff.Algorithm) (*Key, error) {
 // public key does not verify.
 //
 // For PS256 the signer is asked for a salt as long as the hash, by
-// *rsa.PSSOptions, whatever its own default.
+// *rsa.PSSOptions, also if it has another default.
 func New(algorithm handoff.Algorithm, signer crypto.Signer) (*Key, error) {
 	if signer == nil {
 		return nil, errors.New("a crypto.Signer is required")
@@ -146,7 +146,7 @@ func (k *Key) Sign(_ context.Context, input []byte) ([]byte, error) {
 	return k.signer.SignPayload(input, jose.SignatureAlgorithm(k.public.Algorithm()))
 }
 
-// Format prints the algorithm and the id, whatever the verb.
+// Format prints the algorithm and the id, for every verb.
 func (k Key) Format(state fmt.State, _ rune) {
 	fmt.Fprintf(state, "%s signing key %s", k.public.Algorithm(), k.public.ID())
 }

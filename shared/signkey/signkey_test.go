@@ -178,7 +178,7 @@ func TestSaltIsAsLongAsTheHash(t *testing.T) {
 	}
 }
 
-// Whatever the verb, a key prints as its public name.
+// For every verb, a key prints as its public name.
 func TestKeyPrintsNothingPrivate(t *testing.T) {
 	ed := private()[handoff.EdDSA].(ed25519.PrivateKey)
 	k := newKey(t, handoff.EdDSA)

@@ -67,7 +67,7 @@ func TestJSONTestSuite(t *testing.T) {
 			t.Errorf("%s: %v, want accepted: %t", name, err, want)
 		}
 		// Read value by value, each by the method for its kind, the document is the
-		// same one, but for numbers that are not whole.
+		// same one, except for numbers that are not whole.
 		if walked := Read(string(text), walk); (walked == nil) != (err == nil) && !errors.Is(walked, ErrRange) {
 			t.Errorf("%s: %v value by value, %v at once", name, walked, err)
 		} else if err != nil && errors.Is(walked, ErrType) {

@@ -1,16 +1,21 @@
 package trust
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/internal/forge"
 )
 
 // many is a store with n entries, half of them token ids and the rest sessions
 // and subjects.
-func many(b *testing.B, c *clock, n int, key handoff.Key) *store {
+func many(b testing.TB, c *clock, n int, key handoff.Key) *store {
 	s := newStore(key)
 	for i := range n {
 		var e Entry
@@ -35,7 +40,7 @@ func BenchmarkList(b *testing.B) {
 		if err := p.Publish(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		raw := p.newest().raw
+		raw := p.text()
 		b.Run(fmt.Sprintf("publish/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -51,7 +56,7 @@ func BenchmarkList(b *testing.B) {
 			f := newFollower(b, trustKey.Key(), c.Now)
 			for b.Loop() {
 				f.current.Store(nil)
-				if _, err := f.apply(b.Context(), raw); err != nil {
+				if _, err := f.take(b.Context(), raw); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -59,7 +64,7 @@ func BenchmarkList(b *testing.B) {
 		b.Run(fmt.Sprintf("check/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			f := newFollower(b, trustKey.Key(), c.Now)
-			if _, err := f.apply(b.Context(), raw); err != nil {
+			if _, err := f.take(b.Context(), raw); err != nil {
 				b.Fatal(err)
 			}
 			_, claims := issue(b, key, c.Now, "ann", handoff.NewID())
@@ -87,10 +92,72 @@ func BenchmarkGarbage(b *testing.B) {
 		b.Run(hostile.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := f.apply(b.Context(), raw); err == nil {
+				if _, err := f.take(b.Context(), raw); err == nil {
 					b.Fatal("accepted")
 				}
 			}
+		})
+	}
+}
+
+// A publication where nothing changes, to 1,000 watchers: what it costs must not grow
+// with what was taken back. Both ends are in this process; the store is memory.
+func BenchmarkPublication(b *testing.B) {
+	const watchers, connections = 1000, 10
+	for _, n := range []int{0, 1_000, 10_000} {
+		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {
+			c, key := newClock(), newSigner()
+			state, err := many(b, c, n, key.Key()).State(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := newPublisher(b, PublisherConfig{Key: newSigner(), Source: &fixed{state: state}, Now: c.Now})
+			if err := p.Publish(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			dial, _ := serveGRPC(b, p.Register)
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			received := make(chan int, watchers)
+			for range connections {
+				conn, err := grpc.NewClient("passthrough:///shop", dial...)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer conn.Close()
+				for range watchers / connections {
+					stream, err := handoffv1.NewTrustServiceClient(conn).WatchTrustList(ctx, &handoffv1.WatchTrustListRequest{})
+					if err != nil {
+						b.Fatal(err)
+					}
+					go func() {
+						for {
+							sent, err := stream.Recv()
+							if err != nil {
+								return
+							}
+							received <- proto.Size(sent)
+						}
+					}()
+				}
+			}
+			size := 0
+			all := func() {
+				for range watchers {
+					size = <-received
+				}
+			}
+			all()
+			began := processorTime(b)
+			for b.Loop() {
+				if err := p.Publish(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				all()
+				p.seq = 0
+			}
+			b.ReportMetric(float64((processorTime(b)-began).Microseconds())/float64(b.N)/1000, "cpu-ms/op")
+			b.ReportMetric(float64(size), "B/follower")
 		})
 	}
 }

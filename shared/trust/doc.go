@@ -41,7 +41,8 @@
 //
 // The trust key signs lists, and nothing else signs one. A list states all that
 // the store knew at one moment, or is not made: nothing is signed when the store
-// fails. A list that is refused replaces nothing. While there is no list that is
+// fails. A list that is refused replaces nothing, and none is in force before the
+// digest of its entries agrees. While there is no list that is
 // young enough, every token is refused with TRUST_STALE. seq grows, and age is
 // now - iat, whichever way a list came and whenever. No token causes a fetch; the
 // check of one allocates nothing and waits for nothing.
@@ -50,13 +51,16 @@
 //
 // It keeps nothing: entries and their durability are the store's, signing keys
 // package signkey's, and the steps of their rotation package rotation's. The list
-// names no user, but whoever can guess a user's id can look for its digest. A
-// list is whole each time, 4.4 MB for 100,000 entries and 16 MiB at most: bound
-// what one user can take back, and take back a session rather than its tokens.
+// names no user, but somebody who can guess a user's id can look for its digest.
 //
-// Anybody may ask a publisher for the list. One who does not read what it is sent
-// makes it hold up to 40 kB a call, however long the list and however often it
-// changes: bound the connections and the calls of each, as for any service. Long
-// lists are kept until they expire, 64 MiB of them at most, for those who read
-// slowly: lists of 16 MiB that change twice a second ask for 40 Mbit/s.
+// What is signed and sent every two seconds does not grow with what was taken back;
+// what has changed is sent once. A follower that begins reads all entries: 4.4 MB
+// for 100,000. Beyond 500,000 a cut-off for every user stands for the older half:
+// bound what one user can take back, and take back a session rather than its tokens.
+//
+// Anybody may ask a publisher for the list. A caller who does not read what it is
+// sent makes it hold up to 40 kB a call, however long the entries and however often
+// they change: bound the connections and the calls of each, as for any service.
+// Former entries are kept until they expire, 64 MiB of them at most, for those who
+// read slowly.
 package trust

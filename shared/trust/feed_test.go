@@ -60,7 +60,7 @@ func TestF09URL(t *testing.T) {
 			t.Fatal(err)
 		}
 		delivered := ""
-		err = feed.Follow(t.Context(), func(raw string) error {
+		err = feed.Follow(t.Context(), "", func(raw string, _ Fetch) error {
 			delivered = raw
 			return enough
 		})
@@ -96,7 +96,7 @@ func TestF09URL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stranger.Follow(t.Context(), func(string) error { return nil }); err == nil {
+	if err := stranger.Follow(t.Context(), "", func(string, Fetch) error { return nil }); err == nil {
 		t.Error("a server that no root vouches for is read")
 	}
 }
@@ -122,7 +122,7 @@ func TestConditionalGet(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var delivered []string
-	_ = feed.Follow(ctx, func(raw string) error {
+	_ = feed.Follow(ctx, "", func(raw string, _ Fetch) error {
 		delivered = append(delivered, raw)
 		if len(delivered) == 2 {
 			cancel()
@@ -143,9 +143,9 @@ func TestFileFeed(t *testing.T) {
 	}
 	enough := errors.New("enough")
 	take := func(n int, then func(i int)) (delivered []string, err error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		err = feed.Follow(ctx, func(raw string) error {
+		err = feed.Follow(ctx, "", func(raw string, _ Fetch) error {
 			delivered = append(delivered, raw)
 			if len(delivered) == n {
 				return enough
@@ -158,11 +158,11 @@ func TestFileFeed(t *testing.T) {
 	if got, err := take(1, nil); !errors.Is(err, os.ErrNotExist) || got != nil {
 		t.Errorf("no file: %q %v", got, err)
 	}
-	if err := writeFile(path, "one"); err != nil {
+	if err := replaceFile(path, "one", 0o644); err != nil {
 		t.Fatal(err)
 	}
 	got, err := take(3, func(i int) {
-		if err := writeFile(path, []string{"", "two", "six"}[i]); err != nil {
+		if err := replaceFile(path, []string{"", "two", "six\n"}[i], 0o644); err != nil {
 			t.Error(err)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -119,9 +120,35 @@ func goodList(trustKey *forge.Key, now time.Time, keys ...handoff.Key) forge.Tok
 			{Name: "exp", Value: strconv.FormatInt(now.Unix()+60, 10)},
 			{Name: "seq", Value: strconv.FormatInt(now.UnixMilli(), 10)},
 			{Name: "keys", Value: string(text)},
-			{Name: "revoked", Value: `{"tokens":[],"sessions":[],"subjects":{}}`},
+			{Name: "revoked_sha256", Value: digestOf(noEntries)},
 		},
 	}
+}
+
+const noEntries = `{"tokens":[],"sessions":[],"subjects":{}}`
+
+// digestOf returns a statement's member for entries.
+func digestOf(entries string) string {
+	sum := hash([]byte(entries))
+	return forge.Quote(base64url.EncodeToString(sum[:]))
+}
+
+// naming returns the list as a file has it, with these entries.
+func naming(t forge.Token, entries string) string {
+	return t.WithClaim("revoked_sha256", digestOf(entries)).Compact() + "\n" + entries
+}
+
+// take applies a list as a file has it.
+func (f *Follower) take(ctx context.Context, text string) (newer bool, err error) {
+	statement, entries, _ := strings.Cut(text, "\n")
+	_, newer, err = f.apply(ctx, statement, Given(entries))
+	return newer, err
+}
+
+// text returns the newest list as a file has it.
+func (p *Publisher) text() string {
+	e := p.newest()
+	return e.raw + "\n" + p.archive.text(e.digest)
 }
 
 // numbered returns the list with a seq.
@@ -153,15 +180,17 @@ func newPublisher(t testing.TB, config PublisherConfig) *Publisher {
 // noFeed is for followers whose test applies lists itself.
 type noFeed struct{}
 
-func (noFeed) Follow(ctx context.Context, _ func(string) error) error {
+func (noFeed) Follow(ctx context.Context, _ string, _ func(string, Fetch) error) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
 // feed is a function as a Feed.
-type feed func(ctx context.Context, deliver func(string) error) error
+type feed func(ctx context.Context, deliver func(string, Fetch) error) error
 
-func (f feed) Follow(ctx context.Context, deliver func(string) error) error { return f(ctx, deliver) }
+func (f feed) Follow(ctx context.Context, _ string, deliver func(string, Fetch) error) error {
+	return f(ctx, deliver)
+}
 
 // spent is a store of redemptions.
 type spent struct{ sync.Map }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,15 +45,20 @@ func heap() int {
 	return int(m.HeapAlloc)
 }
 
-// next makes a list of this length the newest, as fast as nobody can sign.
-func (p *Publisher) next(t testing.TB, length int) {
+// next makes a list with entries of this length the newest, as fast as nobody can sign.
+func (p *Publisher) next(t testing.TB, length int) (name string) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := &list{keys: p.config.Source.(*fixed).state.Keys, seq: p.seq + 1, expires: p.config.Now().Add(time.Minute)}
-	if err := p.replace(l, strings.Repeat("A", length)); err != nil {
+	text := []byte(strings.Repeat("A", length))
+	binary.BigEndian.PutUint64(text, uint64(p.seq))
+	l := &list{
+		keys: p.config.Source.(*fixed).state.Keys, seq: p.seq + 1, expires: p.config.Now().Add(time.Minute), digest: hash(text), entries: newEntries(),
+	}
+	if err := p.replace(l, text, "A", 1); err != nil {
 		t.Fatal(err)
 	}
+	return p.newest().digest
 }
 
 // narrow are the options of a client that takes 64 KiB and no more until it reads.
@@ -59,15 +66,13 @@ func narrow(dial []grpc.DialOption) []grpc.DialOption {
 	return append(dial, grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(64<<10))
 }
 
-// Whoever does not read has the publisher hold a few parts of a list, and none of
-// the lists that have been the newest since. What is sent whole is short.
+// A caller who does not read has the publisher hold a few parts of some entries, and
+// none of the entries that have been the newest since.
 func TestReadersThatDoNotRead(t *testing.T) {
 	c, key := newClock(), newSigner()
-	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: &fixed{state: long(c, 100_000, key.Key())}, Now: c.Now})
-	if err := p.Publish(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	size := len(p.newest().raw)
+	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: &fixed{state: State{Keys: []handoff.Key{key.Key()}}}, Now: c.Now})
+	const size = 5 << 20
+	newest := p.next(t, size)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +82,7 @@ func TestReadersThatDoNotRead(t *testing.T) {
 	}, p.Register)
 	web, roots := serveHTTPS(t, p.Handler())
 	before := heap()
-	const lists, watchers = 32, 8
+	const lists, readers = 12, 8
 	for range lists {
 		conn, err := grpc.NewClient("passthrough:///shop", narrow(dial)...)
 		if err != nil {
@@ -85,40 +90,40 @@ func TestReadersThatDoNotRead(t *testing.T) {
 		}
 		defer conn.Close()
 		client := handoffv1.NewTrustServiceClient(conn)
-		for range watchers {
-			if _, err := client.WatchTrustList(t.Context(), &handoffv1.WatchTrustListRequest{}); err != nil {
+		for range readers {
+			stream, err := client.GetTrustEntries(t.Context(), &handoffv1.GetTrustEntriesRequest{RevokedSha256: newest})
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := client.GetTrustList(t.Context(), &handoffv1.GetTrustListRequest{}); status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("GetTrustList of a long list: %v", err)
-		}
 		https := &http.Client{Transport: &http.Transport{TLSClientConfig: roots}}
 		defer https.CloseIdleConnections()
-		response, err := https.Get(web.URL + ListPath)
-		if err != nil {
-			t.Fatal(err)
+		response, err := https.Get(web.URL + ListPath + "/" + newest)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Fatal(err, response.Status)
 		}
 		defer response.Body.Close()
-		p.next(t, size)
+		newest = p.next(t, size)
 	}
 	time.Sleep(100 * time.Millisecond) // so that each has been sent all that it will be
 	held := heap() - before - maxFormer
-	t.Logf("%d readers that came while %d lists of %d bytes were the newest: %d bytes are held, %d a reader",
-		lists*(watchers+1), lists, size, held, held/(lists*(watchers+1)))
+	t.Logf("%d readers that came while %d times %d bytes were the newest: %d bytes are held, %d a reader",
+		lists*(readers+1), lists, size, held, held/(lists*(readers+1)))
 	const each = 384 << 10 // what waits, what is to wait next, and a part of the connection's own, at both ends
-	if held > lists*(watchers+1)*each {
+	if held > lists*(readers+1)*each {
 		t.Errorf("%d bytes are held for readers that do not read", held)
 	}
 }
 
-// A reader that is slower than the lists are signed is told to begin anew, over
-// gRPC and HTTP; one that is only slow has the list that it began with, whole.
+// A reader that is slower than the lists are signed is told to begin again, over
+// gRPC and HTTP; one that is only slow has the entries that it began with, whole.
 func TestSlowReaders(t *testing.T) {
 	c, key := newClock(), newSigner()
 	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: &fixed{state: State{Keys: []handoff.Key{key.Key()}}}, Now: c.Now})
 	const size, kept = 4 << 20, maxFormer / (4 << 20)
-	p.next(t, size)
 	dial, _ := serveGRPC(t, p.Register)
 	conn, err := grpc.NewClient("passthrough:///shop", narrow(dial)...)
 	if err != nil {
@@ -130,28 +135,33 @@ func TestSlowReaders(t *testing.T) {
 		newer int
 		whole bool
 	}{{"slow", kept, true}, {"slower", kept + 1, false}} {
-		stream, err := handoffv1.NewTrustServiceClient(conn).WatchTrustList(t.Context(), &handoffv1.WatchTrustListRequest{})
+		name := p.next(t, size)
+		stream, err := handoffv1.NewTrustServiceClient(conn).GetTrustEntries(t.Context(), &handoffv1.GetTrustEntriesRequest{RevokedSha256: name})
 		if err != nil {
 			t.Fatal(err)
 		}
 		first, err := stream.Recv()
-		if err != nil || !first.GetContinued() || len(first.GetTrustList()) != part {
-			t.Fatalf("%s: the first part: %d bytes, %v", reader.name, len(first.GetTrustList()), err)
+		if err != nil || len(first.GetPart()) != part {
+			t.Fatalf("%s: the first part: %d bytes, %v", reader.name, len(first.GetPart()), err)
 		}
 		w := &pausing{ResponseRecorder: httptest.NewRecorder(), pause: make(chan struct{}), paused: make(chan struct{})}
 		served := make(chan struct{})
 		go func() {
 			defer close(served)
-			p.Handler().ServeHTTP(w, httptest.NewRequest("GET", ListPath, nil))
+			p.Handler().ServeHTTP(w, httptest.NewRequest("GET", ListPath+"/"+name, nil))
 		}()
 		<-w.paused
 		for range reader.newer {
 			p.next(t, size)
 		}
-		runtime.GC()
-		rest, err := receive(stream)
-		if reader.whole != (err == nil) || err == nil && len(rest) != size-part || err != nil && status.Code(err) != codes.Unavailable {
-			t.Errorf("%s: %d bytes more, %v", reader.name, len(rest), err)
+		read := part
+		for err == nil {
+			var sent *handoffv1.GetTrustEntriesResponse
+			sent, err = stream.Recv()
+			read += len(sent.GetPart())
+		}
+		if whole := errors.Is(err, io.EOF) && read == size; whole != reader.whole || !whole && told(err) != "Unavailable handoff.trust READER_SLOW" {
+			t.Errorf("%s: %d bytes, %v", reader.name, read, err)
 		}
 		close(w.pause)
 		<-served
@@ -176,11 +186,11 @@ func (p *pausing) Write(b []byte) (int, error) {
 	return p.ResponseRecorder.Write(b)
 }
 
-// A follower like any other reads 100,000 entries, and what is new within a second.
+// A follower like any other reads many entries, and what is new.
 func TestFollowerOfALongList(t *testing.T) {
 	key, trustKey := newSigner(), newSigner()
 	now := &clock{now: time.Now()}
-	s := &fixed{state: long(now, 100_000, key.Key())}
+	s := &fixed{state: long(now, 25_000, key.Key())}
 	for i := range s.state.Revoked {
 		s.state.Revoked[i].Until = now.Now().Add(time.Hour)
 	}
@@ -190,15 +200,20 @@ func TestFollowerOfALongList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := newFollower(t, trustKey.Key(), time.Now)
+	f, err := NewFollower(FollowerConfig{ // that waits for a machine that is busy
+		Issuer: issuer, TrustKeys: []handoff.Key{trustKey.Key()}, Feed: noFeed{}, MaxStaleness: 50 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := errors.New("done")
 	for range 2 {
 		if err := p.Publish(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		err = source.Follow(t.Context(), func(raw string) error {
-			if newer, err := f.apply(t.Context(), raw); err != nil || !newer {
+		err = source.Follow(t.Context(), f.has(), func(raw string, fetch Fetch) error {
+			if _, newer, err := f.apply(t.Context(), raw, fetch); err != nil || !newer {
 				t.Errorf("newer: %v, %v", newer, err)
 			}
 			return done
@@ -209,63 +224,63 @@ func TestFollowerOfALongList(t *testing.T) {
 		if f.Status().Entries != len(s.state.Revoked) {
 			t.Errorf("%d entries", f.Status().Entries)
 		}
-		t.Logf("%d bytes are read and applied in %s", len(p.newest().raw), time.Since(start))
+		t.Logf("%d entries are read and applied in %s", len(s.state.Revoked), time.Since(start))
 		s.state.Revoked = append(s.state.Revoked, Entry{Kind: KindToken, ID: handoff.NewID(), Until: time.Now().Add(time.Hour)})
 	}
 }
 
-// parts is a service that sends each list as it stands here, and ends.
+// parts is a service that sends entries as they stand here.
 type parts struct {
 	handoffv1.UnimplementedTrustServiceServer
-	messages []*handoffv1.WatchTrustListResponse
+	lengths []int
 }
 
 func (p parts) WatchTrustList(_ *handoffv1.WatchTrustListRequest, stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse]) error {
-	for _, m := range p.messages {
-		if err := stream.Send(m); err != nil {
+	return stream.Send(&handoffv1.WatchTrustListResponse{TrustList: "x"})
+}
+
+func (p parts) GetTrustEntries(_ *handoffv1.GetTrustEntriesRequest, stream grpc.ServerStreamingServer[handoffv1.GetTrustEntriesResponse]) error {
+	for _, length := range p.lengths {
+		if length < 0 {
+			return status.Error(codes.Unavailable, "no more")
+		}
+		if err := stream.Send(&handoffv1.GetTrustEntriesResponse{Part: strings.Repeat("A", length)}); err != nil {
 			return err
 		}
 	}
-	return status.Error(codes.Unavailable, "that was all")
+	return nil
 }
 
-// What a feed of any server delivers: lists of up to 16 MiB, however they come, of
-// a longer one what shows that it is, and of one that ends too early nothing.
-func TestStreamFeedDelivers(t *testing.T) {
-	message := func(length int, continued bool) *handoffv1.WatchTrustListResponse {
-		return &handoffv1.WatchTrustListResponse{TrustList: strings.Repeat("A", length), Continued: continued}
-	}
-	longest := profile.MaxLength
+// What a feed of any server makes of entries: up to 32 MiB, however they come, and
+// nothing of those that are longer or end too early.
+func TestStreamFeedFetches(t *testing.T) {
 	for _, c := range []struct {
-		name     string
-		messages []*handoffv1.WatchTrustListResponse
-		want     []int
+		name    string
+		lengths []int
+		want    int
 	}{
-		{"short", []*handoffv1.WatchTrustListResponse{message(10, false), message(20, false)}, []int{10, 20}},
-		{"in parts", []*handoffv1.WatchTrustListResponse{message(10, true), message(0, true), message(20, false), message(5, false)}, []int{30, 5}},
-		{"empty", []*handoffv1.WatchTrustListResponse{message(0, false)}, []int{0}},
-		{"the longest, whole", []*handoffv1.WatchTrustListResponse{message(longest, false)}, []int{longest}},
-		{"the longest, in parts", []*handoffv1.WatchTrustListResponse{message(longest-1, true), message(1, false)}, []int{longest}},
-		{"too long, whole", []*handoffv1.WatchTrustListResponse{message(longest+1, false)}, []int{longest + 1}},
-		{"too long, in parts", []*handoffv1.WatchTrustListResponse{message(longest, true), message(10, true), message(10, true), message(10, false)}, []int{longest + 10}},
-		{"much too long", []*handoffv1.WatchTrustListResponse{message(2*longest, false)}, nil},
-		{"a part alone", []*handoffv1.WatchTrustListResponse{message(10, true)}, nil},
+		{"short", []int{10}, 10},
+		{"in parts", []int{10, 0, 20}, 30},
+		{"empty", nil, 0},
+		{"the longest", slices.Repeat([]int{256 << 10}, 128), maxText},
+		{"too long", append(slices.Repeat([]int{256 << 10}, 128), 1), -1},
+		{"a part of a megabyte", []int{1 << 20}, -1},
+		{"a part only", []int{10, -1}, -1},
 	} {
-		dial, stop := serveGRPC(t, func(s grpc.ServiceRegistrar) { handoffv1.RegisterTrustServiceServer(s, parts{messages: c.messages}) })
+		dial, stop := serveGRPC(t, func(s grpc.ServiceRegistrar) { handoffv1.RegisterTrustServiceServer(s, parts{lengths: c.lengths}) })
 		source, err := NewStreamFeed("passthrough:///shop", dial...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got []int
-		tooLong := errors.New("too long")
-		_ = source.Follow(t.Context(), func(raw string) error {
-			if got = append(got, len(raw)); len(raw) > longest {
-				return tooLong // as a follower says
+		got, done := -1, errors.New("done")
+		_ = source.Follow(t.Context(), "", func(_ string, fetch Fetch) error {
+			if text, err := fetch(t.Context(), "x", ""); err == nil {
+				got = len(text)
 			}
-			return nil
+			return done
 		})
-		if len(got) != len(c.want) || len(got) > 0 && (got[0] != c.want[0] || got[len(got)-1] != c.want[len(got)-1]) {
-			t.Errorf("%s: delivered lists of %d bytes, want %d", c.name, got, c.want)
+		if got != c.want {
+			t.Errorf("%s: fetched %d bytes, want %d", c.name, got, c.want)
 		}
 		stop()
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -39,20 +40,28 @@ func NewHTTPSFeed(rawURL string, config *tls.Config, poll time.Duration) (*HTTPS
 }
 
 // Follow delivers what the URL has now and whenever it has changed. It follows no
-// redirect.
-func (f *HTTPSFeed) Follow(ctx context.Context, deliver func(raw string) error) error {
+// redirect. The entries are below the URL's path (SPEC.md section 6), or come along
+// on the line after the statement.
+func (f *HTTPSFeed) Follow(ctx context.Context, _ string, deliver func(statement string, fetch Fetch) error) error {
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: f.tls, ForceAttemptHTTP2: true,
 		DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
 	}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{
+	c := &https{f.url, &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	}}
 	tag := ""
 	for {
-		next, err := f.get(ctx, client, tag, deliver)
+		statement, entries, next, err := c.statement(ctx, tag)
+		if err == nil && (next != tag || tag == "") {
+			fetch := c.fetch
+			if entries != "" {
+				fetch = Given(entries)
+			}
+			err = deliver(statement, fetch)
+		}
 		if err != nil {
 			return err
 		}
@@ -63,34 +72,79 @@ func (f *HTTPSFeed) Follow(ctx context.Context, deliver func(raw string) error) 
 	}
 }
 
-// get asks once and delivers what is not the one with the tag. It returns the tag
-// of what the URL has.
-func (f *HTTPSFeed) get(ctx context.Context, client *http.Client, tag string, deliver func(string) error) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
+// https asks for a list at a URL.
+type https struct {
+	url    string
+	client *http.Client
+}
+
+// statement returns an empty one where the URL still has the one with the tag, and
+// the tag of what it has.
+func (c *https) statement(ctx context.Context, tag string) (statement, entries, next string, err error) {
+	response, err := c.get(ctx, c.url, tag)
+	if err != nil {
+		return "", "", "", err
+	}
+	defer response.Body.Close()
+	switch {
+	case response.StatusCode == http.StatusNotModified && tag != "":
+		return "", "", tag, nil
+	case response.StatusCode != http.StatusOK:
+		return "", "", "", fmt.Errorf("the trust list's URL answers %d", response.StatusCode)
+	}
+	if statement, entries, err = ReadList(response.Body); err != nil {
+		return "", "", "", fmt.Errorf("the trust list's URL: %w", err)
+	}
+	return statement, entries, response.Header.Get("ETag"), nil
+}
+
+// fetch asks for what the entries differ by from those that the follower has, and
+// where nobody knows, for all of them.
+func (c *https) fetch(ctx context.Context, digest, have string) (string, error) {
+	u, err := url.Parse(c.url)
 	if err != nil {
 		return "", err
+	}
+	u = u.JoinPath(digest)
+	if have != "" {
+		u = u.JoinPath(have)
+	}
+	response, err := c.get(ctx, u.String(), "")
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	switch {
+	case response.StatusCode == http.StatusNotFound && have != "":
+		return c.fetch(ctx, digest, "")
+	case response.StatusCode != http.StatusOK:
+		return "", fmt.Errorf("the trust list's URL answers %d for the entries", response.StatusCode)
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxText+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("the trust list's URL: %w", err)
+	case len(text) > maxText:
+		return "", errTooLong
+	}
+	return string(text), nil
+}
+
+func (c *https) get(ctx context.Context, at, tag string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return nil, err
 	}
 	if tag != "" {
 		request.Header.Set("If-None-Match", tag)
 	}
-	response, err := client.Do(request)
+	response, err := c.client.Do(request)
 	if err != nil {
 		var of *url.Error
 		if errors.As(err, &of) { // it repeats the URL, whose query may be a secret
 			err = of.Err
 		}
-		return "", fmt.Errorf("the trust list's URL: %w", err)
+		return nil, fmt.Errorf("the trust list's URL: %w", err)
 	}
-	defer response.Body.Close()
-	switch {
-	case response.StatusCode == http.StatusNotModified && tag != "":
-		return tag, nil
-	case response.StatusCode != http.StatusOK:
-		return "", fmt.Errorf("the trust list's URL answers %d", response.StatusCode)
-	}
-	raw, err := readList(response.Body)
-	if err != nil {
-		return "", fmt.Errorf("the trust list's URL: %w", err)
-	}
-	return response.Header.Get("ETag"), deliver(raw)
+	return response, nil
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
-var profile = handoff.Profile{Typ: "handoff-trust+jwt", MaxLength: 16 << 20}
+var profile = handoff.Profile{Typ: "handoff-trust+jwt", MaxLength: 128 << 10}
 
-// Profile returns the trust list's kind of JWT: `typ` handoff-trust+jwt, at most
-// 16 MiB.
+// Profile returns the kind of JWT that states a trust list: `typ`
+// handoff-trust+jwt, at most 128 KiB, which 64 keys of any kind fit into.
 func Profile() handoff.Profile { return profile }
 
 // MaxKeys is how many keys a list names at most. Of a State with more there is no
@@ -36,30 +36,8 @@ type list struct {
 	issuedAt, expires time.Time // whole seconds
 	seq               int64
 	keys              []handoff.Key
-	tokens, sessions  map[id]struct{}
-	subjects          map[digest]int64 // -> the cut-off, Unix seconds
-}
-
-// revoked reports whether the list takes back the token with these claims. It
-// does not allocate. A token that has an id which no list can name does not
-// stand.
-func (l *list) revoked(c *handoff.Claims) bool {
-	if len(c.ID) != len(id{}) || c.Session != "" && len(c.Session) != len(id{}) {
-		return true
-	}
-	if _, listed := l.tokens[id([]byte(c.ID))]; listed {
-		return true
-	}
-	if c.Session != "" {
-		if _, listed := l.sessions[id([]byte(c.Session))]; listed {
-			return true
-		}
-	}
-	if len(l.subjects) > 0 {
-		cutoff, listed := l.subjects[subjectDigest(c.Issuer, c.Subject)]
-		return listed && c.IssuedAt.Unix() <= cutoff
-	}
-	return false
+	digest            digest // of the entries
+	*entries                 // nil while they are not known
 }
 
 var base64url = base64.RawURLEncoding.Strict()
@@ -75,7 +53,7 @@ func parseID(text string) (id, error) {
 func parseDigest(text string) (digest, error) {
 	var bits digest
 	if !decode(bits[:], text) {
-		return bits, errors.New("a subject is not a digest in base64url")
+		return bits, errors.New("a digest is not 256 bits in base64url")
 	}
 	return bits, nil
 }

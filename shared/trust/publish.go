@@ -12,7 +12,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
-// Source is the issuer's store, of whatever kind, as a publisher reads it.
+// Source is the issuer's store, of any kind, as a publisher reads it.
 // Implementations are safe for concurrent use.
 //
 // A Source that several publishers share, or whose publisher may start again after
@@ -25,7 +25,7 @@ type Source interface {
 }
 
 // Sequencer is implemented by a Source that keeps the lists' numbers, so that no two
-// lists ever have the same, whoever signs them and whatever the clocks do.
+// lists ever have the same, even with several signers or wrong clocks.
 type Sequencer interface {
 	// NextSeq returns a number that it has never returned before and greater than
 	// all those: the greater of atLeast and the last one plus 1. In SQL:
@@ -71,26 +71,26 @@ type Publisher struct {
 	stopped chan struct{}
 	stop    func()
 	current atomic.Pointer[edition]
+	archive archive
 
-	mu      sync.Mutex // held while a list is made
-	seq     int64      // of the newest
-	former  []*edition // that can be of use to somebody, the oldest first
+	begun   atomic.Int64 // how many lists have been begun
+	mu      sync.Mutex   // held while a list is made
+	seq     int64        // of the newest
+	draft   draft
 	failure atomic.Pointer[error]
 
 	reported map[string]bool // causes; Run's alone
 }
 
-// maxFormer bounds, in bytes, the lists that were the newest once and are kept for
-// those who are still reading one. Whoever reads more slowly begins anew.
-const maxFormer = 64 << 20
-
-// edition is a list that has been signed. It is immutable. The publisher alone keeps
-// it in memory: who sends it has a weak pointer, as readers can be slow on purpose.
+// edition is a list that has been signed. It is immutable.
 type edition struct {
-	raw        string
+	begun      int64  // its place among those that were begun
+	raw        string // the statement
 	keys       []byte // the JWK Set
 	seq        int64
 	expires    time.Time
+	digest     string // of the entries, base64url
+	status     Status
 	superseded chan struct{} // closed when there is a newer one
 }
 
@@ -99,20 +99,20 @@ type edition struct {
 func NewPublisher(config PublisherConfig) (*Publisher, error) {
 	terms, err := config.Terms.check()
 	if err != nil {
-		return nil, fmt.Errorf("PublisherConfig.%w", err)
+		return nil, err
 	}
 	config.Terms = terms
 	switch {
 	case config.Key == nil:
-		return nil, errors.New("PublisherConfig.Key is required: it is the trust key")
+		return nil, refused("PublisherConfig.Key", "is required: it is the trust key")
 	case config.Source == nil:
-		return nil, errors.New("PublisherConfig.Source is required")
+		return nil, refused("PublisherConfig.Source", "is required")
 	}
 	if config.Refresh == 0 {
 		config.Refresh = min(DefaultRefresh, terms.ListLifetime/2)
 	}
 	if config.Refresh < 0 || config.Refresh > terms.ListLifetime/2 {
-		return nil, fmt.Errorf("PublisherConfig.Refresh is %s: it must be at most half of Terms.ListLifetime, %s, and not negative", config.Refresh, terms.ListLifetime/2)
+		return nil, refused("PublisherConfig.Refresh", "is %s: it must be at most half of Terms.ListLifetime, %s, and not negative", config.Refresh, terms.ListLifetime/2)
 	}
 	if config.Now == nil {
 		config.Now = time.Now
@@ -137,6 +137,35 @@ func (p *Publisher) Changed() {
 	select {
 	case p.changed <- struct{}{}:
 	default: // a signal that is still waiting covers this change too
+	}
+}
+
+// Published says that the store has something new, as Changed, and waits until a list
+// has been signed whose state was read after the call: until what the caller has
+// recorded is in force at the audiences that have heard of it. It needs Run.
+func (p *Publisher) Published(ctx context.Context) error {
+	after := p.begun.Load()
+	p.Changed()
+	for {
+		e := p.current.Load()
+		if e != nil && e.begun > after {
+			return nil
+		}
+		var next <-chan struct{}
+		retry := time.NewTimer(10 * time.Millisecond) // before the first list
+		if e != nil {
+			next = e.superseded
+			retry.Reset(time.Minute)
+		}
+		select {
+		case <-next:
+		case <-retry.C:
+		case <-ctx.Done():
+		}
+		retry.Stop()
+		if ctx.Err() != nil {
+			return fmt.Errorf("waiting for a trust list: %w", ctx.Err())
+		}
 	}
 }
 
@@ -208,7 +237,7 @@ func (p *Publisher) Publish(ctx context.Context) error {
 
 func (p *Publisher) publish(ctx context.Context) error {
 	// The clock is read first: the list's age must never be less than its content's.
-	now := p.config.Now()
+	begun, now := p.begun.Add(1), p.config.Now()
 	seq, err := p.nextSeq(ctx, now)
 	if err != nil {
 		return err
@@ -224,7 +253,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 	if slices.ContainsFunc(state.Keys, func(k handoff.Key) bool { return k.ID() == signer.Key().ID() }) {
 		return errors.New("the state lists the trust key: it must sign nothing but trust lists")
 	}
-	l, err := newList(p.config.Terms, state, seq, now)
+	l, err := newList(p.config.Terms, state, seq, now, &p.draft)
 	if err != nil {
 		return err
 	}
@@ -236,7 +265,7 @@ func (p *Publisher) publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("signing the trust list: %w", err)
 	}
-	return p.replace(l, raw)
+	return p.replace(l, p.draft.text, raw, begun)
 }
 
 // nextSeq numbers a list: its Unix time in milliseconds, or one more than the
@@ -263,42 +292,27 @@ func (p *Publisher) isAhead(seq int64) bool {
 }
 
 // replace makes a signed list the newest, wakes the watchers and writes the file.
-func (p *Publisher) replace(l *list, raw string) error {
+func (p *Publisher) replace(l *list, text []byte, raw string, begun int64) error {
 	set, err := jwks(l.keys)
 	if err != nil {
 		return err
 	}
 	p.seq = l.seq
+	p.archive.add(l, text, p.config.Now()) // before anybody hears of it
 	former := p.current.Swap(&edition{
-		raw: raw, keys: append(append([]byte(`{"keys":`), set...), '}'),
-		seq: l.seq, expires: l.expires, superseded: make(chan struct{}),
+		begun: begun, raw: raw, keys: append(append([]byte(`{"keys":`), set...), '}'),
+		seq: l.seq, expires: l.expires, status: l.status(), digest: base64url.EncodeToString(l.digest[:]), superseded: make(chan struct{}),
 	})
 	if former != nil {
 		close(former.superseded)
-		p.keep(former)
 	}
 	if p.config.File == "" {
 		return nil
 	}
-	if err := writeFile(p.config.File, raw); err != nil {
+	if err := replaceFile(p.config.File, raw+"\n"+string(text)+"\n", 0o644); err != nil {
 		return fmt.Errorf("writing the trust list: %w", err)
 	}
 	return nil
-}
-
-// keep keeps a list that was the newest for those who are reading it, which takes
-// more than a moment where it has more than one part.
-func (p *Publisher) keep(e *edition) {
-	if len(e.raw) > part {
-		p.former = append(p.former, e)
-	}
-	size := 0
-	for i, e := range slices.Backward(p.former) {
-		if size += len(e.raw); size > maxFormer || !p.config.Now().Before(e.expires) {
-			p.former = slices.Delete(p.former, 0, i+1)
-			return
-		}
-	}
 }
 
 // Healthy returns nil while the newest list is current and the last attempt to
@@ -311,6 +325,14 @@ func (p *Publisher) Healthy() error {
 		return errors.New("the newest trust list has expired")
 	}
 	return nil
+}
+
+// Status returns what the newest list says, whether or not it can still be relied on.
+func (p *Publisher) Status() Status {
+	if e := p.current.Load(); e != nil {
+		return e.status
+	}
+	return Status{}
 }
 
 // newest returns the newest list, or nil where there is none to rely on.

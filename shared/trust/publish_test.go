@@ -2,7 +2,6 @@ package trust
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"strings"
 	"sync"
@@ -13,26 +12,35 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 )
 
+// refusedField is the field that a *handoff.ConfigError names, or empty.
+func refusedField(err error) string {
+	var config *handoff.ConfigError
+	if !errors.As(err, &config) || config.Problem == "" {
+		return ""
+	}
+	return config.Field
+}
+
 func TestNewPublisherRefuses(t *testing.T) {
 	good := PublisherConfig{Terms: terms, Key: newSigner(), Source: newStore()}
 	for name, change := range map[string]func(*PublisherConfig){
-		"Terms.Issuer":             func(c *PublisherConfig) { c.Terms.Issuer = "" },
-		"Terms.Issuer: quoted":     func(c *PublisherConfig) { c.Terms.Issuer = `x"y` },
-		"Terms.TokenLifetime":      func(c *PublisherConfig) { c.Terms.TokenLifetime = 301 * time.Second },
-		"Terms.TokenLifetime: ms":  func(c *PublisherConfig) { c.Terms.TokenLifetime = 1500 * time.Millisecond },
-		"Terms.ListLifetime":       func(c *PublisherConfig) { c.Terms.ListLifetime = 25 * time.Hour },
-		"Terms.ListLifetime: ms":   func(c *PublisherConfig) { c.Terms.ListLifetime = 1500 * time.Millisecond },
-		"Terms.Skew":               func(c *PublisherConfig) { c.Terms.Skew = -1 },
-		"Key":                      func(c *PublisherConfig) { c.Key = nil },
-		"Source":                   func(c *PublisherConfig) { c.Source = nil },
-		"Refresh":                  func(c *PublisherConfig) { c.Refresh = 31 * time.Second },
-		"Refresh: negative":        func(c *PublisherConfig) { c.Refresh = -1 },
-		"Terms.ListLifetime: none": func(c *PublisherConfig) { c.Terms.ListLifetime = -time.Second },
+		"Terms.Issuer":                      func(c *PublisherConfig) { c.Terms.Issuer = "" },
+		"Terms.Issuer: quoted":              func(c *PublisherConfig) { c.Terms.Issuer = `x"y` },
+		"Terms.TokenLifetime":               func(c *PublisherConfig) { c.Terms.TokenLifetime = time.Hour + time.Second },
+		"Terms.TokenLifetime: ms":           func(c *PublisherConfig) { c.Terms.TokenLifetime = 1500 * time.Millisecond },
+		"Terms.ListLifetime":                func(c *PublisherConfig) { c.Terms.ListLifetime = 25 * time.Hour },
+		"Terms.ListLifetime: ms":            func(c *PublisherConfig) { c.Terms.ListLifetime = 1500 * time.Millisecond },
+		"Terms.Skew":                        func(c *PublisherConfig) { c.Terms.Skew = -1 },
+		"PublisherConfig.Key":               func(c *PublisherConfig) { c.Key = nil },
+		"PublisherConfig.Source":            func(c *PublisherConfig) { c.Source = nil },
+		"PublisherConfig.Refresh":           func(c *PublisherConfig) { c.Refresh = 31 * time.Second },
+		"PublisherConfig.Refresh: negative": func(c *PublisherConfig) { c.Refresh = -1 },
+		"Terms.ListLifetime: none":          func(c *PublisherConfig) { c.Terms.ListLifetime = -time.Second },
 	} {
 		config := good
 		change(&config)
 		field, _, _ := strings.Cut(name, ":")
-		if _, err := NewPublisher(config); err == nil || !strings.Contains(err.Error(), "PublisherConfig."+field) {
+		if _, err := NewPublisher(config); err == nil || refusedField(err) != "trust."+field {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -153,7 +161,7 @@ func TestChanged(t *testing.T) {
 	})
 }
 
-// seq grows with each list, by the clock or by one, whatever the clock does; a
+// seq grows with each list, by the clock or by one, even when the clock steps; a
 // list that followers would refuse is not signed.
 func TestF01SeqGrows(t *testing.T) {
 	c, key := newClock(), newSigner()
@@ -266,24 +274,33 @@ func TestTrustKeyIsNotListed(t *testing.T) {
 	}
 }
 
-// A list that would be too long is not cut: the last one stays.
+// No bound refuses the revocation that would pass it: what would make a list too long
+// for followers is taken back by a cut-off for all.
 func TestListTooLong(t *testing.T) {
-	c, key := newClock(), newSigner()
-	s := &fixed{state: State{Keys: []handoff.Key{key.Key()}}}
-	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: s, Now: c.Now})
+	c, key, trustKey := newClock(), newSigner(), newSigner()
+	s := &fixed{state: long(c, maxEntries+1, key.Key())}
+	p := newPublisher(t, PublisherConfig{Key: trustKey, Source: s, Now: c.Now})
+	last, err := terms.Session("AAAAAAAAAAAAAAAAAAAAAA", c.Now().Add(-time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last.Until = c.Now().Add(time.Second) // the oldest
+	s.state.Revoked = append(s.state.Revoked, last)
 	if err := p.Publish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	before := p.newest()
-	for i := range 225_000 {
-		var subject digest
-		binary.BigEndian.PutUint64(subject[:], uint64(i))
-		s.state.Revoked = append(s.state.Revoked, Entry{
-			Kind: KindSubject, ID: base64url.EncodeToString(subject[:]), Cutoff: c.Now(), Until: c.Now().Add(time.Minute),
-		})
+	if size := len(p.archive.newest().text); size > maxText {
+		t.Errorf("the entries have %d bytes", size)
 	}
-	if err := p.Publish(t.Context()); err == nil || p.newest() != before {
-		t.Errorf("err = %v", err)
+	f := newFollower(t, trustKey.Key(), c.Now)
+	if _, err := f.take(t.Context(), p.text()); err != nil {
+		t.Fatal(err)
+	}
+	for at, revoked := range map[time.Time]bool{c.Now().Add(-time.Minute): true, c.Now(): true, c.Now().Add(time.Second): false} {
+		err := f.Revoked(t.Context(), &handoff.Claims{Issuer: issuer, ID: handoff.NewID(), Subject: "ann", IssuedAt: at})
+		if errors.Is(err, handoff.ErrRevoked) != revoked {
+			t.Errorf("a token issued %s from now: %v", at.Sub(c.Now()), err)
+		}
 	}
 }
 

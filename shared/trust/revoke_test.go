@@ -36,7 +36,7 @@ func (p *pair) publish() {
 	if err := p.publisher.Publish(p.t.Context()); err != nil {
 		p.t.Fatal(err)
 	}
-	if _, err := p.follower.apply(p.t.Context(), p.publisher.newest().raw); err != nil {
+	if _, err := p.follower.take(p.t.Context(), p.publisher.text()); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -92,7 +92,7 @@ func TestF02Session(t *testing.T) {
 	p.accepted(p.issue("ann", handoff.NewID()))
 }
 
-// F02: whatever has been handed out until a cut-off is acknowledged is refused;
+// F02: what has been handed out until a cut-off is acknowledged is refused;
 // what the user gets after it, having waited as Wait says, is not.
 func TestF02Subject(t *testing.T) {
 	for _, within := range []time.Duration{0, 1, time.Millisecond, 500 * time.Millisecond, time.Second - 1} {
@@ -106,7 +106,7 @@ func TestF02Subject(t *testing.T) {
 		p.accepted(bob)
 		p.accepted(p.issue("bob", ""))
 
-		// A token of the same second is one that SERVER2 refuses: hence the wait,
+		// A token of the same second is one that SERVER2 refuses: so the wait,
 		// which is never longer than to the next second.
 		p.refused(p.issue("ann", ""))
 		wait := Wait(e.Cutoff, c.Now())
@@ -203,7 +203,7 @@ func TestF02InFlight(t *testing.T) {
 	})
 }
 
-// F04: what is in the store is in the list of whoever publishes next: a publisher
+// F04: what is in the store is in the list of the next publisher: a publisher
 // that dies takes nothing with it.
 func TestF04PublisherStartsAnew(t *testing.T) {
 	c := newClock()
@@ -217,7 +217,7 @@ func TestF04PublisherStartsAnew(t *testing.T) {
 	p.refused(raw)
 }
 
-// F05: a user who is made anew under an old name has another id, and is not the
+// F05: a user who is added again under an old name has another id, and is not the
 // one who was cut off.
 func TestF05AnotherIDIsAnotherUser(t *testing.T) {
 	c := newClock()

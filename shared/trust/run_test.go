@@ -96,7 +96,7 @@ func (m *mouth) attempts() []time.Time {
 	return slices.Clone(m.asked)
 }
 
-func (m *mouth) Follow(ctx context.Context, deliver func(string) error) error {
+func (m *mouth) Follow(ctx context.Context, _ string, deliver func(string, Fetch) error) error {
 	m.mu.Lock()
 	m.asked = append(m.asked, time.Now())
 	next := m.next
@@ -105,7 +105,7 @@ func (m *mouth) Follow(ctx context.Context, deliver func(string) error) error {
 	if err != nil {
 		return err
 	}
-	if err := deliver(raw); err != nil {
+	if err := deliver(raw, Given("")); err != nil {
 		return err
 	}
 	select {
@@ -136,7 +136,7 @@ func TestReportsEachFaultOnce(t *testing.T) {
 		same(t, "the first list", events(), "")
 		m.interrupt <- struct{}{}
 		time.Sleep(time.Second)
-		same(t, "a connection that ends and is made anew", events())
+		same(t, "a connection that ends and is made again", events())
 		seq := f.Status().Seq
 
 		for i, step := range []struct {
@@ -177,7 +177,7 @@ func TestReportsEachFaultOnce(t *testing.T) {
 	})
 }
 
-// F09, and what issue 4 lists: whatever bad list comes, and however often it is read
+// F09, and what issue 4 lists: for each bad list, however often it is read
 // again, the last good one stays, and there is one report.
 func TestF09BadListsAreReportedOnce(t *testing.T) {
 	trustKey, key := forge.NewKey(handoff.EdDSA), newSigner()
@@ -252,7 +252,7 @@ func TestPublishersBehindOneName(t *testing.T) {
 	})
 }
 
-// A feed that falls silent, or brings the same list again and again, is read anew
+// A feed that falls silent, or brings the same list again and again, is read again
 // before the list is too old.
 func TestSilentFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestSilentFeed(t *testing.T) {
 }
 
 // Attempts come at growing intervals, never further apart than 600 ms, and begin
-// anew after success.
+// again after success.
 func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		trustKey, key := forge.NewKey(handoff.EdDSA), newSigner()

@@ -1,7 +1,6 @@
 package trust
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,19 +11,20 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"weak"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Where Handler serves.
 const (
 	ListPath = "/.well-known/handoff-trust"
-	KeysPath = "/.well-known/jwks.json"
+	keysPath = "/.well-known/jwks.json"
 )
 
 // Register adds handoff.v1.TrustService to a server. Its methods carry no rule:
@@ -40,117 +40,167 @@ type service struct {
 
 func (s service) GetTrustList(context.Context, *handoffv1.GetTrustListRequest) (*handoffv1.GetTrustListResponse, error) {
 	e := s.publisher.newest()
-	switch {
-	case e == nil:
+	if e == nil {
 		return nil, errNoList()
-	case len(e.raw) > part:
-		return nil, status.Error(codes.ResourceExhausted, "the trust list is longer than 30,000 bytes: watch it")
 	}
 	return &handoffv1.GetTrustListResponse{TrustList: e.raw}, nil
 }
 
-// part is how many bytes of a list go into one message. gRPC keeps whole messages for
+// part is how many bytes of entries go into one message. gRPC keeps whole messages for
 // a peer that does not read, until they are more than 64 KiB together: anybody can be
-// that peer, so no message is a list of megabytes. It keeps them in buffers of 32 KiB
+// that peer, so no message has megabytes. It keeps them in buffers of 32 KiB
 // or else of 1 MiB, so none is a little longer than the former either.
 const part = 30_000
 
-// WatchTrustList sends whatever is newest each time that the watcher has taken
-// the one before: one that is slow misses what came between.
-func (s service) WatchTrustList(_ *handoffv1.WatchTrustListRequest, stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse]) error {
+// WatchTrustList sends the newest statement each time that the watcher has taken the
+// one before: one that is slow misses what came between. With it goes what its
+// entries differ by from those that the watcher knows of.
+func (s service) WatchTrustList(request *handoffv1.WatchTrustListRequest, stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse]) error {
+	known := request.GetHaveSha256()
 	for {
 		e := s.publisher.newest()
 		if e == nil {
 			return errNoList()
 		}
-		superseded := e.superseded
-		if err := send(stream, e); err != nil {
+		message := &handoffv1.WatchTrustListResponse{TrustList: e.raw}
+		if change := s.publisher.archive.change(known, e.digest); len(change)+len(e.raw) <= part {
+			message.Change = change
+		}
+		known = e.digest
+		if err := stream.Send(message); err != nil {
 			return err
 		}
 		select {
-		case <-superseded:
+		case <-e.superseded:
 		case <-stream.Context().Done():
 			return status.FromContextError(stream.Context().Err()).Err()
 		case <-s.publisher.stopped:
-			return status.Error(codes.Unavailable, "the server stops")
+			return errStops()
 		}
 	}
 }
 
-// send sends a list in parts. While it waits for the reader it holds one of them, and
-// does not keep the list.
-func send(stream grpc.ServerStreamingServer[handoffv1.WatchTrustListResponse], e *edition) error {
-	list := weak.Make(e)
+// GetTrustEntries sends entries in parts. While it waits for the reader it holds one.
+func (s service) GetTrustEntries(request *handoffv1.GetTrustEntriesRequest, stream grpc.ServerStreamingServer[handoffv1.GetTrustEntriesResponse]) error {
+	a := &s.publisher.archive
+	if change := a.change(request.GetHaveSha256(), request.GetRevokedSha256()); change != "" {
+		return stream.Send(&handoffv1.GetTrustEntriesResponse{Part: change})
+	}
 	for from := 0; ; from += part {
-		rest := e.raw[from:]
-		message := &handoffv1.WatchTrustListResponse{TrustList: strings.Clone(rest[:min(part, len(rest))]), Continued: len(rest) > part}
-		if err := stream.Send(message); err != nil || !message.GetContinued() {
+		text := a.text(request.GetRevokedSha256())
+		switch {
+		case text == "" && from == 0:
+			return errEntriesUnknown()
+		case text == "":
+			return errReaderSlow()
+		}
+		rest := text[from:]
+		err := stream.Send(&handoffv1.GetTrustEntriesResponse{Part: strings.Clone(rest[:min(part, len(rest))])})
+		if err != nil || len(rest) <= part {
 			return err
 		}
-		if e = list.Value(); e == nil {
-			return status.Error(codes.Unavailable, "the reader is slower than the trust lists are signed")
-		}
 	}
 }
 
+// What the service says no with, as trust_service.proto lists it at each method. A
+// server hides from callers what carries no google.rpc.ErrorInfo.
 func errNoList() error {
-	return status.Error(codes.Unavailable, "there is no current trust list")
+	return answer(codes.Unavailable, "LIST_MISSING", "there is no current trust list")
+}
+func errStops() error { return answer(codes.Unavailable, "SERVER_STOPS", "the server stops") }
+
+func errEntriesUnknown() error { return answer(codes.NotFound, "ENTRIES_UNKNOWN", textNoEntries) }
+func errReaderSlow() error     { return answer(codes.Unavailable, "READER_SLOW", textTooSlow) }
+
+const (
+	textNoEntries = "no current trust list names these entries"
+	textTooSlow   = "the reader is slower than the trust lists are signed"
+)
+
+// domain is that of google.rpc.ErrorInfo in the errors of TrustService.
+const domain = "handoff.trust"
+
+func answer(code codes.Code, reason, text string) error {
+	st := status.New(code, text)
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason}); err == nil { // fails for codes.OK alone
+		st = detailed
+	}
+	return st.Err()
 }
 
-// Handler serves the list at ListPath and the plain JWK Set, for other people's
-// verifiers, at KeysPath: each with an ETag and with a Cache-Control of the
-// refresh interval, 304 where the reader has it already, and 503 where there is
-// no list to rely on.
+// Handler serves the statement at ListPath, its entries under their digest below it
+// and what they differ by from former ones below that, and at keysPath the plain JWK
+// Set, for other people's verifiers. The statement and the keys have an ETag and a
+// Cache-Control of the refresh interval, 304 where the reader has it already, and 503
+// where there is no list to rely on. Entries never change: any cache may keep them.
 func (p *Publisher) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+ListPath, func(w http.ResponseWriter, r *http.Request) {
 		if e := p.newest(); e == nil {
 			unavailable(w)
 		} else {
-			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), e.reader())
+			p.serve(w, r, "application/jwt", strconv.FormatInt(e.seq, 10), e.raw)
 		}
 	})
-	mux.HandleFunc("GET "+KeysPath, func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+keysPath, func(w http.ResponseWriter, r *http.Request) {
 		if e := p.newest(); e == nil {
 			unavailable(w)
 		} else {
 			tag := sha256.Sum256(e.keys)
-			p.serve(w, r, "application/jwk-set+json", base64url.EncodeToString(tag[:16]), bytes.NewReader(e.keys))
+			p.serve(w, r, "application/jwk-set+json", base64url.EncodeToString(tag[:16]), string(e.keys))
 		}
+	})
+	mux.HandleFunc("GET "+ListPath+"/{digest}", func(w http.ResponseWriter, r *http.Request) {
+		name := r.PathValue("digest")
+		p.immutable(w, r, name, func() string { return p.archive.text(name) })
+	})
+	mux.HandleFunc("GET "+ListPath+"/{digest}/{from}", func(w http.ResponseWriter, r *http.Request) {
+		from, to := r.PathValue("from"), r.PathValue("digest")
+		text := p.archive.change(from, to) // short
+		p.immutable(w, r, from+"."+to, func() string { return text })
 	})
 	return mux
 }
 
-// reader reads the list, and where it is long does not keep it.
-func (e *edition) reader() io.ReadSeeker {
-	if len(e.raw) <= part {
-		return strings.NewReader(e.raw)
+// immutable serves entries, or a change of them.
+func (p *Publisher) immutable(w http.ResponseWriter, r *http.Request, tag string, find func() string) {
+	size := int64(len(find()))
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	if size == 0 {
+		h.Set("Cache-Control", "no-store")
+		http.Error(w, textNoEntries, http.StatusNotFound)
+		return
 	}
-	return io.NewSectionReader(content{weak.Make(e)}, 0, int64(len(e.raw)))
+	h.Set("Content-Type", "application/json")
+	h.Set("ETag", `"`+tag+`"`)
+	h.Set("Cache-Control", "public, max-age=86400, immutable")
+	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(content{find}, 0, size))
 }
 
-type content struct{ list weak.Pointer[edition] }
+// content finds what it reads each time, and does not keep it.
+type content struct{ find func() string }
 
 func (c content) ReadAt(b []byte, from int64) (int, error) {
-	e := c.list.Value()
-	if e == nil {
-		return 0, errors.New("the reader is slower than the trust lists are signed")
+	text := c.find()
+	if from >= int64(len(text)) {
+		return 0, errors.New(textTooSlow)
 	}
-	n := copy(b, e.raw[from:])
+	n := copy(b, text[from:])
 	if n < len(b) {
 		return n, io.EOF
 	}
 	return n, nil
 }
 
-func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag string, content io.ReadSeeker) {
+func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag, content string) {
 	seconds := max(1, int(p.config.Refresh/time.Second))
 	h := w.Header()
 	h.Set("Content-Type", kind)
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(seconds)+", must-revalidate")
 	h.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, content)
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
 }
 
 func unavailable(w http.ResponseWriter) {
@@ -159,9 +209,12 @@ func unavailable(w http.ResponseWriter) {
 	http.Error(w, "there is no current trust list", http.StatusServiceUnavailable)
 }
 
-// writeFile puts content in the place of a file, so that a reader sees the former
+// replaceFile puts content in the place of a file, so that a reader sees the former
 // or the new, whole, and a crash leaves one of them.
-func writeFile(path, content string) (err error) {
+func replaceFile(path, content string, mode os.FileMode) (err error) {
+	if err := vetted.Replaceable(path); err != nil {
+		return err
+	}
 	// A name of its own, for there may be several publishers.
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.next")
 	if err != nil {
@@ -173,7 +226,7 @@ func writeFile(path, content string) (err error) {
 			_ = os.Remove(next)
 		}
 	}()
-	if err = f.Chmod(0o644); err == nil {
+	if err = f.Chmod(mode); err == nil {
 		_, err = f.WriteString(content)
 	}
 	if err == nil {

@@ -17,7 +17,8 @@ type Terms struct {
 	// Issuer is the `iss` of the issuer's tokens and of its list. Required.
 	Issuer string
 	// TokenLifetime is the longest that one of its tokens lives, in whole seconds:
-	// handoff.IssuerConfig.MaxLifetime. Zero: 300 s, which is also the most.
+	// handoff.IssuerConfig.MaxVisitLifetime of an issuer of visits, and of others its
+	// MaxLifetime. Zero: an hour, which is the most, and safe for all.
 	TokenLifetime time.Duration
 	// ListLifetime is how long a trust list lives (exp - iat), in whole seconds,
 	// at most 24 h: the longest age at which any audience can rely on one. Zero:
@@ -41,20 +42,25 @@ func (t Terms) check() (Terms, error) {
 	t = t.filled()
 	switch {
 	case !isName(t.Issuer):
-		return t, errors.New("Terms.Issuer must be 1 to 255 visible ASCII characters without space, quote or backslash")
-	case t.TokenLifetime < time.Second || t.TokenLifetime > handoff.MaxLifetime || t.TokenLifetime%time.Second != 0:
-		return t, fmt.Errorf("Terms.TokenLifetime is %s: it must be whole seconds from 1s to %s", t.TokenLifetime, handoff.MaxLifetime)
+		return t, refused("Terms.Issuer", "must be 1 to 255 visible ASCII characters without space, quote or backslash")
+	case t.TokenLifetime < time.Second || t.TokenLifetime > handoff.KindVisit.MaxLifetime() || t.TokenLifetime%time.Second != 0:
+		return t, refused("Terms.TokenLifetime", "is %s: it must be whole seconds from 1s to %s", t.TokenLifetime, handoff.KindVisit.MaxLifetime())
 	case t.ListLifetime < time.Second || t.ListLifetime > MaxListLifetime || t.ListLifetime%time.Second != 0:
-		return t, fmt.Errorf("Terms.ListLifetime is %s: it must be whole seconds from 1s to %s", t.ListLifetime, MaxListLifetime)
+		return t, refused("Terms.ListLifetime", "is %s: it must be whole seconds from 1s to %s", t.ListLifetime, MaxListLifetime)
 	case t.Skew < 0 || t.Skew > handoff.MaxSkew:
-		return t, fmt.Errorf("Terms.Skew is %s: it must be at most %s, and not negative", t.Skew, handoff.MaxSkew)
+		return t, refused("Terms.Skew", "is %s: it must be at most %s, and not negative", t.Skew, handoff.MaxSkew)
 	}
 	return t, nil
 }
 
+// refused names a field of this package's configurations.
+func refused(field, problem string, args ...any) error {
+	return &handoff.ConfigError{Field: "trust." + field, Problem: fmt.Sprintf(problem, args...)}
+}
+
 func (t Terms) filled() Terms {
 	if t.TokenLifetime == 0 {
-		t.TokenLifetime = handoff.MaxLifetime
+		t.TokenLifetime = handoff.KindVisit.MaxLifetime()
 	}
 	if t.ListLifetime == 0 {
 		t.ListLifetime = DefaultListLifetime

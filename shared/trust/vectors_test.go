@@ -15,7 +15,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/keyset"
 )
 
-var update = flag.Bool("update", false, "write testdata/lists.json anew: a change of the format")
+var update = flag.Bool("update", false, "write testdata/lists.json again: a change of the format")
 
 const vectorFile = "testdata/lists.json"
 
@@ -105,7 +105,7 @@ func fullList(t *testing.T, c *clock, trustKey *forge.Key, key handoff.Key) stri
 	if err := p.Publish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return p.newest().raw
+	return p.text()
 }
 
 func verdicts(full bool) []verdict {
@@ -137,10 +137,10 @@ func TestVectors(t *testing.T) {
 	now := func() time.Time { return time.Unix(v.Now, 0) }
 	for _, vector := range v.Lists {
 		f := newFollower(t, trustKeys.Keys()[0], now)
-		if _, err := f.apply(t.Context(), v.InForce); err != nil {
+		if _, err := f.take(t.Context(), v.InForce); err != nil {
 			t.Fatal(err)
 		}
-		_, err := f.apply(t.Context(), vector.List)
+		_, err := f.take(t.Context(), vector.List)
 		var refused *listError
 		if !errors.As(err, &refused) {
 			refused = &listError{}

@@ -7,14 +7,15 @@
 package handoffv1
 
 import (
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
+
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
 )
 
 const (
@@ -38,8 +39,22 @@ type IssueHandoffRequest struct {
 	Request *anypb.Any `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	// How long the token is to live, in whole seconds from 1 s. Unset: the
 	// issuer's default (60 s, or less where the policy or the method's rule
-	// demands it). More than the policy allows is refused, never shortened.
-	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// demands it). More than the policy allows is refused, never shortened; but no
+	// token by a grant outlives the grant.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Whether the token is to be bound to the client certificate of this connection:
+	// only a connection with that very certificate can then present it (RFC 8705,
+	// section 3.1). Fails with INVALID_ARGUMENT naming this field where the
+	// connection has none. A policy or a method's rule can demand it, regardless of what stands
+	// here. Behind a proxy that ends TLS the connection is the proxy's: do not use it
+	// there.
+	BindToCertificate bool `protobuf:"varint,5,opt,name=bind_to_certificate,json=bindToCertificate,proto3" json:"bind_to_certificate,omitempty"`
+	// The grant by which an API client acts for the user who made it (GrantService).
+	// The token's `sub` is then the user's id, and its `act.sub` the client's. Empty: the
+	// caller acts for itself. Only a client can name one, and only a grant that is its
+	// own; it fails with PERMISSION_DENIED (POLICY_DENIED) where the grant, or the policy
+	// for its user, does not list the operation.
+	GrantId       string `protobuf:"bytes,6,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -100,6 +115,20 @@ func (x *IssueHandoffRequest) GetLifetime() *durationpb.Duration {
 		return x.Lifetime
 	}
 	return nil
+}
+
+func (x *IssueHandoffRequest) GetBindToCertificate() bool {
+	if x != nil {
+		return x.BindToCertificate
+	}
+	return false
+}
+
+func (x *IssueHandoffRequest) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
 }
 
 // The handoff.
@@ -179,10 +208,157 @@ func (x *IssueHandoffResponse) GetTarget() string {
 	return ""
 }
 
+// The visit to make.
+type IssueVisitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The audience that is to be visited, byte for byte as it names itself, for
+	// example "https://billing.example". Required.
+	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	// The full names of the methods that may be called, each with its leading slash,
+	// for example "/billing.v1.Billing/Get": 32 at most. Empty: all that the policy
+	// lists for the audience's visits.
+	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	// How long the visit is to last, in whole seconds from 1 s. Unset: 15 minutes,
+	// or less where the policy or a method's rule demands it. More than the policy
+	// allows is refused, never shortened. A visit lasts no longer than its session
+	// can, and ends when the user or an operator ends that.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueVisitRequest) Reset() {
+	*x = IssueVisitRequest{}
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueVisitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueVisitRequest) ProtoMessage() {}
+
+func (x *IssueVisitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueVisitRequest.ProtoReflect.Descriptor instead.
+func (*IssueVisitRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *IssueVisitRequest) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *IssueVisitRequest) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *IssueVisitRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+// The visit.
+type IssueVisitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The visit: a secret for as long as it lasts. It goes through the browser in a
+	// form, as a handoff does, and stays there where no script can read it. Over
+	// gRPC it travels as `authorization: Bearer TOKEN`. Never log it or put it into a
+	// URL.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// When the visit expires: at this second it is refused.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The visit's id (the token's `jti`), by which audit records on both sides name
+	// it, and RevokeHandoff takes it back. Not a secret.
+	VisitId string `protobuf:"bytes,3,opt,name=visit_id,json=visitId,proto3" json:"visit_id,omitempty"`
+	// Where the audience listens, as a gRPC target.
+	Target        string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueVisitResponse) Reset() {
+	*x = IssueVisitResponse{}
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueVisitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueVisitResponse) ProtoMessage() {}
+
+func (x *IssueVisitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueVisitResponse.ProtoReflect.Descriptor instead.
+func (*IssueVisitResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IssueVisitResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *IssueVisitResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *IssueVisitResponse) GetVisitId() string {
+	if x != nil {
+		return x.VisitId
+	}
+	return ""
+}
+
+func (x *IssueVisitResponse) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
 // The handoff to take back.
 type RevokeHandoffRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The handoff's id, as IssueHandoffResponse has it. Required.
+	// The handoff's id, as IssueHandoffResponse has it, or a visit's. Required.
 	HandoffId     string `protobuf:"bytes,1,opt,name=handoff_id,json=handoffId,proto3" json:"handoff_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -190,7 +366,7 @@ type RevokeHandoffRequest struct {
 
 func (x *RevokeHandoffRequest) Reset() {
 	*x = RevokeHandoffRequest{}
-	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +378,7 @@ func (x *RevokeHandoffRequest) String() string {
 func (*RevokeHandoffRequest) ProtoMessage() {}
 
 func (x *RevokeHandoffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_v1_handoff_service_proto_msgTypes[2]
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +391,7 @@ func (x *RevokeHandoffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeHandoffRequest.ProtoReflect.Descriptor instead.
 func (*RevokeHandoffRequest) Descriptor() ([]byte, []int) {
-	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{2}
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RevokeHandoffRequest) GetHandoffId() string {
@@ -234,7 +410,7 @@ type RevokeHandoffResponse struct {
 
 func (x *RevokeHandoffResponse) Reset() {
 	*x = RevokeHandoffResponse{}
-	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +422,7 @@ func (x *RevokeHandoffResponse) String() string {
 func (*RevokeHandoffResponse) ProtoMessage() {}
 
 func (x *RevokeHandoffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_v1_handoff_service_proto_msgTypes[3]
+	mi := &file_handoff_v1_handoff_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +435,7 @@ func (x *RevokeHandoffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeHandoffResponse.ProtoReflect.Descriptor instead.
 func (*RevokeHandoffResponse) Descriptor() ([]byte, []int) {
-	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{3}
+	return file_handoff_v1_handoff_service_proto_rawDescGZIP(), []int{5}
 }
 
 var File_handoff_v1_handoff_service_proto protoreflect.FileDescriptor
@@ -267,25 +443,39 @@ var File_handoff_v1_handoff_service_proto protoreflect.FileDescriptor
 const file_handoff_v1_handoff_service_proto_rawDesc = "" +
 	"\n" +
 	" handoff/v1/handoff_service.proto\x12\n" +
-	"handoff.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x01\n" +
+	"handoff.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x01\n" +
 	"\x13IssueHandoffRequest\x12\x1a\n" +
 	"\baudience\x18\x01 \x01(\tR\baudience\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12.\n" +
 	"\arequest\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\arequest\x125\n" +
-	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"\xa0\x01\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12.\n" +
+	"\x13bind_to_certificate\x18\x05 \x01(\bR\x11bindToCertificate\x12\x19\n" +
+	"\bgrant_id\x18\x06 \x01(\tR\agrantId\"\xa0\x01\n" +
 	"\x14IssueHandoffResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x1d\n" +
 	"\n" +
 	"handoff_id\x18\x03 \x01(\tR\thandoffId\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\"\x80\x01\n" +
+	"\x11IssueVisitRequest\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x12\x18\n" +
+	"\amethods\x18\x02 \x03(\tR\amethods\x125\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"\x9a\x01\n" +
+	"\x12IssueVisitResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12;\n" +
+	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x19\n" +
+	"\bvisit_id\x18\x03 \x01(\tR\avisitId\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\"5\n" +
 	"\x14RevokeHandoffRequest\x12\x1d\n" +
 	"\n" +
 	"handoff_id\x18\x01 \x01(\tR\thandoffId\"\x17\n" +
-	"\x15RevokeHandoffResponse2\xb9\x01\n" +
+	"\x15RevokeHandoffResponse2\x86\x02\n" +
 	"\x0eHandoffService\x12Q\n" +
-	"\fIssueHandoff\x12\x1f.handoff.v1.IssueHandoffRequest\x1a .handoff.v1.IssueHandoffResponse\x12T\n" +
+	"\fIssueHandoff\x12\x1f.handoff.v1.IssueHandoffRequest\x1a .handoff.v1.IssueHandoffResponse\x12K\n" +
+	"\n" +
+	"IssueVisit\x12\x1d.handoff.v1.IssueVisitRequest\x1a\x1e.handoff.v1.IssueVisitResponse\x12T\n" +
 	"\rRevokeHandoff\x12 .handoff.v1.RevokeHandoffRequest\x1a!.handoff.v1.RevokeHandoffResponseB<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
 
 var (
@@ -300,29 +490,38 @@ func file_handoff_v1_handoff_service_proto_rawDescGZIP() []byte {
 	return file_handoff_v1_handoff_service_proto_rawDescData
 }
 
-var file_handoff_v1_handoff_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
-var file_handoff_v1_handoff_service_proto_goTypes = []any{
-	(*IssueHandoffRequest)(nil),   // 0: handoff.v1.IssueHandoffRequest
-	(*IssueHandoffResponse)(nil),  // 1: handoff.v1.IssueHandoffResponse
-	(*RevokeHandoffRequest)(nil),  // 2: handoff.v1.RevokeHandoffRequest
-	(*RevokeHandoffResponse)(nil), // 3: handoff.v1.RevokeHandoffResponse
-	(*anypb.Any)(nil),             // 4: google.protobuf.Any
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-}
+var (
+	file_handoff_v1_handoff_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+	file_handoff_v1_handoff_service_proto_goTypes  = []any{
+		(*IssueHandoffRequest)(nil),   // 0: handoff.v1.IssueHandoffRequest
+		(*IssueHandoffResponse)(nil),  // 1: handoff.v1.IssueHandoffResponse
+		(*IssueVisitRequest)(nil),     // 2: handoff.v1.IssueVisitRequest
+		(*IssueVisitResponse)(nil),    // 3: handoff.v1.IssueVisitResponse
+		(*RevokeHandoffRequest)(nil),  // 4: handoff.v1.RevokeHandoffRequest
+		(*RevokeHandoffResponse)(nil), // 5: handoff.v1.RevokeHandoffResponse
+		(*anypb.Any)(nil),             // 6: google.protobuf.Any
+		(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+		(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	}
+)
+
 var file_handoff_v1_handoff_service_proto_depIdxs = []int32{
-	4, // 0: handoff.v1.IssueHandoffRequest.request:type_name -> google.protobuf.Any
-	5, // 1: handoff.v1.IssueHandoffRequest.lifetime:type_name -> google.protobuf.Duration
-	6, // 2: handoff.v1.IssueHandoffResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 3: handoff.v1.HandoffService.IssueHandoff:input_type -> handoff.v1.IssueHandoffRequest
-	2, // 4: handoff.v1.HandoffService.RevokeHandoff:input_type -> handoff.v1.RevokeHandoffRequest
-	1, // 5: handoff.v1.HandoffService.IssueHandoff:output_type -> handoff.v1.IssueHandoffResponse
-	3, // 6: handoff.v1.HandoffService.RevokeHandoff:output_type -> handoff.v1.RevokeHandoffResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	6, // 0: handoff.v1.IssueHandoffRequest.request:type_name -> google.protobuf.Any
+	7, // 1: handoff.v1.IssueHandoffRequest.lifetime:type_name -> google.protobuf.Duration
+	8, // 2: handoff.v1.IssueHandoffResponse.expire_time:type_name -> google.protobuf.Timestamp
+	7, // 3: handoff.v1.IssueVisitRequest.lifetime:type_name -> google.protobuf.Duration
+	8, // 4: handoff.v1.IssueVisitResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0, // 5: handoff.v1.HandoffService.IssueHandoff:input_type -> handoff.v1.IssueHandoffRequest
+	2, // 6: handoff.v1.HandoffService.IssueVisit:input_type -> handoff.v1.IssueVisitRequest
+	4, // 7: handoff.v1.HandoffService.RevokeHandoff:input_type -> handoff.v1.RevokeHandoffRequest
+	1, // 8: handoff.v1.HandoffService.IssueHandoff:output_type -> handoff.v1.IssueHandoffResponse
+	3, // 9: handoff.v1.HandoffService.IssueVisit:output_type -> handoff.v1.IssueVisitResponse
+	5, // 10: handoff.v1.HandoffService.RevokeHandoff:output_type -> handoff.v1.RevokeHandoffResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_handoff_v1_handoff_service_proto_init() }
@@ -336,7 +535,7 @@ func file_handoff_v1_handoff_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handoff_v1_handoff_service_proto_rawDesc), len(file_handoff_v1_handoff_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,7 @@ package handoffv1
 
 import (
 	context "context"
+
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -20,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	HandoffService_IssueHandoff_FullMethodName  = "/handoff.v1.HandoffService/IssueHandoff"
+	HandoffService_IssueVisit_FullMethodName    = "/handoff.v1.HandoffService/IssueVisit"
 	HandoffService_RevokeHandoff_FullMethodName = "/handoff.v1.HandoffService/RevokeHandoff"
 )
 
@@ -34,6 +36,13 @@ const (
 // `authorization: Bearer SESSION`, exactly one value; without a live one it
 // fails with UNAUTHENTICATED and SESSION_INVALID. Every error carries
 // google.rpc.ErrorInfo with a Reason.
+//
+// An API client has no session. It calls IssueHandoff with an assertion in its
+// place, `authorization: Bearer ASSERTION`: a JWT that it has signed for this one
+// call, as section 8 of shared/handoff/SPEC.md says. With one that the issuer does not take,
+// the call fails with UNAUTHENTICATED and CLIENT_INVALID. The client is then the
+// user: the token's `sub` is the client's id, unless the request names a grant, by
+// which it acts for another.
 type HandoffServiceClient interface {
 	// IssueHandoff signs a handoff token for one call: the method and the values
 	// of the request's bound fields.
@@ -44,8 +53,21 @@ type HandoffServiceClient interface {
 	// PERMISSION_DENIED (POLICY_DENIED) when the policy does not list the
 	// operation for any of the user's roles; UNAVAILABLE (ISSUER_UNAVAILABLE) when
 	// the handoff could not be recorded or signed. A refused call leaves no token.
+	// An assertion is spent with the handoff: a call that is repeated takes a new one.
 	IssueHandoff(ctx context.Context, in *IssueHandoffRequest, opts ...grpc.CallOption) (*IssueHandoffResponse, error)
-	// RevokeHandoff takes back a handoff of the caller's own: once it has
+	// IssueVisit signs a visit: a token for a single-page application of the
+	// audience's, which may call some methods with any request until the visit
+	// expires or the session ends. Only methods that change nothing take one.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming the field when the
+	// audience is unknown or takes no visits, a method is unknown or takes none, or
+	// the lifetime is out of range; PERMISSION_DENIED (POLICY_DENIED) when the
+	// policy does not list the audience's visits for any of the user's roles;
+	// RESOURCE_EXHAUSTED (LIMIT_EXCEEDED) when the user has been issued as much as
+	// one can be in a minute; UNAVAILABLE (ISSUER_UNAVAILABLE) when the visit could
+	// not be recorded or signed. A refused call leaves no token.
+	IssueVisit(ctx context.Context, in *IssueVisitRequest, opts ...grpc.CallOption) (*IssueVisitResponse, error)
+	// RevokeHandoff takes back a handoff or a visit of the caller's own: once it has
 	// answered, the revocation outlives a crash of the issuer, and audiences that
 	// follow the trust list refuse the token within a second. It says nothing
 	// about an operation that has begun already. Revoking twice, or what has
@@ -78,6 +100,16 @@ func (c *handoffServiceClient) IssueHandoff(ctx context.Context, in *IssueHandof
 	return out, nil
 }
 
+func (c *handoffServiceClient) IssueVisit(ctx context.Context, in *IssueVisitRequest, opts ...grpc.CallOption) (*IssueVisitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueVisitResponse)
+	err := c.cc.Invoke(ctx, HandoffService_IssueVisit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *handoffServiceClient) RevokeHandoff(ctx context.Context, in *RevokeHandoffRequest, opts ...grpc.CallOption) (*RevokeHandoffResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RevokeHandoffResponse)
@@ -99,6 +131,13 @@ func (c *handoffServiceClient) RevokeHandoff(ctx context.Context, in *RevokeHand
 // `authorization: Bearer SESSION`, exactly one value; without a live one it
 // fails with UNAUTHENTICATED and SESSION_INVALID. Every error carries
 // google.rpc.ErrorInfo with a Reason.
+//
+// An API client has no session. It calls IssueHandoff with an assertion in its
+// place, `authorization: Bearer ASSERTION`: a JWT that it has signed for this one
+// call, as section 8 of shared/handoff/SPEC.md says. With one that the issuer does not take,
+// the call fails with UNAUTHENTICATED and CLIENT_INVALID. The client is then the
+// user: the token's `sub` is the client's id, unless the request names a grant, by
+// which it acts for another.
 type HandoffServiceServer interface {
 	// IssueHandoff signs a handoff token for one call: the method and the values
 	// of the request's bound fields.
@@ -109,8 +148,21 @@ type HandoffServiceServer interface {
 	// PERMISSION_DENIED (POLICY_DENIED) when the policy does not list the
 	// operation for any of the user's roles; UNAVAILABLE (ISSUER_UNAVAILABLE) when
 	// the handoff could not be recorded or signed. A refused call leaves no token.
+	// An assertion is spent with the handoff: a call that is repeated takes a new one.
 	IssueHandoff(context.Context, *IssueHandoffRequest) (*IssueHandoffResponse, error)
-	// RevokeHandoff takes back a handoff of the caller's own: once it has
+	// IssueVisit signs a visit: a token for a single-page application of the
+	// audience's, which may call some methods with any request until the visit
+	// expires or the session ends. Only methods that change nothing take one.
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID) naming the field when the
+	// audience is unknown or takes no visits, a method is unknown or takes none, or
+	// the lifetime is out of range; PERMISSION_DENIED (POLICY_DENIED) when the
+	// policy does not list the audience's visits for any of the user's roles;
+	// RESOURCE_EXHAUSTED (LIMIT_EXCEEDED) when the user has been issued as much as
+	// one can be in a minute; UNAVAILABLE (ISSUER_UNAVAILABLE) when the visit could
+	// not be recorded or signed. A refused call leaves no token.
+	IssueVisit(context.Context, *IssueVisitRequest) (*IssueVisitResponse, error)
+	// RevokeHandoff takes back a handoff or a visit of the caller's own: once it has
 	// answered, the revocation outlives a crash of the issuer, and audiences that
 	// follow the trust list refuse the token within a second. It says nothing
 	// about an operation that has begun already. Revoking twice, or what has
@@ -136,6 +188,11 @@ type UnimplementedHandoffServiceServer struct{}
 func (UnimplementedHandoffServiceServer) IssueHandoff(context.Context, *IssueHandoffRequest) (*IssueHandoffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueHandoff not implemented")
 }
+
+func (UnimplementedHandoffServiceServer) IssueVisit(context.Context, *IssueVisitRequest) (*IssueVisitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IssueVisit not implemented")
+}
+
 func (UnimplementedHandoffServiceServer) RevokeHandoff(context.Context, *RevokeHandoffRequest) (*RevokeHandoffResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeHandoff not implemented")
 }
@@ -178,6 +235,24 @@ func _HandoffService_IssueHandoff_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HandoffService_IssueVisit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueVisitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HandoffServiceServer).IssueVisit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HandoffService_IssueVisit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HandoffServiceServer).IssueVisit(ctx, req.(*IssueVisitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HandoffService_RevokeHandoff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RevokeHandoffRequest)
 	if err := dec(in); err != nil {
@@ -206,6 +281,10 @@ var HandoffService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueHandoff",
 			Handler:    _HandoffService_IssueHandoff_Handler,
+		},
+		{
+			MethodName: "IssueVisit",
+			Handler:    _HandoffService_IssueVisit_Handler,
 		},
 		{
 			MethodName: "RevokeHandoff",

@@ -7,11 +7,12 @@
 package handoffv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -91,6 +92,20 @@ const (
 	// The issuer could not record or sign the handoff; nothing was handed out.
 	// UNAVAILABLE.
 	Reason_REASON_ISSUER_UNAVAILABLE Reason = 22
+	// The method takes only tokens that are sealed to this audience, and this one
+	// came readable. UNAUTHENTICATED.
+	Reason_REASON_TOKEN_NOT_SEALED Reason = 23
+	// The token is not bound to the client certificate of this connection: it is
+	// bound to another, the connection has none, or the method takes only bound
+	// tokens and this one is bound to none. UNAUTHENTICATED.
+	Reason_REASON_CERTIFICATE_MISMATCH Reason = 24
+	// The assertion by which an API client calls the issuer is not one that it takes:
+	// not signed by a key of a client that may call, for another issuer, expired, or
+	// used before. Sign another and call again. UNAUTHENTICATED.
+	Reason_REASON_CLIENT_INVALID Reason = 25
+	// The token is that of an API client that acts for a user, and the method takes
+	// those of users only. PERMISSION_DENIED.
+	Reason_REASON_ACTOR_DENIED Reason = 26
 )
 
 // Enum value maps for Reason.
@@ -119,31 +134,39 @@ var (
 		20: "REASON_POLICY_DENIED",
 		21: "REASON_ARGUMENT_INVALID",
 		22: "REASON_ISSUER_UNAVAILABLE",
+		23: "REASON_TOKEN_NOT_SEALED",
+		24: "REASON_CERTIFICATE_MISMATCH",
+		25: "REASON_CLIENT_INVALID",
+		26: "REASON_ACTOR_DENIED",
 	}
 	Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":         0,
-		"REASON_TOKEN_MISSING":       1,
-		"REASON_TOKEN_INVALID":       2,
-		"REASON_TOKEN_EXPIRED":       3,
-		"REASON_TOKEN_NOT_YET_VALID": 4,
-		"REASON_TOKEN_REVOKED":       5,
-		"REASON_CLAIMS_INVALID":      6,
-		"REASON_ISSUER_MISMATCH":     7,
-		"REASON_AUDIENCE_MISMATCH":   8,
-		"REASON_LIFETIME_TOO_LONG":   9,
-		"REASON_METHOD_MISMATCH":     10,
-		"REASON_FIELD_MISMATCH":      11,
-		"REASON_REQUEST_UNBINDABLE":  12,
-		"REASON_TOKEN_REPLAYED":      13,
-		"REASON_ISSUED_BEFORE_START": 14,
-		"REASON_STORE_UNAVAILABLE":   15,
-		"REASON_TRUST_STALE":         16,
-		"REASON_LIMIT_EXCEEDED":      17,
-		"REASON_RULE_MISSING":        18,
-		"REASON_SESSION_INVALID":     19,
-		"REASON_POLICY_DENIED":       20,
-		"REASON_ARGUMENT_INVALID":    21,
-		"REASON_ISSUER_UNAVAILABLE":  22,
+		"REASON_UNSPECIFIED":          0,
+		"REASON_TOKEN_MISSING":        1,
+		"REASON_TOKEN_INVALID":        2,
+		"REASON_TOKEN_EXPIRED":        3,
+		"REASON_TOKEN_NOT_YET_VALID":  4,
+		"REASON_TOKEN_REVOKED":        5,
+		"REASON_CLAIMS_INVALID":       6,
+		"REASON_ISSUER_MISMATCH":      7,
+		"REASON_AUDIENCE_MISMATCH":    8,
+		"REASON_LIFETIME_TOO_LONG":    9,
+		"REASON_METHOD_MISMATCH":      10,
+		"REASON_FIELD_MISMATCH":       11,
+		"REASON_REQUEST_UNBINDABLE":   12,
+		"REASON_TOKEN_REPLAYED":       13,
+		"REASON_ISSUED_BEFORE_START":  14,
+		"REASON_STORE_UNAVAILABLE":    15,
+		"REASON_TRUST_STALE":          16,
+		"REASON_LIMIT_EXCEEDED":       17,
+		"REASON_RULE_MISSING":         18,
+		"REASON_SESSION_INVALID":      19,
+		"REASON_POLICY_DENIED":        20,
+		"REASON_ARGUMENT_INVALID":     21,
+		"REASON_ISSUER_UNAVAILABLE":   22,
+		"REASON_TOKEN_NOT_SEALED":     23,
+		"REASON_CERTIFICATE_MISMATCH": 24,
+		"REASON_CLIENT_INVALID":       25,
+		"REASON_ACTOR_DENIED":         26,
 	}
 )
 
@@ -179,7 +202,7 @@ var File_handoff_v1_reason_proto protoreflect.FileDescriptor
 const file_handoff_v1_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x17handoff/v1/reason.proto\x12\n" +
-	"handoff.v1*\x88\x05\n" +
+	"handoff.v1*\xfa\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_TOKEN_MISSING\x10\x01\x12\x18\n" +
@@ -204,7 +227,11 @@ const file_handoff_v1_reason_proto_rawDesc = "" +
 	"\x16REASON_SESSION_INVALID\x10\x13\x12\x18\n" +
 	"\x14REASON_POLICY_DENIED\x10\x14\x12\x1b\n" +
 	"\x17REASON_ARGUMENT_INVALID\x10\x15\x12\x1d\n" +
-	"\x19REASON_ISSUER_UNAVAILABLE\x10\x16B<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
+	"\x19REASON_ISSUER_UNAVAILABLE\x10\x16\x12\x1b\n" +
+	"\x17REASON_TOKEN_NOT_SEALED\x10\x17\x12\x1f\n" +
+	"\x1bREASON_CERTIFICATE_MISMATCH\x10\x18\x12\x19\n" +
+	"\x15REASON_CLIENT_INVALID\x10\x19\x12\x17\n" +
+	"\x13REASON_ACTOR_DENIED\x10\x1aB<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
 
 var (
 	file_handoff_v1_reason_proto_rawDescOnce sync.Once
@@ -218,10 +245,13 @@ func file_handoff_v1_reason_proto_rawDescGZIP() []byte {
 	return file_handoff_v1_reason_proto_rawDescData
 }
 
-var file_handoff_v1_reason_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_handoff_v1_reason_proto_goTypes = []any{
-	(Reason)(0), // 0: handoff.v1.Reason
-}
+var (
+	file_handoff_v1_reason_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+	file_handoff_v1_reason_proto_goTypes   = []any{
+		Reason(0), // 0: handoff.v1.Reason
+	}
+)
+
 var file_handoff_v1_reason_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
 	0, // [0:0] is the sub-list for method input_type

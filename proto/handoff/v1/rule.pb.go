@@ -7,13 +7,14 @@
 package handoffv1
 
 import (
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
+
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 //	}
 //
 // The zero value is the strictest rule: everything is bound and the token is
-// spent by its first use. Each field of the option loosens one thing. Only
+// spent by its first use. `free`, `reusable` and `visit` each loosen one thing. Only
 // unary and server-streaming methods can carry a rule.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -48,10 +49,30 @@ type Rule struct {
 	Reusable bool `protobuf:"varint,2,opt,name=reusable,proto3" json:"reusable,omitempty"`
 	// The longest lifetime (exp - iat) of a token that this method accepts, in
 	// whole seconds from 1 s. Unset: the verifier's own maximum, which is at most
-	// 300 s; a value above that maximum has no effect.
-	MaxLifetime   *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// 300 s, and an hour for a visit; a value above that maximum has no effect.
+	MaxLifetime *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	// Whether a visit runs the method too: a token of up to an hour that names
+	// methods and no values, for a single-page application of the audience's. It
+	// needs `reusable`, and excludes `sealed`: otherwise the server does not start.
+	// An audience that follows no trust list of the issuer's refuses visits.
+	Visit bool `protobuf:"varint,4,opt,name=visit,proto3" json:"visit,omitempty"`
+	// Whether an API client that acts for a user may run the method: a token that names
+	// the client beside the user. Unset: users only, so that no robot is taken for its
+	// user. A handler learns of the client from the grant.
+	Actors bool `protobuf:"varint,5,opt,name=actors,proto3" json:"actors,omitempty"`
+	// Whether the token must be sealed: encrypted so that only this audience can
+	// read what it names. An issuer then issues no other for the method, and the
+	// audience refuses any other. A server without a key to open such tokens does
+	// not start. It is about who can read the token on its way, and no proof of where
+	// it comes from: anyone with a readable token can seal it.
+	Sealed bool `protobuf:"varint,6,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// Whether the token must be bound to the client certificate of the connection
+	// that presents it (RFC 8705). An issuer then issues no other for the method,
+	// and the audience refuses any other. No CA is needed, on either side. A server
+	// that asks clients for no certificate does not start.
+	CertificateBound bool `protobuf:"varint,7,opt,name=certificate_bound,json=certificateBound,proto3" json:"certificate_bound,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
@@ -105,6 +126,34 @@ func (x *Rule) GetMaxLifetime() *durationpb.Duration {
 	return nil
 }
 
+func (x *Rule) GetVisit() bool {
+	if x != nil {
+		return x.Visit
+	}
+	return false
+}
+
+func (x *Rule) GetActors() bool {
+	if x != nil {
+		return x.Actors
+	}
+	return false
+}
+
+func (x *Rule) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
+}
+
+func (x *Rule) GetCertificateBound() bool {
+	if x != nil {
+		return x.CertificateBound
+	}
+	return false
+}
+
 var file_handoff_v1_rule_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -130,11 +179,15 @@ var File_handoff_v1_rule_proto protoreflect.FileDescriptor
 const file_handoff_v1_rule_proto_rawDesc = "" +
 	"\n" +
 	"\x15handoff/v1/rule.proto\x12\n" +
-	"handoff.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"t\n" +
+	"handoff.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x01\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04free\x18\x01 \x03(\tR\x04free\x12\x1a\n" +
 	"\breusable\x18\x02 \x01(\bR\breusable\x12<\n" +
-	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime:F\n" +
+	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\x12\x14\n" +
+	"\x05visit\x18\x04 \x01(\bR\x05visit\x12\x16\n" +
+	"\x06actors\x18\x05 \x01(\bR\x06actors\x12\x16\n" +
+	"\x06sealed\x18\x06 \x01(\bR\x06sealed\x12+\n" +
+	"\x11certificate_bound\x18\a \x01(\bR\x10certificateBound:F\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xf7\x89\x03 \x01(\v2\x10.handoff.v1.RuleR\x04ruleB<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
 
 var (
@@ -149,12 +202,15 @@ func file_handoff_v1_rule_proto_rawDescGZIP() []byte {
 	return file_handoff_v1_rule_proto_rawDescData
 }
 
-var file_handoff_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
-var file_handoff_v1_rule_proto_goTypes = []any{
-	(*Rule)(nil),                       // 0: handoff.v1.Rule
-	(*durationpb.Duration)(nil),        // 1: google.protobuf.Duration
-	(*descriptorpb.MethodOptions)(nil), // 2: google.protobuf.MethodOptions
-}
+var (
+	file_handoff_v1_rule_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+	file_handoff_v1_rule_proto_goTypes  = []any{
+		(*Rule)(nil),                       // 0: handoff.v1.Rule
+		(*durationpb.Duration)(nil),        // 1: google.protobuf.Duration
+		(*descriptorpb.MethodOptions)(nil), // 2: google.protobuf.MethodOptions
+	}
+)
+
 var file_handoff_v1_rule_proto_depIdxs = []int32{
 	1, // 0: handoff.v1.Rule.max_lifetime:type_name -> google.protobuf.Duration
 	2, // 1: handoff.v1.rule:extendee -> google.protobuf.MethodOptions

@@ -7,11 +7,12 @@
 package handoffv1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Asks for the newest list.
+// Asks for the newest statement.
 type GetTrustListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -58,10 +59,10 @@ func (*GetTrustListRequest) Descriptor() ([]byte, []int) {
 	return file_handoff_v1_trust_service_proto_rawDescGZIP(), []int{0}
 }
 
-// The newest list.
+// The newest statement.
 type GetTrustListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The trust list: a compact JWS with `typ` handoff-trust+jwt.
+	// The trust list's statement: a compact JWS with `typ` handoff-trust+jwt.
 	TrustList     string `protobuf:"bytes,1,opt,name=trust_list,json=trustList,proto3" json:"trust_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -104,9 +105,12 @@ func (x *GetTrustListResponse) GetTrustList() string {
 	return ""
 }
 
-// Asks for the lists.
+// Asks for the statements.
 type WatchTrustListRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The digest of the entries that the reader has, as the statement spells it.
+	// Empty: none.
+	HaveSha256    string `protobuf:"bytes,1,opt,name=have_sha256,json=haveSha256,proto3" json:"have_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,15 +145,22 @@ func (*WatchTrustListRequest) Descriptor() ([]byte, []int) {
 	return file_handoff_v1_trust_service_proto_rawDescGZIP(), []int{2}
 }
 
-// The newest list when its first part was sent, or a part of it.
+func (x *WatchTrustListRequest) GetHaveSha256() string {
+	if x != nil {
+		return x.HaveSha256
+	}
+	return ""
+}
+
+// The newest statement when it was sent.
 type WatchTrustListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The trust list: a compact JWS with `typ` handoff-trust+jwt, of at most
-	// 16 MiB. One that does not fit into a message of this server comes in several:
-	// the list is their values one after the other.
+	// The trust list's statement: a compact JWS with `typ` handoff-trust+jwt.
 	TrustList string `protobuf:"bytes,1,opt,name=trust_list,json=trustList,proto3" json:"trust_list,omitempty"`
-	// Whether the list goes on in the next message.
-	Continued     bool `protobuf:"varint,2,opt,name=continued,proto3" json:"continued,omitempty"`
+	// What its entries differ by from those of the statement before it, or those
+	// that the reader has said it has. Empty where they are the same, where the
+	// difference is long, and where it is not known: ask GetTrustEntries then.
+	Change        string `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,11 +202,113 @@ func (x *WatchTrustListResponse) GetTrustList() string {
 	return ""
 }
 
-func (x *WatchTrustListResponse) GetContinued() bool {
+func (x *WatchTrustListResponse) GetChange() string {
 	if x != nil {
-		return x.Continued
+		return x.Change
 	}
-	return false
+	return ""
+}
+
+// Asks for entries.
+type GetTrustEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their digest: the statement's `revoked_sha256`.
+	RevokedSha256 string `protobuf:"bytes,1,opt,name=revoked_sha256,json=revokedSha256,proto3" json:"revoked_sha256,omitempty"`
+	// The digest of the entries that the reader has, to be sent a change. Empty: it
+	// has none, or wants them whole.
+	HaveSha256    string `protobuf:"bytes,2,opt,name=have_sha256,json=haveSha256,proto3" json:"have_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustEntriesRequest) Reset() {
+	*x = GetTrustEntriesRequest{}
+	mi := &file_handoff_v1_trust_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustEntriesRequest) ProtoMessage() {}
+
+func (x *GetTrustEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_trust_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustEntriesRequest.ProtoReflect.Descriptor instead.
+func (*GetTrustEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_trust_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetTrustEntriesRequest) GetRevokedSha256() string {
+	if x != nil {
+		return x.RevokedSha256
+	}
+	return ""
+}
+
+func (x *GetTrustEntriesRequest) GetHaveSha256() string {
+	if x != nil {
+		return x.HaveSha256
+	}
+	return ""
+}
+
+// A part of the entries, or of the change.
+type GetTrustEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All parts, one after the other, are the text.
+	Part          string `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTrustEntriesResponse) Reset() {
+	*x = GetTrustEntriesResponse{}
+	mi := &file_handoff_v1_trust_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTrustEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTrustEntriesResponse) ProtoMessage() {}
+
+func (x *GetTrustEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_v1_trust_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTrustEntriesResponse.ProtoReflect.Descriptor instead.
+func (*GetTrustEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_v1_trust_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetTrustEntriesResponse) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
 }
 
 var File_handoff_v1_trust_service_proto protoreflect.FileDescriptor
@@ -207,15 +320,24 @@ const file_handoff_v1_trust_service_proto_rawDesc = "" +
 	"\x13GetTrustListRequest\"5\n" +
 	"\x14GetTrustListResponse\x12\x1d\n" +
 	"\n" +
-	"trust_list\x18\x01 \x01(\tR\ttrustList\"\x17\n" +
-	"\x15WatchTrustListRequest\"U\n" +
+	"trust_list\x18\x01 \x01(\tR\ttrustList\"8\n" +
+	"\x15WatchTrustListRequest\x12\x1f\n" +
+	"\vhave_sha256\x18\x01 \x01(\tR\n" +
+	"haveSha256\"O\n" +
 	"\x16WatchTrustListResponse\x12\x1d\n" +
 	"\n" +
-	"trust_list\x18\x01 \x01(\tR\ttrustList\x12\x1c\n" +
-	"\tcontinued\x18\x02 \x01(\bR\tcontinued2\xbc\x01\n" +
+	"trust_list\x18\x01 \x01(\tR\ttrustList\x12\x16\n" +
+	"\x06change\x18\x02 \x01(\tR\x06change\"`\n" +
+	"\x16GetTrustEntriesRequest\x12%\n" +
+	"\x0erevoked_sha256\x18\x01 \x01(\tR\rrevokedSha256\x12\x1f\n" +
+	"\vhave_sha256\x18\x02 \x01(\tR\n" +
+	"haveSha256\"-\n" +
+	"\x17GetTrustEntriesResponse\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\tR\x04part2\x9a\x02\n" +
 	"\fTrustService\x12Q\n" +
 	"\fGetTrustList\x12\x1f.handoff.v1.GetTrustListRequest\x1a .handoff.v1.GetTrustListResponse\x12Y\n" +
-	"\x0eWatchTrustList\x12!.handoff.v1.WatchTrustListRequest\x1a\".handoff.v1.WatchTrustListResponse0\x01B<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
+	"\x0eWatchTrustList\x12!.handoff.v1.WatchTrustListRequest\x1a\".handoff.v1.WatchTrustListResponse0\x01\x12\\\n" +
+	"\x0fGetTrustEntries\x12\".handoff.v1.GetTrustEntriesRequest\x1a#.handoff.v1.GetTrustEntriesResponse0\x01B<Z:github.com/handoff-auth/handoff/proto/handoff/v1;handoffv1b\x06proto3"
 
 var (
 	file_handoff_v1_trust_service_proto_rawDescOnce sync.Once
@@ -229,20 +351,27 @@ func file_handoff_v1_trust_service_proto_rawDescGZIP() []byte {
 	return file_handoff_v1_trust_service_proto_rawDescData
 }
 
-var file_handoff_v1_trust_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
-var file_handoff_v1_trust_service_proto_goTypes = []any{
-	(*GetTrustListRequest)(nil),    // 0: handoff.v1.GetTrustListRequest
-	(*GetTrustListResponse)(nil),   // 1: handoff.v1.GetTrustListResponse
-	(*WatchTrustListRequest)(nil),  // 2: handoff.v1.WatchTrustListRequest
-	(*WatchTrustListResponse)(nil), // 3: handoff.v1.WatchTrustListResponse
-}
+var (
+	file_handoff_v1_trust_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+	file_handoff_v1_trust_service_proto_goTypes  = []any{
+		(*GetTrustListRequest)(nil),     // 0: handoff.v1.GetTrustListRequest
+		(*GetTrustListResponse)(nil),    // 1: handoff.v1.GetTrustListResponse
+		(*WatchTrustListRequest)(nil),   // 2: handoff.v1.WatchTrustListRequest
+		(*WatchTrustListResponse)(nil),  // 3: handoff.v1.WatchTrustListResponse
+		(*GetTrustEntriesRequest)(nil),  // 4: handoff.v1.GetTrustEntriesRequest
+		(*GetTrustEntriesResponse)(nil), // 5: handoff.v1.GetTrustEntriesResponse
+	}
+)
+
 var file_handoff_v1_trust_service_proto_depIdxs = []int32{
 	0, // 0: handoff.v1.TrustService.GetTrustList:input_type -> handoff.v1.GetTrustListRequest
 	2, // 1: handoff.v1.TrustService.WatchTrustList:input_type -> handoff.v1.WatchTrustListRequest
-	1, // 2: handoff.v1.TrustService.GetTrustList:output_type -> handoff.v1.GetTrustListResponse
-	3, // 3: handoff.v1.TrustService.WatchTrustList:output_type -> handoff.v1.WatchTrustListResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	4, // 2: handoff.v1.TrustService.GetTrustEntries:input_type -> handoff.v1.GetTrustEntriesRequest
+	1, // 3: handoff.v1.TrustService.GetTrustList:output_type -> handoff.v1.GetTrustListResponse
+	3, // 4: handoff.v1.TrustService.WatchTrustList:output_type -> handoff.v1.WatchTrustListResponse
+	5, // 5: handoff.v1.TrustService.GetTrustEntries:output_type -> handoff.v1.GetTrustEntriesResponse
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -259,7 +388,7 @@ func file_handoff_v1_trust_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handoff_v1_trust_service_proto_rawDesc), len(file_handoff_v1_trust_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,7 @@ package handoffv1
 
 import (
 	context "context"
+
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -19,8 +20,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TrustService_GetTrustList_FullMethodName   = "/handoff.v1.TrustService/GetTrustList"
-	TrustService_WatchTrustList_FullMethodName = "/handoff.v1.TrustService/WatchTrustList"
+	TrustService_GetTrustList_FullMethodName    = "/handoff.v1.TrustService/GetTrustList"
+	TrustService_WatchTrustList_FullMethodName  = "/handoff.v1.TrustService/WatchTrustList"
+	TrustService_GetTrustEntries_FullMethodName = "/handoff.v1.TrustService/GetTrustEntries"
 )
 
 // TrustServiceClient is the client API for TrustService service.
@@ -33,22 +35,31 @@ const (
 // Anybody may read it: the list names no user and no secret, and it is its
 // signature by the trust key that makes it believed, not the connection. No
 // method requires a session or a token.
+//
+// Its errors carry google.rpc.ErrorInfo with the domain "handoff.trust" and the
+// reason that the method names.
 type TrustServiceClient interface {
-	// GetTrustList returns the newest list, where it has at most 30,000 bytes.
+	// GetTrustList returns the newest statement.
 	//
-	// Fails with RESOURCE_EXHAUSTED when it is longer: WatchTrustList sends it in
-	// parts. Fails with UNAVAILABLE when there is none to rely on: the issuer has
-	// not signed one yet, or could not for so long that the last has expired.
+	// Fails with UNAVAILABLE, LIST_MISSING, when there is none to rely on: the issuer
+	// has not signed one yet, or could not for so long that the last has expired.
 	GetTrustList(ctx context.Context, in *GetTrustListRequest, opts ...grpc.CallOption) (*GetTrustListResponse, error)
-	// WatchTrustList sends the newest list at once and then each newer one, as
-	// soon as something is taken back and at short intervals otherwise, a long one
-	// in parts. A reader that is slower than the lists come is sent the newest alone.
+	// WatchTrustList sends the newest statement at once and then each newer one, as
+	// soon as something is taken back and at short intervals otherwise. A reader that
+	// is slower than they come is sent the newest only.
 	//
-	// Ends with UNAVAILABLE when there is no list to rely on, when the reader has
-	// not taken a list while several newer ones were signed, and when the server
-	// stops: call again, after a pause. Ends with RESOURCE_EXHAUSTED when there are
-	// as many readers as the server takes.
+	// Ends with UNAVAILABLE when there is none to rely on, LIST_MISSING, and when the
+	// server stops, SERVER_STOPS: call again, after a pause. Ends with
+	// RESOURCE_EXHAUSTED when there are as many readers as the server takes: call
+	// GetTrustList now and then.
 	WatchTrustList(ctx context.Context, in *WatchTrustListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTrustListResponse], error)
+	// GetTrustEntries sends the entries that a statement names, or what they differ
+	// by from those that the reader has, in parts.
+	//
+	// Fails with NOT_FOUND, ENTRIES_UNKNOWN, when no current statement names them:
+	// read a newer one. Ends with UNAVAILABLE, READER_SLOW, when the reader has not
+	// taken them in the time in which several newer ones came.
+	GetTrustEntries(ctx context.Context, in *GetTrustEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetTrustEntriesResponse], error)
 }
 
 type trustServiceClient struct {
@@ -88,6 +99,25 @@ func (c *trustServiceClient) WatchTrustList(ctx context.Context, in *WatchTrustL
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TrustService_WatchTrustListClient = grpc.ServerStreamingClient[WatchTrustListResponse]
 
+func (c *trustServiceClient) GetTrustEntries(ctx context.Context, in *GetTrustEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetTrustEntriesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TrustService_ServiceDesc.Streams[1], TrustService_GetTrustEntries_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetTrustEntriesRequest, GetTrustEntriesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TrustService_GetTrustEntriesClient = grpc.ServerStreamingClient[GetTrustEntriesResponse]
+
 // TrustServiceServer is the server API for TrustService service.
 // All implementations must embed UnimplementedTrustServiceServer
 // for forward compatibility.
@@ -98,22 +128,31 @@ type TrustService_WatchTrustListClient = grpc.ServerStreamingClient[WatchTrustLi
 // Anybody may read it: the list names no user and no secret, and it is its
 // signature by the trust key that makes it believed, not the connection. No
 // method requires a session or a token.
+//
+// Its errors carry google.rpc.ErrorInfo with the domain "handoff.trust" and the
+// reason that the method names.
 type TrustServiceServer interface {
-	// GetTrustList returns the newest list, where it has at most 30,000 bytes.
+	// GetTrustList returns the newest statement.
 	//
-	// Fails with RESOURCE_EXHAUSTED when it is longer: WatchTrustList sends it in
-	// parts. Fails with UNAVAILABLE when there is none to rely on: the issuer has
-	// not signed one yet, or could not for so long that the last has expired.
+	// Fails with UNAVAILABLE, LIST_MISSING, when there is none to rely on: the issuer
+	// has not signed one yet, or could not for so long that the last has expired.
 	GetTrustList(context.Context, *GetTrustListRequest) (*GetTrustListResponse, error)
-	// WatchTrustList sends the newest list at once and then each newer one, as
-	// soon as something is taken back and at short intervals otherwise, a long one
-	// in parts. A reader that is slower than the lists come is sent the newest alone.
+	// WatchTrustList sends the newest statement at once and then each newer one, as
+	// soon as something is taken back and at short intervals otherwise. A reader that
+	// is slower than they come is sent the newest only.
 	//
-	// Ends with UNAVAILABLE when there is no list to rely on, when the reader has
-	// not taken a list while several newer ones were signed, and when the server
-	// stops: call again, after a pause. Ends with RESOURCE_EXHAUSTED when there are
-	// as many readers as the server takes.
+	// Ends with UNAVAILABLE when there is none to rely on, LIST_MISSING, and when the
+	// server stops, SERVER_STOPS: call again, after a pause. Ends with
+	// RESOURCE_EXHAUSTED when there are as many readers as the server takes: call
+	// GetTrustList now and then.
 	WatchTrustList(*WatchTrustListRequest, grpc.ServerStreamingServer[WatchTrustListResponse]) error
+	// GetTrustEntries sends the entries that a statement names, or what they differ
+	// by from those that the reader has, in parts.
+	//
+	// Fails with NOT_FOUND, ENTRIES_UNKNOWN, when no current statement names them:
+	// read a newer one. Ends with UNAVAILABLE, READER_SLOW, when the reader has not
+	// taken them in the time in which several newer ones came.
+	GetTrustEntries(*GetTrustEntriesRequest, grpc.ServerStreamingServer[GetTrustEntriesResponse]) error
 	mustEmbedUnimplementedTrustServiceServer()
 }
 
@@ -127,8 +166,13 @@ type UnimplementedTrustServiceServer struct{}
 func (UnimplementedTrustServiceServer) GetTrustList(context.Context, *GetTrustListRequest) (*GetTrustListResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTrustList not implemented")
 }
+
 func (UnimplementedTrustServiceServer) WatchTrustList(*WatchTrustListRequest, grpc.ServerStreamingServer[WatchTrustListResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchTrustList not implemented")
+}
+
+func (UnimplementedTrustServiceServer) GetTrustEntries(*GetTrustEntriesRequest, grpc.ServerStreamingServer[GetTrustEntriesResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetTrustEntries not implemented")
 }
 func (UnimplementedTrustServiceServer) mustEmbedUnimplementedTrustServiceServer() {}
 func (UnimplementedTrustServiceServer) testEmbeddedByValue()                      {}
@@ -180,6 +224,17 @@ func _TrustService_WatchTrustList_Handler(srv interface{}, stream grpc.ServerStr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TrustService_WatchTrustListServer = grpc.ServerStreamingServer[WatchTrustListResponse]
 
+func _TrustService_GetTrustEntries_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetTrustEntriesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TrustServiceServer).GetTrustEntries(m, &grpc.GenericServerStream[GetTrustEntriesRequest, GetTrustEntriesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TrustService_GetTrustEntriesServer = grpc.ServerStreamingServer[GetTrustEntriesResponse]
+
 // TrustService_ServiceDesc is the grpc.ServiceDesc for TrustService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +251,11 @@ var TrustService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchTrustList",
 			Handler:       _TrustService_WatchTrustList_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetTrustEntries",
+			Handler:       _TrustService_GetTrustEntries_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -2,11 +2,14 @@ package pair
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
 	"time"
 
@@ -31,6 +34,7 @@ import (
 type Client struct {
 	Sessions server1v1.SessionServiceClient
 	Handoffs handoffv1.HandoffServiceClient
+	Grants   handoffv1.GrantServiceClient
 	Invoices server2v1.InvoiceServiceClient
 
 	connections []*grpc.ClientConn
@@ -39,7 +43,12 @@ type Client struct {
 // Dial returns a client of the pair at these addresses, whose certificates the
 // authority in the file ca has signed.
 func Dial(server1, server2, ca string) (*Client, error) {
-	transport, err := trustIn(ca)
+	return DialAs(server1, server2, ca)
+}
+
+// DialAs is Dial of a client that has a certificate of its own, if one is given.
+func DialAs(server1, server2, ca string, own ...tls.Certificate) (*Client, error) {
+	transport, err := trustIn(ca, own...)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +95,19 @@ func balance(replicas []*Process, transport grpc.DialOption) (*grpc.ClientConn, 
 	return grpc.NewClient("replicas:///localhost", transport, grpc.WithResolvers(addresses), grpc.WithDefaultServiceConfig(inTurns))
 }
 
-func trustIn(ca string) (grpc.DialOption, error) {
+// NewCertificate makes a certificate for a client, which nobody but the client has
+// signed.
+func NewCertificate() (tls.Certificate, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+func trustIn(ca string, own ...tls.Certificate) (grpc.DialOption, error) {
 	authority, err := os.ReadFile(ca)
 	if err != nil {
 		return nil, err
@@ -95,13 +116,14 @@ func trustIn(ca string) (grpc.DialOption, error) {
 	if !roots.AppendCertsFromPEM(authority) {
 		return nil, fmt.Errorf("%s holds no certificate", ca)
 	}
-	return grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13})), nil
+	return grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, Certificates: own})), nil
 }
 
 func newClient(one, two *grpc.ClientConn) *Client {
 	return &Client{
 		Sessions:    server1v1.NewSessionServiceClient(one),
 		Handoffs:    handoffv1.NewHandoffServiceClient(one),
+		Grants:      handoffv1.NewGrantServiceClient(one),
 		Invoices:    server2v1.NewInvoiceServiceClient(two),
 		connections: []*grpc.ClientConn{one, two},
 	}
@@ -183,4 +205,13 @@ func (c *Client) Export(ctx context.Context, token string, request *server2v1.Ex
 		}
 		payments = append(payments, response.GetPayment())
 	}
+}
+
+// NewRequestID returns a random UUID (RFC 9562, version 4), as SERVER2 asks for one
+// with each payment.
+func NewRequestID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
+	"github.com/handoff-auth/handoff/shared/serving/harness"
 )
 
 // The names by which the two know each other, and the password of every demo
@@ -25,6 +25,12 @@ const (
 	Audience      = "https://billing.localhost"
 	OtherAudience = "https://archive.localhost" // SERVER1 may hand off to it; nobody runs it
 	Password      = "correct horse battery staple"
+)
+
+// The hosts that a browser visits.
+const (
+	shopHost    = "shop.localhost"
+	billingHost = "billing.localhost"
 )
 
 // User is a demo user.
@@ -48,10 +54,15 @@ type Config struct {
 	Issuers int
 	// Postgres has all SERVER1s keep one database in it, and all SERVER2s another.
 	// Nil: files.
-	Postgres *Postgres
-	// Trust has SERVER2 follow SERVER1's trust list, with the public trust key
-	// alone. Otherwise it is given a file with the public signing key.
+	Postgres *harness.Postgres
+	// Trust has SERVER2 follow SERVER1's trust list, with only the public trust key,
+	// and both serve pages for browsers. Otherwise it is given a file with the public
+	// signing key, and there are no pages.
 	Trust bool
+	// Visits is how long a visit can last; zero: there are none. It needs Trust. Payers
+	// may visit each audience, to look at invoices and payments. A key that is retired
+	// stays on the list for as long.
+	Visits time.Duration
 	// Linked is how many audiences, the last ones, read the trust list through a
 	// link of their own: Pair.Links.
 	Linked int
@@ -80,7 +91,12 @@ type Pair struct {
 	Users map[string]User
 
 	config  Config
+	sealTo  string   // the file of the key to which SERVER1 seals; empty: it does not
 	listen1 []string // where each SERVER1 listens: audiences are told before it starts
+	web1    []string // and where for browsers
+	listen2 []string // where each SERVER2 does; empty until it starts
+	web2    []string // and where for browsers
+	held    []*harness.Port
 }
 
 // Start makes the keys, the certificates, the users and the invoices, and starts
@@ -91,6 +107,8 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 	p := &Pair{
 		config: config, CA: filepath.Join(config.Dir, "tls", "ca.pem"),
 		Issuers: make([]*Process, config.Issuers), Audiences: make([]*Process, config.Audiences), listen1: make([]string, config.Issuers),
+		listen2: make([]string, config.Audiences), web2: make([]string, config.Audiences),
+		web1: make([]string, config.Issuers),
 	}
 	folders := []string{p.path("server1")}
 	for i := range p.Audiences {
@@ -103,7 +121,10 @@ func Start(ctx context.Context, config Config) (*Pair, error) {
 	}
 	for i := range p.listen1 {
 		var err error
-		if p.listen1[i], err = freeAddress(); err != nil {
+		if p.listen1[i], err = p.hold(); err != nil {
+			return nil, err
+		}
+		if p.web1[i], err = p.hold(); err != nil {
 			return nil, err
 		}
 	}
@@ -128,6 +149,10 @@ func (p *Pair) Stop() error {
 	for _, link := range p.Links {
 		link.Close()
 	}
+	for _, port := range p.held {
+		failures = append(failures, port.Close())
+	}
+	p.held = nil
 	return errors.Join(failures...)
 }
 
@@ -177,17 +202,55 @@ func (p *Pair) makeKeys(ctx context.Context) error {
 	}
 	commands := [][]string{
 		{"keygen", "--out", p.path("server1", public)},
-		{"devcert", "--out", p.path("tls"), "--host", "localhost", "--host", "127.0.0.1"},
+		{"devcert", "--out", p.path("tls"), "--host", "localhost", "--host", "127.0.0.1", "--host", shopHost, "--host", billingHost},
 	}
 	for i := range p.Audiences {
 		commands = append(commands, []string{"public", "--key", p.path("server1", public), "--out", p.server2(i, "issuer.jwks")})
 	}
+	commands = append(commands,
+		[]string{"keygen", "--use", "enc", "--out", p.unsealKey()},
+		[]string{"public", "--key", p.unsealKey(), "--out", p.SealKey()})
+	return p.handoff(ctx, commands...)
+}
+
+// handoff runs commands of the operators'.
+func (p *Pair) handoff(ctx context.Context, commands ...[]string) error {
 	for _, args := range commands {
 		if _, err := run(ctx, "", p.program("handoff"), args...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unsealKey is the file of the key that opens what is sealed to SERVER2, which all
+// replicas have.
+func (p *Pair) unsealKey() string { return p.server2(0, "unseal.key") }
+
+// SealKey is the file of its public half, which SERVER2's operator has given to
+// SERVER1's.
+func (p *Pair) SealKey() string { return p.path("server1", "billing-seal.jwks") }
+
+// Seal has SERVER1 seal all tokens for SERVER2 within the second, or no longer.
+func (p *Pair) Seal(ctx context.Context, on bool) error {
+	p.sealTo = ""
+	if on {
+		p.sealTo = p.SealKey()
+	}
+	return p.writePolicy(ctx)
+}
+
+// SealTo has SERVER1 seal them to the public key in a file.
+func (p *Pair) SealTo(ctx context.Context, file string) error {
+	p.sealTo = file
+	return p.writePolicy(ctx)
+}
+
+// NewUnsealKey makes a key that opens sealed tokens, in a file, and its public half in
+// another.
+func (p *Pair) NewUnsealKey(ctx context.Context, name string) (private, public string, err error) {
+	private, public = p.path(name+".key"), p.path(name+".jwks")
+	return private, public, p.handoff(ctx, []string{"keygen", "--use", "enc", "--out", private}, []string{"public", "--key", private, "--out", public})
 }
 
 var addedID = regexp.MustCompile(`\bid ([^ ,]+)`)
@@ -236,7 +299,7 @@ func (p *Pair) writeInvoices(ctx context.Context) error {
 		minorUnits int64
 	}{
 		"INV-42": {"alice", 1200}, "INV-44": {"alice", 500}, "INV-43": {"bob", 9900}, "INV-45": {"bob", 2500},
-		"INV-46": {"alice", 700}, "INV-47": {"alice", 300},
+		"INV-46": {"alice", 700}, "INV-47": {"alice", 300}, "INV-48": {"alice", 1900}, "INV-49": {"alice", 850},
 	} {
 		all = append(all, invoice{id, Issuer, p.Users[of.user].ID, "EUR", of.minorUnits})
 	}
@@ -258,15 +321,32 @@ func (p *Pair) writeInvoices(ctx context.Context) error {
 // writePolicy writes which roles may hand off what to whom.
 func (p *Pair) writePolicy(context.Context) error {
 	roles := func(names ...string) any { return map[string]any{"roles": names} }
-	return writeJSON(p.path("server1", "policy.json"), map[string]any{"audiences": map[string]any{
-		Audience: map[string]any{
-			"target": p.Server2.Address,
-			"methods": map[string]any{
-				server2v1.InvoiceService_GetInvoice_FullMethodName:     roles("payer"),
-				server2v1.InvoiceService_PayInvoice_FullMethodName:     roles("payer"),
-				server2v1.InvoiceService_ExportPayments_FullMethodName: roles("auditor"),
-			},
+	billing := map[string]any{
+		"target": p.Server2.Address,
+		"methods": map[string]any{
+			server2v1.InvoiceService_GetInvoice_FullMethodName:     roles("payer"),
+			server2v1.InvoiceService_PayInvoice_FullMethodName:     roles("payer"),
+			server2v1.InvoiceService_ExportPayments_FullMethodName: roles("auditor"),
 		},
+	}
+	if p.config.Trust {
+		billing["web"] = p.Billing()
+	}
+	if p.sealTo != "" {
+		keys, err := os.ReadFile(p.sealTo)
+		if err != nil {
+			return err
+		}
+		billing["seal"] = json.RawMessage(keys)
+	}
+	if p.config.Visits > 0 {
+		billing["visits"] = map[string]any{"roles": []string{"payer"}, "methods": []string{
+			server2v1.InvoiceService_GetInvoice_FullMethodName, server2v1.InvoiceService_ListInvoices_FullMethodName,
+			server2v1.InvoiceService_ExportPayments_FullMethodName,
+		}}
+	}
+	return writeJSON(p.path("server1", "policy.json"), map[string]any{"audiences": map[string]any{
+		Audience: billing,
 		OtherAudience: map[string]any{
 			"target":  "dns:///archive.localhost:443",
 			"methods": map[string]any{server2v1.InvoiceService_PayInvoice_FullMethodName: roles("payer")},
@@ -279,7 +359,11 @@ func writeJSON(path string, value any) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(text, '\n'), 0o600)
+	temporary := path + ".new" // a server may be reading
+	if err := os.WriteFile(temporary, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
 }
 
 // database1 is what SERVER1's --database is given, and database2 an audience's.
@@ -313,12 +397,15 @@ func (p *Pair) startIssuer(ctx context.Context, i int) error {
 	args := []string{
 		"serve", "--listen", p.listen1[i],
 		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-		"--issuer", Issuer, "--policy", p.path("server1", "policy.json"), "--database", p.database1(),
+		"--issuer", Issuer, "--policy", p.path("server1", "policy.json"), "--database", p.database1(), "--client-certificates",
 	}
 	if p.config.Trust {
-		args = append(args, "--key-dir", p.path("server1", "keys"), "--trust-key", p.path("server1", "trust.key"))
+		args = append(args, "--key-dir", p.path("server1", "keys"), "--trust-key", p.path("server1", "trust.key"), "--http", p.web1[i])
 	} else {
 		args = append(args, "--key", p.path("server1", "signing.key"))
+	}
+	if p.config.Visits > 0 {
+		args = append(args, "--max-visit-lifetime", p.config.Visits.String())
 	}
 	log := p.path("server1", "server1.log")
 	if i > 0 {
@@ -355,19 +442,27 @@ func (p *Pair) Restart(ctx context.Context) error {
 // StartServer2 starts an audience, which must not be running: on a free port, or
 // where it was before.
 func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
-	listen := "127.0.0.1:0"
-	if before := p.Audiences[i]; before != nil {
-		listen = before.Address
+	if p.listen2[i] == "" {
+		if p.listen2[i], err = p.hold(); err != nil {
+			return err
+		}
+		if p.web2[i], err = p.hold(); err != nil {
+			return err
+		}
 	}
 	args := []string{
-		"serve", "--listen", listen,
+		"serve", "--listen", p.listen2[i],
 		"--tls-cert", p.path("tls", "server.pem"), "--tls-key", p.path("tls", "server.key"),
-		"--audience", Audience, "--issuer", Issuer, "--database", p.database2(i),
+		"--audience", Audience, "--issuer", Issuer, "--database", p.database2(i), "--unseal-key", p.unsealKey(), "--client-certificates",
 	}
 	if p.config.Trust {
-		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.trustSource(i), "--trust-ca", p.CA)
+		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.trustSource(i), "--trust-ca", p.CA,
+			"--http", p.web2[i], "--issuer-origin", p.Shop(), "--issuer-return", p.Shop()+"/orders/")
 	} else {
 		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
+	}
+	if p.config.Visits > 0 {
+		args = append(args, "--issuer-visit", p.Shop()+"/visit")
 	}
 	args = append(args, p.config.Server2...)
 	if p.config.Audience != nil {
@@ -391,13 +486,14 @@ func (p *Pair) startAudiences(ctx context.Context) error {
 	return nil
 }
 
-// freeAddress returns a loopback address that was free a moment ago.
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// hold holds a port for a server that may come back on it, until Stop.
+func (p *Pair) hold() (address string, err error) {
+	port, err := harness.HoldPort()
 	if err != nil {
 		return "", err
 	}
-	return listener.Addr().String(), listener.Close()
+	p.held = append(p.held, port)
+	return port.Address(), nil
 }
 
 // Operate runs a command of SERVER1's operator on the database of the running

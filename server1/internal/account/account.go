@@ -9,7 +9,7 @@
 //
 // Authenticate does the same work, one argon2id hash, whether the user exists
 // or not, is disabled or not, and has one answer for all that is wrong. A user's
-// id is random and never another user's, whatever becomes of the name.
+// id is random and never another user's, even if the name is.
 //
 // # What it does not do
 //
@@ -79,10 +79,7 @@ func (d *Directory) Add(ctx context.Context, name string, roles []string, passwo
 			return database.User{}, fmt.Errorf("%q is not 1 to 64 characters of a-z, 0-9, '.', '_' and '-'", part)
 		}
 	}
-	if len(password) < MinPassword || len(password) > MaxPassword {
-		return database.User{}, fmt.Errorf("a password has %d to %d bytes", MinPassword, MaxPassword)
-	}
-	hash, err := d.hasher.Hash(ctx, password)
+	hash, err := d.hash(ctx, password)
 	if err != nil {
 		return database.User{}, err
 	}
@@ -93,6 +90,25 @@ func (d *Directory) Add(ctx context.Context, name string, roles []string, passwo
 		Roles: slices.Compact(roles), Created: d.now().UTC().Truncate(time.Millisecond),
 	}
 	return u, d.db.AddUser(ctx, u)
+}
+
+// SetPassword gives a user another password without knowing the old one, as an operator
+// does, ends the user's sessions and takes the handoffs back. It returns
+// database.ErrNotFound if there is no user of the name.
+func (d *Directory) SetPassword(ctx context.Context, name, password string) error {
+	hash, err := d.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return d.db.SetPassword(ctx, name, hash, d.now())
+}
+
+// hash returns the hash of a password that is neither too short nor too long.
+func (d *Directory) hash(ctx context.Context, password string) (string, error) {
+	if len(password) < MinPassword || len(password) > MaxPassword {
+		return "", fmt.Errorf("a password has %d to %d bytes", MinPassword, MaxPassword)
+	}
+	return d.hasher.Hash(ctx, password)
 }
 
 // Authenticate returns the user with this name and password. Its errors are a

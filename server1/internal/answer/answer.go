@@ -10,8 +10,11 @@
 package answer
 
 import (
+	"time"
+
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
@@ -45,18 +48,41 @@ func Worded(reason handoff.Reason, text string, cause error) error {
 	return &refusal{Refusal: r, status: status.FromProto(worded)}
 }
 
-// Invalid returns an error that answers with ARGUMENT_INVALID and names the
-// field of the request. problem is shown to the caller: it must not repeat what
-// the field has.
-func Invalid(field, problem string) error {
-	return At(field, &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Detail: problem})
+// Later returns an error that answers with LIMIT_EXCEEDED, and with how long to wait.
+func Later(text string, wait time.Duration) error {
+	r := &handoff.Refusal{Reason: handoff.ReasonLimitExceeded}
+	worded := handoffgrpc.StatusOf(r).Proto() // a copy
+	worded.Message = text
+	st := status.FromProto(worded)
+	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(wait.Truncate(time.Millisecond) + time.Millisecond)}
+	if detailed, err := st.WithDetails(retry); err == nil {
+		st = detailed
+	}
+	return &refusal{Refusal: r, status: st}
 }
 
-// At returns an error that answers with r, whose Detail the caller may know, and
-// names the field of the request.
+// Invalid returns an error that answers with ARGUMENT_INVALID, names the field of the
+// request, and says in the text what is wrong with it; an empty field is the request.
+// problem is shown to the caller: it must not repeat what the field has.
+func Invalid(field, problem string) error {
+	name := field
+	if name == "" {
+		name = "the request"
+	}
+	return about(field, name+" "+problem, &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Detail: problem})
+}
+
+// At returns an error that answers with r, whose Detail the caller may know and gets
+// with the reason's text, and names the field of the request.
 func At(field string, r *handoff.Refusal) error {
+	return about(field, handoffgrpc.StatusOf(r).Message()+": "+r.Detail, r)
+}
+
+func about(field, text string, r *handoff.Refusal) error {
 	violation := &errdetails.BadRequest_FieldViolation{Field: field, Description: r.Detail, Reason: r.Reason.String()}
-	st := handoffgrpc.StatusOf(r)
+	worded := handoffgrpc.StatusOf(r).Proto() // a copy
+	worded.Message = text
+	st := status.FromProto(worded)
 	if detailed, err := st.WithDetails(&errdetails.BadRequest{
 		FieldViolations: []*errdetails.BadRequest_FieldViolation{violation},
 	}); err == nil {

@@ -18,36 +18,52 @@
 // user's row, so that a sign-out which was acknowledged cannot be overtaken. An
 // error other than those named here means that the database does not answer.
 //
-// Whatever takes handoffs back records it in the transaction that ends the
+// All that takes handoffs back records it in the transaction that ends the
 // session or the user; and as every handoff is recorded before it is handed out,
 // the record knows until when that matters: what touches no live token is not
 // listed.
 //
 // # What it does not do
 //
-// It never deletes from the audit: how long that is kept is the operator's to
-// decide. What is older than the longest token life matters to no promise. It has
-// no private key.
+// It has no private key. It deletes from the audit only what Sweep is told: a row that
+// is older than the longest token life matters to no promise.
+//
+// # Clocks
+//
+// PostgreSQL has a clock of its own. A process whose clock differs from it by more
+// than --skew changes nothing and is not ready. On SQLite there is one clock, the
+// machine's, and nothing to hold it against: it must be right before a server starts.
 //
 // # Dialects
 //
-// The SQL is what SQLite and PostgreSQL have in common. What is SQLite's alone
-// stands in sqlite.go and writer.go, what is PostgreSQL's in postgres.go. SQLite
-// has one writer at a time; on PostgreSQL, a change first locks the row of the one
-// user whom it concerns, and then sees what is committed by then.
+// The SQL is what SQLite and PostgreSQL have in common. What only one of them has
+// stands in sqlite.go and postgres.go. SQLite has one writer at a time; on PostgreSQL,
+// a change first locks the row of the user whom it concerns, and then sees what is
+// committed by then. A change that locks more has one order, so that no two wait for
+// each other: users, then grants, both by the bytes of their ids, then anything else, and
+// last what counts the changes of the trust list.
+//
+// On both, what takes something back goes ahead of what hands something out: it does
+// not wait for the callers that are queued, in this process or in another.
 package database
 
 import (
 	"context"
 	"database/sql"
+	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
+
+//go:embed migrations/*.sql
+var migrations embed.FS
 
 // What the methods answer when the database does.
 var (
@@ -55,16 +71,26 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrNameTaken means that another user has the name.
 	ErrNameTaken = errors.New("the name is taken")
-	// ErrTooMany means that a user has had as many handoffs taken back one by one as
-	// can be listed.
-	ErrTooMany = errors.New("as many handoffs of the user are taken back as can be listed")
+	// ErrTooMany means that a user has as many as can be: of handoffs that are taken
+	// back one by one, of grants, or of a client's keys.
+	ErrTooMany = errors.New("there are as many as can be")
+	// ErrKeyTaken means that a key is another client's, or signs handoffs.
+	ErrKeyTaken = errors.New("the key is another client's, or signs handoffs")
+	// ErrNoClient means that there is no such client, or it is disabled.
+	ErrNoClient = errors.New("no such client")
+	// errNotAFile is Backup's on PostgreSQL.
+	errNotAFile = errors.New("the database is a PostgreSQL: pg_dump copies it")
+	// ErrNoGrant means that there is no such grant, or it does not stand.
+	ErrNoGrant = errors.New("no such grant")
+	// ErrRoles means that a user has other roles than those by which a token was signed.
+	ErrRoles = errors.New("the user has other roles by now")
+	// ErrSpent means that an assertion has been spent before.
+	ErrSpent = errors.New("the assertion has been spent before")
 	// ErrNoIssuer means that no server has run on the database yet.
 	ErrNoIssuer = errors.New("no server has run on this database yet")
-	// ErrClockAhead means that by this machine's clock no handoff can be issued, no
-	// trust list numbered and no signing key changed.
-	ErrClockAhead = errors.New("this machine's clock is ahead of the database's by more than clocks may differ")
-	// ErrClockBehind means that by this machine's clock no signing key can be changed.
-	ErrClockBehind = errors.New("this machine's clock is behind the database's by more than clocks may differ")
+	// ErrClock means that the clocks of this machine and of the database differ by more
+	// than they may (--skew): nothing is done by such a clock.
+	ErrClock = errors.New("the clocks of this machine and of the database differ by more than they may (--skew)")
 )
 
 // CutOffError is why a handoff cannot be recorded whose user was cut off: it was
@@ -79,7 +105,7 @@ func (*CutOffError) Error() string { return "the handoff is taken back with all 
 
 // refused reports whether err is an answer, and nothing has failed.
 func refused(err error) bool {
-	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrNoIssuer, ErrClockAhead, ErrClockBehind} {
+	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrKeyTaken, ErrNoClient, ErrNoGrant, ErrRoles, ErrSpent, ErrNoIssuer, ErrClock} {
 		if errors.Is(err, answer) {
 			return true
 		}
@@ -91,28 +117,54 @@ func refused(err error) bool {
 // DB is SERVER1's database. It is safe for concurrent use, in several processes
 // too.
 type DB struct {
+	// Now is the clock of this process, which is held against the database's own:
+	// time.Now, unless set before use.
+	Now func() time.Time
+
 	read    *sql.DB
 	live    *sql.Stmt // selectLive, of read
+	client  *sql.Stmt // selectClient, likewise
 	writer  changer
 	dialect dialect
-	changed chan struct{}
-	ring    sync.Mutex   // held by ChangeRing
-	skew    atomic.Int64 // of the terms that this process keeps to, in milliseconds
-	opened  time.Time
+	// prepared are statements of the writer's, by their text.
+	prepared map[string]*sql.Stmt
+	group    *group // records handoffs together; nil: the writer does
+	entries  knownEntries
+	changed  chan struct{}
+	copyTo   func(ctx context.Context, file string) error // nil: it is no file
+	ring     sync.Mutex                                   // held by ChangeRing
+	skew     atomic.Int64                                 // of the terms that this process keeps to, in milliseconds
+	wrong    atomic.Bool                                  // by the last look, the clocks differ by more than they may
 }
 
 // changer makes changes.
 type changer interface {
-	// change has do made in a transaction. It returns nil when that is on disk.
-	change(ctx context.Context, do func(context.Context, *sql.Tx) error) error
-	close() error
+	// Change runs do in a transaction. It returns nil when that is on disk. What do did
+	// can be undone, and do run again.
+	Change(ctx context.Context, do func(context.Context, *sql.Tx) error) error
+	// ChangeFirst is Change, ahead of what waits there.
+	ChangeFirst(ctx context.Context, do func(context.Context, *sql.Tx) error) error
+	// ChangeOrNothing is Change for a do that has changed nothing when it returns an
+	// answer.
+	ChangeOrNothing(ctx context.Context, do func(context.Context, *sql.Tx) error) error
+	// ready needs what a change needs, and changes nothing.
+	ready(ctx context.Context) error
+	// limit sets how many connections may be open. It is called before the first change.
+	limit(connections int)
+	// Close closes the database, for readers too.
+	Close() error
 }
+
+// patience is how long a change may take once it is its turn, and how long a
+// read may take. It is well under any caller's deadline.
+const patience = 3 * time.Second
 
 // dialect is where the databases differ otherwise.
 type dialect struct {
 	hold        string           // ends a SELECT whose rows are to stand until the change ends
+	holdInOrder string           // likewise, by their ids, in the order of holdAll
 	holdFree    string           // likewise, and leaves out the rows that others hold
-	clock       string           // the database's own time, in Unix milliseconds; 0: it is this machine's
+	clock       string           // the database's own time, in Unix milliseconds; empty: it is this machine's
 	snapshot    *sql.TxOptions   // of a transaction that reads what was there at one moment
 	isDuplicate func(error) bool // a row was refused because its key exists
 }
@@ -128,28 +180,46 @@ type dialect struct {
 //
 // The error names no setting, and repeats no URL, which can have a password.
 func Open(ctx context.Context, location string) (*DB, error) {
-	if isURL(location) {
-		return openPostgres(ctx, location)
+	at, err := locate(location)
+	if err != nil {
+		return nil, err
 	}
-	return openSQLite(ctx, location)
+	if at.URL != nil {
+		return openPostgres(ctx, at.URL)
+	}
+	return openSQLite(ctx, at.Path)
 }
 
 // OpenExisting is Open, but makes no file.
 func OpenExisting(ctx context.Context, location string) (*DB, error) {
-	if !isURL(location) {
-		if _, err := os.Stat(location); err != nil {
-			return nil, err
+	at, err := locate(location)
+	if err != nil {
+		return nil, err
+	}
+	if at.Path != "" {
+		if _, err := os.Stat(at.Path); errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.New("has no such file: \"user add\" and \"serve\" make one")
 		}
 	}
 	return Open(ctx, location)
 }
 
-func isURL(location string) bool {
-	return strings.HasPrefix(location, "postgres://") || strings.HasPrefix(location, "postgresql://")
+// Limit sets how many connections to a PostgreSQL may be open at once, at least 2.
+// Of a SQLite file it changes nothing.
+func (db *DB) Limit(connections int) { db.writer.limit(connections) }
+
+func locate(location string) (serving.Location, error) {
+	return serving.ParseLocation(location, "a file, or a URL that begins with postgres://", "postgres", "postgresql")
 }
 
-func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
-	return db.writer.change(ctx, do)
+func (db *DB) change(ctx context.Context, do func(context.Context, *transaction) error) error {
+	return db.writer.Change(ctx, db.inTime(do))
+}
+
+// changeFirst is change for what must not wait for those who are handed something: it
+// takes back, tells of what is taken back, or is an operator's.
+func (db *DB) changeFirst(ctx context.Context, do func(context.Context, *transaction) error) error {
+	return db.writer.ChangeFirst(ctx, db.inTime(do))
 }
 
 // Changed is signalled when this process has changed what the trust list states.
@@ -164,8 +234,14 @@ func (db *DB) tell() {
 	}
 }
 
+// transaction is one in the making.
+type transaction struct {
+	*sql.Tx
+	listed bool // it has changed what the trust list states
+}
+
 // look has do read what was there at one moment.
-func (db *DB) look(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+func (db *DB) look(ctx context.Context, do func(context.Context, *transaction) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tx, err := db.read.BeginTx(ctx, db.dialect.snapshot)
@@ -173,20 +249,26 @@ func (db *DB) look(ctx context.Context, do func(context.Context, *sql.Tx) error)
 		return wrap("looking", err)
 	}
 	defer tx.Rollback() // it has changed nothing
-	return do(ctx, tx)
+	return do(ctx, &transaction{Tx: tx})
 }
 
 // Close waits for running calls and closes the database.
 func (db *DB) Close() error {
-	return errors.Join(db.live.Close(), db.read.Close(), db.writer.close())
+	return errors.Join(db.live.Close(), db.client.Close(), db.writer.Close())
 }
 
-// Ready returns nil if the database answers.
+// neededTables are those that the server's work changes.
+var neededTables = []string{"users", "sessions", "audit", "revocations", "grants"}
+
+// Ready returns nil if the database takes the changes that the server's work needs,
+// and goes by the same clock.
 func (db *DB) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var version int
-	return db.read.QueryRowContext(ctx, `SELECT MAX(version) FROM migrations`).Scan(&version)
+	if err := db.writer.ready(ctx); err != nil {
+		return wrap("asking for changes", err)
+	}
+	return db.checkClock(ctx, db.read)
 }
 
 // wrap says what failed, unless the answer is that there is no such row.

@@ -2,9 +2,10 @@ package database
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/trust"
@@ -18,7 +19,7 @@ const TermsInterval = 10 * time.Second
 // field is set. It is an error if the database is another issuer's.
 func (db *DB) KeepTerms(ctx context.Context, terms trust.Terms, now time.Time) error {
 	db.skew.Store(terms.Skew.Milliseconds())
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeFirst(ctx, func(ctx context.Context, tx *transaction) error {
 		const first = `INSERT INTO issuer (id, name, seq, ring) VALUES (1, $1, 0, '{"keys":[]}') ON CONFLICT (id) DO NOTHING`
 		if _, err := tx.ExecContext(ctx, first, terms.Issuer); err != nil {
 			return wrap("naming the issuer", err)
@@ -42,14 +43,14 @@ func (db *DB) KeepTerms(ctx context.Context, terms trust.Terms, now time.Time) e
 // changed while something of the former can be alive, the longest. It returns
 // ErrNoIssuer if no process has ever said.
 func (db *DB) Terms(ctx context.Context, now time.Time) (terms trust.Terms, err error) {
-	err = db.look(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = db.look(ctx, func(ctx context.Context, tx *transaction) error {
 		terms, err = readTerms(ctx, tx, now)
 		return err
 	})
 	return terms, err
 }
 
-func readTerms(ctx context.Context, tx *sql.Tx, now time.Time) (longest trust.Terms, err error) {
+func readTerms(ctx context.Context, tx *transaction, now time.Time) (longest trust.Terms, err error) {
 	const all = `SELECT issuer.name, token_lifetime, list_lifetime, skew, used_at FROM terms, issuer ORDER BY used_at DESC`
 	rows, err := tx.QueryContext(ctx, all)
 	if err != nil {
@@ -97,19 +98,58 @@ func (db *DB) HasPublished(ctx context.Context) (yes bool, err error) {
 
 // Trust returns what a trust list states at now.
 func (db *DB) Trust(ctx context.Context, now time.Time) (state trust.State, err error) {
-	err = db.look(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = db.look(ctx, func(ctx context.Context, tx *transaction) error {
 		ring, err := readRing(ctx, tx, "")
 		if err != nil {
 			return err
 		}
 		state.Keys = ring.Listed(now)
-		state.Revoked, err = readEntries(ctx, tx, now)
+		state.Revoked, err = db.entries.read(ctx, tx, now)
 		return err
 	})
 	return state, err
 }
 
-func readEntries(ctx context.Context, tx *sql.Tx, now time.Time) (entries []trust.Entry, err error) {
+// knownEntries are what was taken back, as they were last read. They may be many, and are
+// read again only when they have changed. It is safe for concurrent use.
+type knownEntries struct {
+	mu    sync.Mutex
+	mark  entriesMark // zero: nothing has been read
+	at    time.Time   // what was over then was left out
+	known []trust.Entry
+}
+
+// entriesMark is another after each change of what was taken back.
+type entriesMark struct {
+	changes int64 // Each transaction that takes back moves it, by a random step: not even a database that has lost the last ones comes to the same.
+	latest  int64 // shows what was changed by hand, and that the table is there
+}
+
+// read returns what tx sees that is not over. The caller must not change it.
+func (e *knownEntries) read(ctx context.Context, tx *transaction, now time.Time) ([]trust.Entry, error) {
+	const ask = `SELECT (SELECT CAST(SUM(n) AS BIGINT) FROM changes), (SELECT COALESCE(MAX(ends_at), 0) FROM revocations)`
+	var mark entriesMark
+	if err := tx.QueryRowContext(ctx, ask).Scan(&mark.changes, &mark.latest); err != nil {
+		return nil, wrap("looking for changes", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	known := e.known
+	if mark != e.mark || now.Before(e.at) {
+		var err error
+		if known, err = readEntries(ctx, tx, now); err != nil {
+			return nil, err
+		}
+	}
+	isOver := func(entry trust.Entry) bool { return !now.Before(entry.Until) }
+	if slices.ContainsFunc(known, isOver) {
+		known = slices.DeleteFunc(slices.Clone(known), isOver) // others may be reading the former
+	}
+	e.mark, e.at, e.known = mark, now, slices.Clip(known)
+	return e.known, nil
+}
+
+func readEntries(ctx context.Context, tx *transaction, now time.Time) (entries []trust.Entry, err error) {
 	const live = `SELECT kind, id, cut_off_at, ends_at FROM revocations WHERE ends_at > $1`
 	rows, err := tx.QueryContext(ctx, live, toMillis(now))
 	if err != nil {
@@ -131,38 +171,31 @@ func readEntries(ctx context.Context, tx *sql.Tx, now time.Time) (entries []trus
 // Ring returns the issuer's signing keys. It returns ErrNoIssuer if no process has
 // ever said who that is.
 func (db *DB) Ring(ctx context.Context) (ring rotation.Ring, err error) {
-	err = db.look(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = db.look(ctx, func(ctx context.Context, tx *transaction) error {
 		ring, err = readRing(ctx, tx, "")
 		return err
 	})
 	return ring, err
 }
 
-// RingStep is one change of the signing keys, by the terms and the clock at now.
-type RingStep func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error)
-
-// ChangeRing has step change the signing keys, one process at a time, and returns
-// the ring that is on disk then. step is given the ring that is on disk before, and
-// the clock as it is read after that, when nobody else can take a step; its error
-// is returned as it is, and leaves the ring as it was. Where the database has a clock
-// of its own, ChangeRing returns ErrClockAhead or ErrClockBehind for one that differs
-// by more than clocks may: it would have a key sign or leave too early, or too late.
-func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingStep) (ring rotation.Ring, err error) {
+// ChangeRing replaces the issuer's signing keys by what change makes of them. With
+// Ring it is a rotation.Store's.
+func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, change rotation.Change) (ring rotation.Ring, err error) {
 	// Changes that are made together would see each other before they are on disk.
 	db.ring.Lock()
 	defer db.ring.Unlock()
 	var wrong error
-	err = db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
 		ring, err = readRing(ctx, tx, db.dialect.hold)
 		if err != nil {
 			return err
 		}
 		now := clock()
-		terms, err := db.agreed(ctx, tx, now)
+		terms, err := readTerms(ctx, tx, now)
 		if err != nil {
 			return err
 		}
-		if ring, wrong = step(ring, terms, now); wrong != nil {
+		if ring, wrong = change(ring, terms, now); wrong != nil {
 			return nil // there is nothing to undo
 		}
 		text, err := json.Marshal(ring)
@@ -172,7 +205,8 @@ func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingS
 		if _, err := tx.ExecContext(ctx, `UPDATE issuer SET ring = $1`, string(text)); err != nil {
 			return wrap("keeping the signing keys", err)
 		}
-		return noteChange(ctx, tx)
+		tx.listed = true
+		return nil
 	})
 	if err == nil {
 		err = wrong
@@ -180,7 +214,7 @@ func (db *DB) ChangeRing(ctx context.Context, clock func() time.Time, step RingS
 	return ring, err
 }
 
-func readRing(ctx context.Context, tx *sql.Tx, hold string) (rotation.Ring, error) {
+func readRing(ctx context.Context, tx *transaction, hold string) (rotation.Ring, error) {
 	var text string
 	err := tx.QueryRowContext(ctx, `SELECT ring FROM issuer`+hold).Scan(&text)
 	if err != nil {

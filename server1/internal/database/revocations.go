@@ -20,13 +20,13 @@ const MaxRevoked = 100
 // empty userID stands for an operator, who can take back any. To take back one
 // twice, or one that has expired, changes nothing.
 func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		const find = `SELECT user_id, session, expires_at FROM audit WHERE handoff_id = $1 AND event = $2`
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		const find = `SELECT user_id, COALESCE(session, ''), expires_at FROM audit WHERE handoff_id = $1 AND ` + isIssued
 		var (
 			e       = event{kind: eventHandoffRevoked, at: now, handoff: handoffID}
 			expires int64
 		)
-		err := tx.QueryRowContext(ctx, find, handoffID, eventHandoffIssued).Scan(&e.user, &e.session, &expires)
+		err := tx.QueryRowContext(ctx, find, handoffID).Scan(&e.user, &e.session, &expires)
 		if err != nil {
 			return wrap("reading a handoff", err)
 		}
@@ -57,7 +57,7 @@ func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now t
 }
 
 // boundRevoked refuses one revocation too many of a user that is held.
-func boundRevoked(ctx context.Context, tx *sql.Tx, userID string, now time.Time) error {
+func boundRevoked(ctx context.Context, tx *transaction, userID string, now time.Time) error {
 	const live = `SELECT COUNT(*) FROM revocations WHERE user_id = $1 AND kind = $2 AND ends_at > $3`
 	var n int
 	if err := tx.QueryRowContext(ctx, live, userID, string(trust.KindToken), toMillis(now)).Scan(&n); err != nil {
@@ -69,12 +69,17 @@ func boundRevoked(ctx context.Context, tx *sql.Tx, userID string, now time.Time)
 	return nil
 }
 
-// RevokeSession ends a session, by the id that its handoffs carry (sid), and takes
-// them back. It returns ErrNotFound if there is neither such a session nor a
-// handoff of it that can still be alive.
+// longAgo is how long ago everything was issued that can be alive: no visit lives for
+// half as long.
+const longAgo = 2 * time.Hour
+
+// RevokeSession ends a session, or withdraws a grant, by the id that its handoffs carry
+// (sid), and takes them back. A grant is found by an id that its handoffs carried before,
+// too. It returns ErrNotFound if there is neither such a session or grant nor a handoff
+// of it that can still be alive.
 func (db *DB) RevokeSession(ctx context.Context, handoffID string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		userID, err := userOfSession(ctx, tx, handoffID, now)
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		userID, grantID, err := ownerOf(ctx, tx, handoffID, now)
 		if err != nil {
 			return err
 		}
@@ -82,31 +87,43 @@ func (db *DB) RevokeSession(ctx context.Context, handoffID string, now time.Time
 		if err != nil {
 			return err
 		}
+		if grantID != "" { // before anything is listed: a grant is held first
+			if err := withdraw(ctx, tx, u, grantID, now); err != nil && !errors.Is(err, ErrNoGrant) { // it may be gone
+				return err
+			}
+		}
 		if err := endSession(ctx, tx, u, handoffID, now); err != nil {
 			return err
 		}
-		return record(ctx, tx, event{kind: eventSessionRevoked, at: now, user: u.id, session: handoffID})
+		return record(ctx, tx, event{kind: eventSessionRevoked, at: now, user: u.id, session: handoffID, grant: grantID})
 	})
 }
 
-// userOfSession finds whose session it is or, if that has ended, was.
-func userOfSession(ctx context.Context, tx *sql.Tx, handoffID string, now time.Time) (userID string, err error) {
+// ownerOf finds whose session or grant it is or, if that has ended, was. grantID is empty
+// of a session.
+func ownerOf(ctx context.Context, tx *transaction, handoffID string, now time.Time) (userID, grantID string, err error) {
 	const (
-		open  = `SELECT user_id FROM sessions WHERE handoff_id = $1`
-		ended = `SELECT user_id FROM audit WHERE occurred_at > $1 AND session = $2 AND event = $3 LIMIT 1`
+		open    = `SELECT user_id, '' FROM sessions WHERE handoff_id = $1`
+		granted = `SELECT user_id, id FROM grants WHERE handoff_id = $1`
+		ended   = `SELECT user_id, COALESCE(grant_id, '') FROM audit WHERE session = $1 AND occurred_at > $2 AND ` + isIssued + ` LIMIT 1`
 	)
-	err = tx.QueryRowContext(ctx, open, handoffID).Scan(&userID)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = tx.QueryRowContext(ctx, ended, toMillis(now.Add(-longAgo)), handoffID, eventHandoffIssued).Scan(&userID)
+	for _, look := range []struct {
+		query string
+		args  []any
+	}{{open, []any{handoffID}}, {granted, []any{handoffID}}, {ended, []any{handoffID, toMillis(now.Add(-longAgo))}}} {
+		err = tx.QueryRowContext(ctx, look.query, look.args...).Scan(&userID, &grantID)
+		if !errors.Is(err, sql.ErrNoRows) {
+			break
+		}
 	}
-	return userID, wrap("reading a session", err)
+	return userID, grantID, wrap("reading a session", err)
 }
 
-// CutOffUser takes back all handoffs that a user has been issued, and leaves the
-// sessions. It returns ErrNotFound if there is no user with the id. On SQLite, by a
+// CutOffUser takes back all handoffs that a user, or a client, has been issued, a client
+// those for others too, and leaves the sessions and grants. It returns ErrNotFound if there is no user with the id. On SQLite, by a
 // clock that is ahead, the user gets no handoff until the time has come that it said.
 func (db *DB) CutOffUser(ctx context.Context, userID string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
 		u, err := db.lockUser(ctx, tx, "id", userID)
 		if err != nil {
 			return err
@@ -116,20 +133,25 @@ func (db *DB) CutOffUser(ctx context.Context, userID string, now time.Time) erro
 		}
 		return record(ctx, tx, event{kind: eventUserCutOff, at: now, user: u.id})
 	})
+	if err != nil {
+		return err
+	}
+	return db.takeBackGrants(ctx, userID, now)
 }
 
 // changeList makes a change of what the trust list states, and signals it once it
 // is on disk.
-func (db *DB) changeList(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
-	err := db.change(ctx, do)
+func (db *DB) changeList(ctx context.Context, do func(context.Context, *transaction) error) error {
+	err := db.changeFirst(ctx, do)
 	if err == nil {
 		db.tell()
 	}
 	return err
 }
 
-// takeBackSession takes back the handoffs of a session whose user is held.
-func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID string, now time.Time) error {
+// takeBackSession takes back the handoffs of a session, or a grant, whose user is held.
+// The last of them ends at ends.
+func takeBackSession(ctx context.Context, tx *transaction, u standing, handoffID string, ends, now time.Time) error {
 	terms, err := readTerms(ctx, tx, now)
 	if errors.Is(err, ErrNoIssuer) {
 		return nil // and no handoffs
@@ -141,7 +163,7 @@ func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID stri
 	if err != nil {
 		return err
 	}
-	added, err := takeBackUser(ctx, tx, u, entry, terms)
+	added, err := takeBackUntil(ctx, tx, u, entry, ends, terms)
 	if err != nil || !added {
 		return err
 	}
@@ -158,34 +180,26 @@ func takeBackSession(ctx context.Context, tx *sql.Tx, u standing, handoffID stri
 	return nil
 }
 
-// takeBackUser lists an entry of a user that is held until the last of the user's
-// handoffs is dead. Their recorded ends count, not this clock: by a wrong one the
-// entry would be left out, or leave too early, and nobody would notice.
-func takeBackUser(ctx context.Context, tx *sql.Tx, u standing, e trust.Entry, terms trust.Terms) (added bool, err error) {
-	if !u.handoffsExpire.After(fromMillis(0)) {
-		return false, nil // the user never had one
+// takeBackUntil lists an entry of a user that is held until the last handoff that it
+// touches is dead, which ends at ends. It is the recorded end that counts, not this clock:
+// by a wrong one the entry would be left out, or leave too early, and nobody would
+// notice.
+func takeBackUntil(ctx context.Context, tx *transaction, u standing, e trust.Entry, ends time.Time, terms trust.Terms) (added bool, err error) {
+	if ends.IsZero() {
+		return false, nil // there never was one
 	}
-	e.Until = u.handoffsExpire.Add(terms.Skew)
+	e.Until = ends.Add(terms.Skew)
 	return takeBack(ctx, tx, u.id, e)
 }
 
 // cutOff takes back all handoffs of a user that is held, and has RecordHandoff
-// refuse those that are being signed. It is never refused: where the database has a
-// clock of its own, one that is ahead counts as the latest by which it lets a handoff
-// be recorded, or the user would get none until the time has come that it says.
-func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
-	by := now
-	if !u.clock.IsZero() {
-		by = u.clock
-	}
-	terms, err := readTerms(ctx, tx, by)
+// refuse those that are being signed.
+func cutOff(ctx context.Context, tx *transaction, u standing, now time.Time) error {
+	terms, err := readTerms(ctx, tx, now)
 	if err != nil && !errors.Is(err, ErrNoIssuer) {
 		return err
 	}
 	latest := now
-	if most := by.Add(terms.Skew); now.After(most) {
-		latest = most
-	}
 	if u.latestIssue.After(latest) {
 		latest = u.latestIssue
 	}
@@ -200,7 +214,7 @@ func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if _, err = takeBackUser(ctx, tx, u, entry, terms); err != nil {
+	if _, err = takeBackUntil(ctx, tx, u, entry, u.handoffsExpire, terms); err != nil {
 		return err
 	}
 	// Each handoff that these take back has an iat up to the cut-off.
@@ -209,14 +223,18 @@ func cutOff(ctx context.Context, tx *sql.Tx, u standing, now time.Time) error {
 	return wrap("cutting a user off", err)
 }
 
-// takeBack lists an entry. Whoever reads it leaves out what is over by their own
+// onRelisted is what becomes of an entry that is listed already: it reaches as far, and
+// stays as long, as either says.
+const onRelisted = `
+	ON CONFLICT (kind, id) DO UPDATE SET
+		cut_off_at = CASE WHEN excluded.cut_off_at > revocations.cut_off_at THEN excluded.cut_off_at ELSE revocations.cut_off_at END,
+		ends_at    = CASE WHEN excluded.ends_at    > revocations.ends_at    THEN excluded.ends_at    ELSE revocations.ends_at    END
+	WHERE excluded.cut_off_at > revocations.cut_off_at OR excluded.ends_at > revocations.ends_at`
+
+// takeBack lists an entry. Its readers leave out what is over by their own
 // clock. added is false where the entry changes nothing.
-func takeBack(ctx context.Context, tx *sql.Tx, userID string, e trust.Entry) (added bool, err error) {
-	const upsert = `INSERT INTO revocations (kind, id, user_id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (kind, id) DO UPDATE SET
-			cut_off_at = CASE WHEN excluded.cut_off_at > revocations.cut_off_at THEN excluded.cut_off_at ELSE revocations.cut_off_at END,
-			ends_at    = CASE WHEN excluded.ends_at    > revocations.ends_at    THEN excluded.ends_at    ELSE revocations.ends_at    END
-		WHERE excluded.cut_off_at > revocations.cut_off_at OR excluded.ends_at > revocations.ends_at`
+func takeBack(ctx context.Context, tx *transaction, userID string, e trust.Entry) (added bool, err error) {
+	const upsert = `INSERT INTO revocations (kind, id, user_id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4, $5)` + onRelisted
 	result, err := tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, userID, toMillis(e.Cutoff), toMillis(e.Until))
 	if err != nil {
 		return false, wrap("taking back", err)
@@ -224,13 +242,16 @@ func takeBack(ctx context.Context, tx *sql.Tx, userID string, e trust.Entry) (ad
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return false, wrap("taking back", err)
 	}
-	return true, noteChange(ctx, tx)
+	tx.listed = true
+	return true, nil
 }
 
-// noteChange makes the change show in Changes.
-func noteChange(ctx context.Context, tx *sql.Tx) error {
-	const shards = 8
-	_, err := tx.ExecContext(ctx, `UPDATE changes SET n = n + 1 WHERE shard = $1`, rand.IntN(shards))
+// noteChange makes the change show in Changes. Its steps are random: a database that
+// has lost a change, as a standby can that becomes the primary, comes to another sum by
+// the next.
+func noteChange(ctx context.Context, tx *transaction) error {
+	const shards, step = 8, 1 << 30 // room for 17 billion changes
+	_, err := tx.ExecContext(ctx, `UPDATE changes SET n = n + $1 WHERE shard = $2`, 1+rand.Int64N(step), rand.IntN(shards))
 	return wrap("noting a change", err)
 }
 
@@ -239,30 +260,9 @@ func noteChange(ctx context.Context, tx *sql.Tx) error {
 func (db *DB) Changes(ctx context.Context) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if err := db.checkClock(ctx, db.read); err != nil {
+		return 0, err
+	}
 	err = db.read.QueryRowContext(ctx, `SELECT CAST(SUM(n) AS BIGINT) FROM changes`).Scan(&n)
 	return n, wrap("looking for changes", err)
-}
-
-// Sweep forgets the sessions and the revocations that have been over for a day. A
-// clock that is ahead takes nothing back from what can be alive: where the database
-// has a clock of its own, they are over by both. On SQLite, the machine's clock may
-// have been set since the database was opened, and counts as if it had not; where it
-// was ahead by then, only sessions are lost, which are over by it in any case.
-func (db *DB) Sweep(ctx context.Context, now time.Time) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		sure, err := db.vouched(ctx, tx, now)
-		if err != nil {
-			return err
-		}
-		by := sure - (24 * time.Hour).Milliseconds()
-		for _, over := range []string{
-			`DELETE FROM sessions WHERE id_sha256 IN (SELECT id_sha256 FROM sessions WHERE idle_expires_at <= $1` + db.dialect.holdFree + `)`,
-			`DELETE FROM revocations WHERE (kind, id) IN (SELECT kind, id FROM revocations WHERE ends_at <= $1` + db.dialect.holdFree + `)`,
-		} {
-			if _, err := tx.ExecContext(ctx, over, by); err != nil {
-				return wrap("sweeping", err)
-			}
-		}
-		return nil
-	})
 }

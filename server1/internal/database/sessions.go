@@ -25,11 +25,11 @@ const MaxSessions = 100
 
 // StartSession keeps a new session. Where the user has MaxSessions, it ends the one
 // that has not been used for the longest time, and takes its handoffs back: to refuse
-// would let whoever has the password keep its user out. It returns ErrNotFound if
+// would let anyone with the password keep its user out. It returns ErrNotFound if
 // the user is disabled, or has another password than s.User says, by now.
 func (db *DB) StartSession(ctx context.Context, s Session) error {
 	ended := 0
-	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := db.change(ctx, func(ctx context.Context, tx *transaction) error {
 		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (db *DB) StartSession(ctx context.Context, s Session) error {
 // makeRoom ends sessions of a user that is held, so that there is room for one more,
 // and says how many. Whether one is over is not asked: by another clock it may live,
 // or its handoffs.
-func makeRoom(ctx context.Context, tx *sql.Tx, u standing, now time.Time) (ended int, err error) {
+func makeRoom(ctx context.Context, tx *transaction, u standing, now time.Time) (ended int, err error) {
 	tooMany, err := leastUsed(ctx, tx, u)
 	if err != nil {
 		return 0, err
@@ -76,7 +76,7 @@ func makeRoom(ctx context.Context, tx *sql.Tx, u standing, now time.Time) (ended
 
 // leastUsed returns which sessions of a user are too many for one more, by the id that
 // their handoffs carry: one, except where there was no bound before.
-func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (tooMany []string, err error) {
+func leastUsed(ctx context.Context, tx *transaction, u standing) (tooMany []string, err error) {
 	const find = `SELECT handoff_id FROM sessions WHERE user_id = $1
 		ORDER BY idle_expires_at DESC, created_at DESC, handoff_id LIMIT $2 OFFSET $3`
 	rows, err := tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1)
@@ -99,6 +99,9 @@ func leastUsed(ctx context.Context, tx *sql.Tx, u standing) (tooMany []string, e
 func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if db.wrong.Load() {
+		return Session{}, ErrClock
+	}
 	s, err := scanSession(db.live.QueryRowContext(ctx, idSHA256, toMillis(now)))
 	s.IDSHA256 = idSHA256
 	return s, wrap("reading a session", err)
@@ -107,7 +110,7 @@ func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (
 // KeepSession moves a live session's idle expiry to until. It never moves it
 // back, and wakes no session that is over at now.
 func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.change(ctx, func(ctx context.Context, tx *transaction) error {
 		const update = `UPDATE sessions SET idle_expires_at = $1
 			WHERE id_sha256 = $2 AND idle_expires_at > $3 AND idle_expires_at < $1 AND expires_at >= $1`
 		_, err := tx.ExecContext(ctx, update, toMillis(until), s.IDSHA256, toMillis(now))
@@ -118,7 +121,7 @@ func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) 
 // EndSession ends a session for good and takes back its handoffs. It returns
 // ErrNotFound if there is no such live session.
 func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
 		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
 		if err != nil {
 			return err
@@ -136,7 +139,7 @@ func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
 // EndSessions ends all sessions of the session's user and takes back all handoffs
 // of the user. It returns ErrNotFound if there is no such live session.
 func (db *DB) EndSessions(ctx context.Context, s Session, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
 		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
 		if err != nil {
 			return err
@@ -144,7 +147,7 @@ func (db *DB) EndSessions(ctx context.Context, s Session, now time.Time) error {
 		if err := stillLive(ctx, tx, s, now); err != nil {
 			return err
 		}
-		if err := endSessionsOf(ctx, tx, u, "", now); err != nil {
+		if err := db.endSessionsOf(ctx, tx, u, "", now); err != nil {
 			return err
 		}
 		return record(ctx, tx, event{kind: eventSignedOutEverywhere, at: now, user: u.id, session: s.HandoffID})
@@ -152,25 +155,28 @@ func (db *DB) EndSessions(ctx context.Context, s Session, now time.Time) error {
 }
 
 // endSession ends one session of a user that is held, and takes back its handoffs.
-func endSession(ctx context.Context, tx *sql.Tx, u standing, handoffID string, now time.Time) error {
+func endSession(ctx context.Context, tx *transaction, u standing, handoffID string, now time.Time) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE handoff_id = $1`, handoffID); err != nil {
 		return wrap("ending a session", err)
 	}
-	return takeBackSession(ctx, tx, u, handoffID, now)
+	return takeBackSession(ctx, tx, u, handoffID, u.handoffsExpire, now)
 }
 
-// endSessionsOf ends the sessions of a user that is held, except one, and takes
-// back all handoffs of the user.
-func endSessionsOf(ctx context.Context, tx *sql.Tx, u standing, exceptSHA256 string, now time.Time) error {
+// endSessionsOf ends the sessions of a user that is held, except one, withdraws the
+// user's grants, and takes back all handoffs of the user.
+func (db *DB) endSessionsOf(ctx context.Context, tx *transaction, u standing, exceptSHA256 string, now time.Time) error {
 	const all = `DELETE FROM sessions WHERE user_id = $1 AND id_sha256 <> $2`
 	if _, err := tx.ExecContext(ctx, all, u.id, exceptSHA256); err != nil {
 		return wrap("ending sessions", err)
+	}
+	if err := db.withdrawAll(ctx, tx, u, now); err != nil {
+		return err
 	}
 	return cutOff(ctx, tx, u, now)
 }
 
 // stillLive returns ErrNotFound unless the session lives at now.
-func stillLive(ctx context.Context, tx *sql.Tx, s Session, now time.Time) error {
+func stillLive(ctx context.Context, tx *transaction, s Session, now time.Time) error {
 	_, err := scanSession(tx.QueryRowContext(ctx, selectLive, s.IDSHA256, toMillis(now)))
 	return wrap("reading a session", err)
 }

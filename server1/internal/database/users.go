@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,9 +21,9 @@ type User struct {
 
 const userColumns = `users.id, users.name, users.password_hash, users.roles, users.created_at, users.disabled_at, users.cut_off_at`
 
-// AddUser adds a user, or returns ErrNameTaken.
+// AddUser adds a user, or returns ErrNameTaken: clients have their names among them.
 func (db *DB) AddUser(ctx context.Context, u User) error {
-	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeFirst(ctx, func(ctx context.Context, tx *transaction) error {
 		const insert = `INSERT INTO users (id, name, password_hash, roles, created_at) VALUES ($1, $2, $3, $4, $5)`
 		_, err := tx.ExecContext(ctx, insert, u.ID, u.Name, u.PasswordHash, strings.Join(u.Roles, " "), toMillis(u.Created))
 		if db.dialect.isDuplicate(err) {
@@ -35,24 +36,31 @@ func (db *DB) AddUser(ctx context.Context, u User) error {
 	})
 }
 
-// UserByName returns a user, disabled or not, or ErrNotFound.
+// UserByName returns a user who can have sessions, disabled or not, or ErrNotFound.
 func (db *DB) UserByName(ctx context.Context, name string) (User, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	u, err := scanUser(db.read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE name = $1`, name))
+	u, err := scanUser(db.read.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE name = $1 AND kind = $2`, name, kindUser))
 	return u, wrap("reading a user", err)
 }
 
-// Users returns every user, by name.
+// Users returns every user who can have sessions, by name.
 func (db *DB) Users(ctx context.Context) ([]User, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	rows, err := db.read.QueryContext(ctx, `SELECT `+userColumns+` FROM users ORDER BY name`)
+	return usersOf(ctx, db.read, kindUser)
+}
+
+// usersOf returns the users of a kind, by name.
+func usersOf(ctx context.Context, q interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}, kind string,
+) (users []User, err error) {
+	rows, err := q.QueryContext(ctx, `SELECT `+userColumns+` FROM users WHERE kind = $1 ORDER BY name`, kind)
 	if err != nil {
 		return nil, wrap("reading users", err)
 	}
 	defer rows.Close()
-	var users []User
 	for rows.Next() {
 		u, err := scanUser(rows)
 		if err != nil {
@@ -66,48 +74,122 @@ func (db *DB) Users(ctx context.Context) ([]User, error) {
 // standing is what a change must know of a user. It stands until the change ends.
 type standing struct {
 	id, passwordHash string
+	kind             string
 	disabled         bool
 	latestIssue      time.Time // the latest iat of the user's handoffs
 	handoffsExpire   time.Time // their latest exp
-	clock            time.Time // the database's own; zero: it is this machine's
 }
 
 // lockUser returns the standing of the user whose id or name, as column says, has
-// the value, and holds it: whatever starts or ends sessions or takes handoffs
+// the value, and holds it: all that starts or ends sessions or takes handoffs
 // back does this first.
-func (db *DB) lockUser(ctx context.Context, tx *sql.Tx, column, value string) (u standing, err error) {
-	query := `SELECT id, password_hash, disabled_at IS NOT NULL, issued_at, handoffs_expire_at, ` + db.dialect.clock +
-		` FROM users WHERE ` + column + ` = $1` + db.dialect.hold
-	var issued, expire, clock int64
-	err = tx.QueryRowContext(ctx, query, value).Scan(&u.id, &u.passwordHash, &u.disabled, &issued, &expire, &clock)
-	u.latestIssue, u.handoffsExpire, u.clock = fromMillis(issued), fromMillis(expire), fromMillis(clock)
+func (db *DB) lockUser(ctx context.Context, tx *transaction, column, value string) (u standing, err error) {
+	query := `SELECT id, password_hash, kind, disabled_at IS NOT NULL, issued_at, handoffs_expire_at FROM users WHERE ` + column + ` = $1` + db.dialect.hold
+	var issued, expire int64
+	err = tx.QueryRowContext(ctx, query, value).Scan(&u.id, &u.passwordHash, &u.kind, &u.disabled, &issued, &expire)
+	u.latestIssue, u.handoffsExpire = fromMillis(issued), fromMillis(expire)
 	return u, wrap("reading a user", err)
 }
 
-// DisableUser ends all that a user can do, for good, and takes back all handoffs.
+// lockNamed is lockUser for who has a name and is of a kind: a client is no user.
+func (db *DB) lockNamed(ctx context.Context, tx *transaction, kind, name string) (standing, error) {
+	u, err := db.lockUser(ctx, tx, "name", name)
+	if err == nil && u.kind != kind {
+		err = ErrNotFound
+	}
+	return u, err
+}
+
+// DisableUser ends all that a user can do, until EnableUser, and takes back all handoffs.
 // It returns ErrNotFound if there is no user of the name; to disable one twice
 // changes nothing.
 func (db *DB) DisableUser(ctx context.Context, name string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		u, err := db.lockUser(ctx, tx, "name", name)
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockNamed(ctx, tx, kindUser, name)
 		if err != nil || u.disabled {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET disabled_at = $1 WHERE id = $2`, toMillis(now), u.id); err != nil {
 			return wrap("disabling a user", err)
 		}
-		if err := endSessionsOf(ctx, tx, u, "", now); err != nil {
+		if err := db.endSessionsOf(ctx, tx, u, "", now); err != nil {
 			return err
 		}
 		return record(ctx, tx, event{kind: eventUserDisabled, at: now, user: u.id})
 	})
 }
 
+// EnableUser lets a disabled user sign in again. Sessions that have ended stay so, and
+// handoffs that were taken back as well. It returns ErrNotFound if there is no user of
+// the name; to enable one twice changes nothing.
+func (db *DB) EnableUser(ctx context.Context, name string, now time.Time) error {
+	return db.changeFirst(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockNamed(ctx, tx, kindUser, name)
+		if err != nil || !u.disabled {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE users SET disabled_at = NULL WHERE id = $1`, u.id); err != nil {
+			return wrap("enabling a user", err)
+		}
+		return record(ctx, tx, event{kind: eventUserEnabled, at: now, user: u.id})
+	})
+}
+
+// SetPassword gives a user another password, ends all sessions of the user, and takes
+// back all handoffs. It returns ErrNotFound if there is no user of the name.
+func (db *DB) SetPassword(ctx context.Context, name, passwordHash string, now time.Time) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockNamed(ctx, tx, kindUser, name)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE users SET password_hash = $1 WHERE id = $2`, passwordHash, u.id); err != nil {
+			return wrap("setting a password", err)
+		}
+		if err := db.endSessionsOf(ctx, tx, u, "", now); err != nil {
+			return err
+		}
+		return record(ctx, tx, event{kind: eventPasswordChanged, at: now, user: u.id})
+	})
+}
+
+// ChangeRoles gives a user some roles and takes others, and returns those that the user
+// then has, in order. Sessions go on, with these roles; where one is taken, all handoffs
+// of the user are taken back. It returns ErrNotFound if there is no user of the name.
+func (db *DB) ChangeRoles(ctx context.Context, name string, add, remove []string, now time.Time) (roles []string, err error) {
+	err = db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockNamed(ctx, tx, kindUser, name)
+		if err != nil {
+			return err
+		}
+		var text string
+		if err := tx.QueryRowContext(ctx, `SELECT roles FROM users WHERE id = $1`, u.id).Scan(&text); err != nil {
+			return wrap("reading roles", err)
+		}
+		before := strings.Fields(text)
+		kept := slices.DeleteFunc(slices.Clone(before), func(role string) bool { return slices.Contains(remove, role) })
+		roles = slices.Compact(slices.Sorted(slices.Values(slices.Concat(kept, add))))
+		if slices.Equal(roles, before) {
+			return nil
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE users SET roles = $1 WHERE id = $2`, strings.Join(roles, " "), u.id); err != nil {
+			return wrap("changing roles", err)
+		}
+		if len(kept) < len(before) {
+			if err := cutOff(ctx, tx, u, now); err != nil {
+				return err
+			}
+		}
+		return record(ctx, tx, event{kind: eventRolesChanged, at: now, user: u.id})
+	})
+	return roles, err
+}
+
 // ChangePassword gives the session's user another password, ends all other
 // sessions of the user, and takes back all handoffs. It returns ErrNotFound if
 // the session is over, or the password is no longer the one that s.User says.
 func (db *DB) ChangePassword(ctx context.Context, s Session, passwordHash string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
 		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
 		if err != nil {
 			return err
@@ -121,7 +203,7 @@ func (db *DB) ChangePassword(ctx context.Context, s Session, passwordHash string
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET password_hash = $1 WHERE id = $2`, passwordHash, u.id); err != nil {
 			return wrap("changing a password", err)
 		}
-		if err := endSessionsOf(ctx, tx, u, s.IDSHA256, now); err != nil {
+		if err := db.endSessionsOf(ctx, tx, u, s.IDSHA256, now); err != nil {
 			return err
 		}
 		return record(ctx, tx, event{kind: eventPasswordChanged, at: now, user: u.id, session: s.HandoffID})

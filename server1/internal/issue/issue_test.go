@@ -27,7 +27,7 @@ func config(t *testing.T) Config {
 	t.Cleanup(func() { db.Close() })
 	return Config{
 		Issuer: &handoff.Issuer{}, Lifetime: time.Minute, Policy: &policy.Policy{}, DB: db,
-		Record: audit.New(io.Discard), Now: time.Now,
+		Quota: 1, MaxVisits: 1, Record: audit.New(io.Discard), Now: time.Now,
 	}
 }
 
@@ -39,6 +39,8 @@ func TestNewServiceRefuses(t *testing.T) {
 		"a fraction": func(c *Config) { c.Lifetime = 1500 * time.Millisecond },
 		"Policy":     func(c *Config) { c.Policy = nil },
 		"DB":         func(c *Config) { c.DB = nil },
+		"Quota":      func(c *Config) { c.Quota = 0 },
+		"MaxVisits":  func(c *Config) { c.MaxVisits = 0 },
 		"Record":     func(c *Config) { c.Record = nil },
 		"Now":        func(c *Config) { c.Now = nil },
 	} {

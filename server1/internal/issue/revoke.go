@@ -6,6 +6,7 @@ import (
 
 	"github.com/handoff-auth/handoff/server1/internal/answer"
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/server1/internal/limit"
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/shared/handoff"
 
@@ -28,11 +29,11 @@ func (s *Service) RevokeHandoff(ctx context.Context, req *handoffv1.RevokeHandof
 }
 
 func (s *Service) revoke(ctx context.Context, userID string, req *handoffv1.RevokeHandoffRequest) error {
-	if len(req.ProtoReflect().GetUnknown()) > 0 {
-		return answer.Invalid("", "has a field that this server does not know")
-	}
 	if !s.config.Published {
 		return answer.Worded(handoff.ReasonIssuerUnavailable, "this issuer publishes no trust list: it can take nothing back", nil)
+	}
+	if wait, ok := limit.Take(s.config.Now(), limit.Share{Of: s.revoked, Key: userID}); !ok {
+		return answer.Later("as many handoffs as a user can take back in a minute have been: wait, or sign out everywhere", wait)
 	}
 	err := s.config.DB.RevokeHandoff(ctx, userID, req.GetHandoffId(), s.config.Now().UTC())
 	switch {

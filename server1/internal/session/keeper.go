@@ -12,7 +12,7 @@
 // id has 256 random bits, is new at each sign-in, and is kept nowhere: the
 // database has its SHA-256, by which it is looked up, so that no comparison
 // takes longer the closer a guess is. No log or error contains one. A user has
-// database.MaxSessions at most, of which a new one ends that which has not been used
+// database.MaxSessions at most: a new one ends the one that has not been used
 // for the longest time.
 //
 // # What it does not do
@@ -59,13 +59,13 @@ type Keeper struct {
 func NewKeeper(config KeeperConfig) (*Keeper, error) {
 	switch {
 	case config.DB == nil:
-		return nil, errors.New("KeeperConfig.DB is required")
+		return nil, &handoff.ConfigError{Field: "session.KeeperConfig.DB", Problem: "is required"}
 	case config.Log == nil:
-		return nil, errors.New("KeeperConfig.Log is required")
+		return nil, &handoff.ConfigError{Field: "session.KeeperConfig.Log", Problem: "is required"}
 	case config.Now == nil:
-		return nil, errors.New("KeeperConfig.Now is required")
+		return nil, &handoff.ConfigError{Field: "session.KeeperConfig.Now", Problem: "is required"}
 	case config.Idle < time.Second || config.Idle > config.Lifetime:
-		return nil, errors.New("KeeperConfig.Idle must be from 1s to KeeperConfig.Lifetime")
+		return nil, &handoff.ConfigError{Field: "session.KeeperConfig.Idle", Problem: "must be from 1s to KeeperConfig.Lifetime"}
 	}
 	return &Keeper{config: config}, nil
 }

@@ -1,13 +1,15 @@
 // # How often somebody can try to sign in
 //
 // An attempt counts against its account and against the network that it comes
-// from, before the password is looked at, also to change a password. Of an account
-// there are ServiceConfig.Attempts a minute from one network (IPv4 /24, IPv6 /64),
-// 4 times as many from one site (IPv6 /48), and 20 times as many from everywhere;
-// of all accounts together, 10 times as many from one network and 40 times from
-// one site. So a stranger elsewhere does not lock a user out; one with dozens of
-// networks slows the user down for as long as they keep trying, and a minute at
-// most after that. What is counted takes a fixed room, whoever asks for what.
+// from, before the password is looked at. Of an account there are
+// ServiceConfig.Attempts a minute from one network (IPv4 /24, IPv6 /64), 4 times as
+// many from one site (IPv6 /48), and 20 times as many from everywhere; of all
+// accounts together, 10 times as many from one network and 40 times from one site. So
+// a stranger elsewhere does not lock a user out; one with dozens of networks slows the
+// user down for as long as they keep trying, and a minute at most after that.
+//
+// A user with a session, who changes the password, has attempts of their own, which no
+// stranger can use up.
 //
 // A proxy that hides its clients' addresses makes one network of all users: they
 // share its attempts, and one of them can use them up. Attempts is then to be set
@@ -16,117 +18,53 @@ package session
 
 import (
 	"context"
-	"hash/maphash"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/peer"
+
+	"github.com/handoff-auth/handoff/server1/internal/limit"
 )
 
 // limiter bounds the attempts to sign in. One that is refused counts nowhere, so
 // that nobody is kept out by attempts that came to nothing.
 type limiter struct {
-	mu    sync.Mutex
-	start time.Time // of the first attempt
-
-	account        *buckets // one account, from everywhere
-	accountNetwork *buckets // one account, from one network
-	accountSite    *buckets
-	network        *buckets // all accounts, from one network
-	site           *buckets
+	account        *limit.Buckets // one account, from everywhere
+	accountNetwork *limit.Buckets // one account, from one network
+	accountSite    *limit.Buckets
+	network        *limit.Buckets // all accounts, from one network
+	site           *limit.Buckets
+	user           *limit.Buckets // one who has a session
 }
 
 func newLimiter(perMinute int) *limiter {
 	return &limiter{
-		account:        newBuckets(20 * perMinute),
-		accountNetwork: newBuckets(perMinute),
-		accountSite:    newBuckets(4 * perMinute),
-		network:        newBuckets(10 * perMinute),
-		site:           newBuckets(40 * perMinute),
+		account:        limit.New(20 * perMinute),
+		accountNetwork: limit.New(perMinute),
+		accountSite:    limit.New(4 * perMinute),
+		network:        limit.New(10 * perMinute),
+		site:           limit.New(40 * perMinute),
+		user:           limit.New(perMinute),
 	}
 }
 
-// allow reports whether one more attempt may be made, and counts it if it may.
-func (l *limiter) allow(account, network string, now time.Time) bool {
+// stranger counts one more attempt, if it may be made. If not, it says how long to
+// wait.
+func (l *limiter) stranger(account, network string, now time.Time) (wait time.Duration, ok bool) {
 	site := siteOf(network)
-	counts := [...]struct {
-		in  *buckets
-		key string
-	}{
-		{l.network, network},
-		{l.site, site},
-		{l.accountNetwork, account + "@" + network},
-		{l.accountSite, account + "@" + site},
-		{l.account, account},
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.start.IsZero() {
-		l.start = now
-	}
-	since := now.Sub(l.start)
-	for _, count := range counts {
-		if !count.in.has(count.key, since) {
-			return false
-		}
-	}
-	for _, count := range counts {
-		count.in.take(count.key, since)
-	}
-	return true
+	return limit.Take(now,
+		limit.Share{Of: l.network, Key: network},
+		limit.Share{Of: l.site, Key: site},
+		limit.Share{Of: l.accountNetwork, Key: account + "@" + network},
+		limit.Share{Of: l.accountSite, Key: account + "@" + site},
+		limit.Share{Of: l.account, Key: account},
+	)
 }
 
-// The buckets of one kind take 1.5 MiB, whatever there are keys.
-const (
-	rows    = 3
-	rowBits = 16
-)
-
-// buckets is a token bucket for each key, full at first, that takes a minute to
-// fill. It is a count-min sketch: a key has a place in each row, by a keyed hash,
-// which others share, and its bucket is the fullest of the three. So no key gets
-// more than its due, and one gets less only while others have used up all three
-// of its places, which nobody can choose who does not know the seed.
-type buckets struct {
-	seed  maphash.Seed
-	token time.Duration // that it takes to come back
-	// full is when a bucket will be full again, since the limiter's start. One that
-	// is full in a minute is empty.
-	full [rows][1 << rowBits]time.Duration
-}
-
-func newBuckets(perMinute int) *buckets {
-	return &buckets{seed: maphash.MakeSeed(), token: max(1, time.Minute/time.Duration(perMinute))}
-}
-
-func (b *buckets) has(key string, now time.Duration) bool {
-	return b.less(b.places(key), now) <= now+time.Minute
-}
-
-// take takes a token that the bucket has. A place that is emptier already stays:
-// it has been counted there.
-func (b *buckets) take(key string, now time.Duration) {
-	places := b.places(key)
-	less := b.less(places, now)
-	for _, full := range places {
-		*full = max(*full, less)
-	}
-}
-
-// less returns when the bucket of these places will be full with one token less.
-func (b *buckets) less(places [rows]*time.Duration, now time.Duration) time.Duration {
-	return max(now, min(*places[0], *places[1], *places[2])) + b.token
-}
-
-func (b *buckets) places(key string) (at [rows]*time.Duration) {
-	hash := maphash.String(b.seed, key)
-	for row := range at {
-		at[row] = &b.full[row][hash&(1<<rowBits-1)]
-		hash >>= rowBits
-	}
-	return at
+// proven is stranger for a user who has a session.
+func (l *limiter) proven(userID string, now time.Time) (wait time.Duration, ok bool) {
+	return limit.Take(now, limit.Share{Of: l.user, Key: userID})
 }
 
 // networkOf returns the network that a call comes from: an IPv4 /24 or an IPv6

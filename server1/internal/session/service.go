@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,7 +34,8 @@ type ServiceConfig struct {
 	// Users are those who can sign in.
 	Users *account.Directory
 	// Attempts is how many times a minute one network can try to sign in to one
-	// account; to all accounts together, ten times as many.
+	// account; to all accounts together, ten times as many. A user who has a session
+	// can try as often to change the password.
 	Attempts int
 	// Record is told of each decision.
 	Record *audit.Record
@@ -44,13 +46,13 @@ type ServiceConfig struct {
 func NewService(config ServiceConfig) (*Service, error) {
 	switch {
 	case config.Keeper == nil:
-		return nil, errors.New("ServiceConfig.Keeper is required")
+		return nil, &handoff.ConfigError{Field: "session.ServiceConfig.Keeper", Problem: "is required"}
 	case config.Users == nil:
-		return nil, errors.New("ServiceConfig.Users is required")
+		return nil, &handoff.ConfigError{Field: "session.ServiceConfig.Users", Problem: "is required"}
 	case config.Attempts < 1:
-		return nil, errors.New("ServiceConfig.Attempts must be at least 1")
+		return nil, &handoff.ConfigError{Field: "session.ServiceConfig.Attempts", Problem: "must be at least 1"}
 	case config.Record == nil:
-		return nil, errors.New("ServiceConfig.Record is required")
+		return nil, &handoff.ConfigError{Field: "session.ServiceConfig.Record", Problem: "is required"}
 	}
 	return &Service{
 		keeper: config.Keeper, users: config.Users, limit: newLimiter(config.Attempts), record: config.Record,
@@ -66,7 +68,8 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 		return nil, answer.Invalid("password", fmt.Sprintf("must have 1 to %d bytes", account.MaxPassword))
 	}
 	network := networkOf(ctx)
-	if err := s.admit(ctx, req.GetUserName(), "", network); err != nil {
+	wait, ok := s.limit.stranger(req.GetUserName(), network, s.keeper.now())
+	if err := s.admit(ctx, "", network, wait, ok); err != nil {
 		return nil, err
 	}
 	user, err := s.users.Authenticate(ctx, req.GetUserName(), req.GetPassword())
@@ -84,12 +87,12 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 	return &server1v1.SignInResponse{Session: id, Details: details(started)}, nil
 }
 
-// admit counts an attempt at an account's password, and refuses one too many.
-func (s *Service) admit(ctx context.Context, userName, userID, network string) error {
-	if s.limit.allow(userName, network, s.keeper.now()) {
+// admit answers an attempt that is one too many, of a user who may be known.
+func (s *Service) admit(ctx context.Context, userID, network string, wait time.Duration, ok bool) error {
+	if ok {
 		return nil
 	}
-	err := answer.Refused(handoff.ReasonLimitExceeded, nil)
+	err := answer.Later("this password has been tried too often: wait", wait)
 	s.record.SignInRefused(ctx, userID, network, err)
 	return err
 }
@@ -149,7 +152,8 @@ func (s *Service) ChangePassword(ctx context.Context, req *server1v1.ChangePassw
 		return nil, err
 	}
 	network := networkOf(ctx)
-	if err := s.admit(ctx, current.User.Name, current.User.ID, network); err != nil {
+	wait, ok := s.limit.proven(current.User.ID, s.keeper.now())
+	if err := s.admit(ctx, current.User.ID, network, wait, ok); err != nil {
 		return nil, err
 	}
 	hash, err := s.users.ChangePassword(ctx, current.User, req.GetOldPassword(), req.GetNewPassword())

@@ -6,10 +6,12 @@
 //	err = keys.Refresh(ctx) // when the database has changed
 //	err = keys.Step(ctx)    // now and then
 //
+// The steps themselves are rotation.Steps.
+//
 // # Where they lie
 //
 // The ring, which says which key is in which state, is in the database, so that
-// the processes of one issuer share it; it has public halves alone. A private key
+// the processes of one issuer share it; it has only public halves. A private key
 // is a file in a folder, named by the key's id, that only its owner can read, and
 // never in the database, which is copied and backed up by others. Several
 // processes share the folder, too: each must be able to read every key, and is
@@ -46,7 +48,7 @@ type Config struct {
 	// none. Without a folder it is the only one. Required unless there is a folder.
 	First *signkey.Key
 	// Folder has the other keys. Empty: there are none, and no step is taken.
-	Folder Folder
+	Folder signkey.Folder
 	// Terms are the issuer's. Required.
 	Terms trust.Terms
 	// Every is how often the signing key changes. Zero: when an operator says so.
@@ -60,7 +62,7 @@ type Config struct {
 // Keys is the signing keys, a handoff.SignerSource. It is safe for concurrent use.
 type Keys struct {
 	config Config
-	steps  Steps
+	steps  rotation.Steps
 
 	mu      sync.Mutex
 	ring    rotation.Ring
@@ -77,23 +79,23 @@ type Keys struct {
 func New(ctx context.Context, config Config) (*Keys, error) {
 	switch {
 	case config.DB == nil:
-		return nil, errors.New("signing: Config.DB is required")
+		return nil, &handoff.ConfigError{Field: "signing.Config.DB", Problem: "is required"}
 	case config.First == nil && config.Folder == "":
-		return nil, errors.New("signing: Config.First or Config.Folder is required")
+		return nil, &handoff.ConfigError{Field: "signing.Config.First", Problem: "is required, unless there is a Folder"}
 	case config.Terms.Issuer == "" || config.Terms.Lag() <= 0:
-		return nil, errors.New("signing: Config.Terms is required")
+		return nil, &handoff.ConfigError{Field: "signing.Config.Terms", Problem: "is required"}
 	case config.Every != 0 && config.Folder == "":
-		return nil, errors.New("signing: Config.Every needs Config.Folder")
+		return nil, &handoff.ConfigError{Field: "signing.Config.Every", Problem: "needs a Folder"}
 	case config.Log == nil:
-		return nil, errors.New("signing: Config.Log is required")
+		return nil, &handoff.ConfigError{Field: "signing.Config.Log", Problem: "is required"}
 	case config.Now == nil:
-		return nil, errors.New("signing: Config.Now is required")
+		return nil, &handoff.ConfigError{Field: "signing.Config.Now", Problem: "is required"}
 	}
 	k := &Keys{
-		config: config, steps: Steps{DB: config.DB, Folder: config.Folder, First: config.First, Now: config.Now},
+		config: config, steps: rotation.Steps{Store: config.DB, Folder: config.Folder, First: config.First, Now: config.Now},
 		private: map[string]*signkey.Key{},
 	}
-	if err := k.begin(ctx); err != nil {
+	if err := k.steps.Begin(ctx); err != nil {
 		return nil, err
 	}
 	if err := k.Refresh(ctx); err != nil {
@@ -102,49 +104,20 @@ func New(ctx context.Context, config Config) (*Keys, error) {
 	if _, err := k.Signer(ctx); err != nil {
 		return nil, k.wayOut(err)
 	}
-	return k, k.sweep()
+	return k, nil
 }
 
 // wayOut says how a key that is to sign and cannot be loaded is made up for.
 func (k *Keys) wayOut(err error) error {
 	kid, ok := k.ring.Signing()
-	if !ok || k.config.Folder == "" {
+	switch {
+	case !ok:
 		return err
+	case k.config.Folder == "":
+		return fmt.Errorf("the key that signs is %s, not the one given: give that one; only in a folder of keys (--key-dir) do keys change", kid)
 	}
 	return fmt.Errorf("%w: it is the key that signs: name the folder that has it or put it there; "+
 		"where it is lost for good, \"handoff-server1 keys prepare --lost=%s\" and then \"handoff-server1 keys taint -- %s\" have another sign", err, kid, kid)
-}
-
-// begin makes sure that the ring has a key.
-func (k *Keys) begin(ctx context.Context) error {
-	ring, err := k.config.DB.Ring(ctx)
-	if err != nil || len(ring.Records()) > 0 {
-		return err
-	}
-	first := k.config.First
-	if first == nil {
-		if first, err = k.config.Folder.make(handoff.EdDSA); err != nil {
-			return err
-		}
-	}
-	kid := first.Key().ID()
-	_, err = k.steps.take(ctx, func(ring rotation.Ring, terms trust.Terms, now time.Time) (rotation.Ring, error) {
-		if len(ring.Records()) > 0 {
-			return ring, errNotDue // another process was first
-		}
-		ring, err := ring.Prepare(first.Key())
-		if err != nil {
-			return ring, err
-		}
-		return ring.Activate(kid, now, terms)
-	})
-	if errors.Is(err, errNotDue) {
-		if k.config.First == nil {
-			return k.config.Folder.forget(kid)
-		}
-		return nil
-	}
-	return err
 }
 
 // Signer returns the key that signs now.
@@ -179,7 +152,7 @@ func (k *Keys) signer() (signer handoff.Signer, err error, fresh bool) {
 	return signer, err, k.config.Now().Sub(k.seen) < k.config.Terms.Lag()
 }
 
-// Refresh reads the ring anew.
+// Refresh reads the ring again.
 func (k *Keys) Refresh(ctx context.Context) error {
 	at := k.config.Now()
 	ring, err := k.config.DB.Ring(ctx)
@@ -215,7 +188,7 @@ func (k *Keys) load(kid string) (*signkey.Key, error) {
 	if key := k.private[kid]; key != nil {
 		return key, nil
 	}
-	return k.steps.load(kid)
+	return k.steps.Load(kid)
 }
 
 // Confirm says that the ring was still the same at a time.
@@ -246,7 +219,7 @@ func (k *Keys) Step(ctx context.Context) error {
 	case k.config.Every == 0 && ring.Settled():
 		return nil
 	}
-	taken, err := k.steps.takeDue(ctx, ring, k.config.Every, k.config.Terms)
+	taken, err := k.steps.TakeDue(ctx, ring, k.config.Every, k.config.Terms)
 	if err != nil {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -255,7 +228,7 @@ func (k *Keys) Step(ctx context.Context) error {
 		if errors.As(err, &wait) { // another process's terms are longer
 			return nil
 		}
-		if errors.Is(err, errNoPrivate) || errors.As(err, new(*ElsewhereError)) {
+		if errors.As(err, new(*rotation.MissingError)) {
 			if k.unable != err.Error() {
 				k.unable = err.Error()
 				k.config.Log.ErrorContext(ctx, "signing keys do not change until a private half is back in the folder, or its key is tainted",
@@ -268,21 +241,6 @@ func (k *Keys) Step(ctx context.Context) error {
 	}
 	if taken.Kid != "" {
 		k.config.Log.InfoContext(ctx, "signing keys", "step", string(taken.Verb), "key", taken.Kid)
-	}
-	return nil
-}
-
-// sweep removes private keys whose step was taken by a process that died before
-// it could.
-func (k *Keys) sweep() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, record := range k.ring.Records() {
-		if record.State == rotation.Retired || record.State == rotation.Tainted {
-			if err := k.config.Folder.forget(record.Key.ID()); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -39,7 +38,7 @@ func (c *clock) move(d time.Duration) { c.ms.Add(d.Milliseconds()) }
 type bench struct {
 	db     *database.DB
 	path   string
-	folder Folder
+	folder signkey.Folder
 	clock  *clock
 	log    bytes.Buffer
 	logger *slog.Logger // into log; one, as it takes its turn
@@ -57,7 +56,7 @@ func newBench(t *testing.T) *bench {
 	if err := b.db.KeepTerms(t.Context(), terms, start); err != nil {
 		t.Fatal(err)
 	}
-	if b.folder, err = OpenFolder(filepath.Join(t.TempDir(), "keys")); err != nil {
+	if b.folder, err = signkey.OpenFolder(filepath.Join(t.TempDir(), "keys")); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -216,8 +215,8 @@ func TestStale(t *testing.T) {
 	k := b.keys(t)
 	second := b.keys(t)
 	first := signing(t, k)
-	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-	if _, _, err := steps.Prepare(t.Context()); err != nil {
+	steps := rotation.Steps{Store: b.db, Folder: b.folder, Now: b.clock.now}
+	if _, _, err := steps.Prepare(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := steps.Taint(t.Context(), first); err != nil {
@@ -239,57 +238,6 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// A step that does not come to be leaves no private key.
-func TestPrepareWithdraws(t *testing.T) {
-	b := newBench(t)
-	b.keys(t)
-	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-	refuse := fmt.Errorf("no")
-	_, _, err := steps.prepare(t.Context(), func(rotation.Ring, trust.Terms, time.Time) error { return refuse })
-	if err == nil || len(b.files(t)) != 1 {
-		t.Errorf("%v, %d private keys", err, len(b.files(t)))
-	}
-	if _, _, err := (Steps{DB: b.db, Now: b.clock.now}).Prepare(t.Context()); err == nil {
-		t.Error("a key is made without a place for it")
-	}
-}
-
-// No more keys are prepared than a trust list can name, so that there always is
-// one; tainted ones do not count.
-func TestKeysFitAList(t *testing.T) {
-	b := newBench(t)
-	b.keys(t)
-	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-	_, err := steps.change(t.Context(), func(ring rotation.Ring, _ trust.Terms, _ time.Time) (_ rotation.Ring, err error) {
-		for range trust.MaxKeys - 2 {
-			key, failed := signkey.Generate(handoff.EdDSA)
-			if failed != nil {
-				return ring, failed
-			}
-			if ring, err = ring.Prepare(key.Key()); err != nil {
-				return ring, err
-			}
-		}
-		return ring, nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	last, _, err := steps.Prepare(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := steps.Prepare(t.Context()); err == nil || len(b.files(t)) != 2 {
-		t.Errorf("%v, %d private keys", err, len(b.files(t)))
-	}
-	if _, err := steps.Taint(t.Context(), last.ID()); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := steps.Prepare(t.Context()); err != nil {
-		t.Error(err)
-	}
-}
-
 // A next key is of the kind of the one that signs.
 func TestAlgorithmStays(t *testing.T) {
 	b := newBench(t)
@@ -306,7 +254,7 @@ func TestAlgorithmStays(t *testing.T) {
 	if signing(t, k) != first.Key().ID() {
 		t.Error("the first key does not sign")
 	}
-	key, _, err := k.steps.Prepare(t.Context())
+	key, _, err := k.steps.Prepare(t.Context(), "")
 	if err != nil || key.Algorithm() != handoff.ES256 {
 		t.Errorf("%v, %v", key.Algorithm(), err)
 	}
@@ -318,8 +266,8 @@ func TestSweep(t *testing.T) {
 	b := newBench(t)
 	k := b.keys(t)
 	first := signing(t, k)
-	steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-	if _, _, err := steps.Prepare(t.Context()); err != nil {
+	steps := rotation.Steps{Store: b.db, Folder: b.folder, Now: b.clock.now}
+	if _, _, err := steps.Prepare(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	died := steps
@@ -341,15 +289,15 @@ func TestSweep(t *testing.T) {
 // from then on, however long ago it was taken.
 func TestF06Settled(t *testing.T) {
 	const ago = 48 * time.Hour
-	for name, next := range map[string]func(*testing.T, *bench, Steps, string){
-		"by a step": func(t *testing.T, _ *bench, steps Steps, kid string) {
+	for name, next := range map[string]func(*testing.T, *bench, rotation.Steps, string){
+		"by a step": func(t *testing.T, _ *bench, steps rotation.Steps, kid string) {
 			_, err := steps.Activate(t.Context(), kid)
 			var early *rotation.EarlyError
 			if !errors.As(err, &early) || early.Wait != terms.Before() {
 				t.Errorf("%v, want to wait %s", err, terms.Before())
 			}
 		},
-		"by the server": func(t *testing.T, b *bench, _ Steps, _ string) {
+		"by the server": func(t *testing.T, b *bench, _ rotation.Steps, _ string) {
 			config := b.config()
 			config.Every = 0 // keys change by hand
 			k, err := New(t.Context(), config)
@@ -364,12 +312,12 @@ func TestF06Settled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			b.keys(t)
-			steps := Steps{DB: b.db, Folder: b.folder, Now: b.clock.now}
-			key, err := b.folder.make(handoff.EdDSA)
+			steps := rotation.Steps{Store: b.db, Folder: b.folder, Now: b.clock.now}
+			key, err := b.folder.Make(handoff.EdDSA)
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = steps.change(t.Context(), func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
+			_, err = b.db.ChangeRing(t.Context(), b.clock.now, func(ring rotation.Ring, _ trust.Terms, _ time.Time) (rotation.Ring, error) {
 				return ring.Prepare(key.Key())
 			})
 			if err != nil {
@@ -398,12 +346,12 @@ func TestF06SlowChange(t *testing.T) {
 	b := newBench(t)
 	b.keys(t)
 	looks := 0
-	steps := Steps{DB: b.db, Folder: b.folder, Now: func() time.Time {
+	steps := rotation.Steps{Store: b.db, Folder: b.folder, Now: func() time.Time {
 		looks++
 		b.clock.move(time.Minute) // between one look and the next
 		return b.clock.now()
 	}}
-	_, ring, err := steps.Prepare(t.Context())
+	_, ring, err := steps.Prepare(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +376,7 @@ func TestDueWithoutItsPrivateKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := b.folder.path(ring.Records()[1].Key.ID())
+	path := b.folder.Path(ring.Records()[1].Key.ID())
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -453,44 +401,17 @@ func TestDueWithoutItsPrivateKey(t *testing.T) {
 	}
 }
 
-func TestFolderRefuses(t *testing.T) {
-	dir := t.TempDir()
-	open := filepath.Join(dir, "open")
-	if err := os.Mkdir(open, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(open, 0o720); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{open, filepath.Join(dir, "missing", "keys"), "/dev/null"} {
-		if _, err := OpenFolder(path); err == nil {
-			t.Errorf("%s is opened", path)
-		}
-	}
-	b := newBench(t)
-	key, err := b.folder.make(handoff.EdDSA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := strings.Repeat("A", 43)
-	if err := os.Rename(b.folder.path(key.Key().ID()), b.folder.path(other)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.folder.load(other); err == nil {
-		t.Error("a key under another's name is loaded")
-	}
-}
-
 func TestNewRefuses(t *testing.T) {
 	b := newBench(t)
 	for field, change := range map[string]func(*Config){
-		"DB": func(c *Config) { c.DB = nil }, "Folder": func(c *Config) { c.Folder, c.Every = "", 0 },
+		"DB": func(c *Config) { c.DB = nil }, "First": func(c *Config) { c.Folder, c.Every = "", 0 },
 		"Terms": func(c *Config) { c.Terms = trust.Terms{} }, "Every": func(c *Config) { c.First, c.Folder = &signkey.Key{}, "" },
 		"Log": func(c *Config) { c.Log = nil }, "Now": func(c *Config) { c.Now = nil },
 	} {
 		config := b.config()
 		change(&config)
-		if _, err := New(context.Background(), config); err == nil || !strings.Contains(err.Error(), "Config."+field) {
+		var refused *handoff.ConfigError
+		if _, err := New(context.Background(), config); !errors.As(err, &refused) || refused.Field != "signing.Config."+field {
 			t.Errorf("%s: %v", field, err)
 		}
 	}

@@ -1,9 +1,10 @@
 // Package upkeep does what a running SERVER1 owes its database: it notices what
 // other processes have changed, and tells the publisher of the trust list and the
 // signing keys; it has the keys take the steps that are due; it says by which
-// terms this process issues; and it forgets what no longer matters.
+// terms this process issues; and it removes what no longer matters.
 //
 //	go upkeep.Run(ctx, upkeep.Config{DB: db, Terms: terms, Keys: keys, Changed: publisher.Changed, …})
+//	go upkeep.NewSweeper(upkeep.SweeperConfig{DB: db, Retention: retention, …}).Run(ctx)
 package upkeep
 
 import (
@@ -34,12 +35,9 @@ type Config struct {
 	Now func() time.Time
 }
 
-const (
-	// look is how often the database is asked whether another process has changed
-	// something: with the time to sign and send it, well within a second.
-	look  = 100 * time.Millisecond
-	sweep = time.Minute
-)
+// look is how often the database is asked whether another process has changed
+// something: with the time to sign and send it, well within a second.
+const look = 100 * time.Millisecond
 
 // Run keeps up until ctx ends.
 func Run(ctx context.Context, config Config) {
@@ -62,7 +60,6 @@ type upkeep struct {
 	changes   int64
 	following bool // changes is known
 	kept      time.Time
-	swept     time.Time
 	failing   bool
 }
 
@@ -73,11 +70,11 @@ func (u *upkeep) round(ctx context.Context) error {
 	if u.Keys == nil {
 		return u.keep(ctx)
 	}
-	// The rest is owed where no step can be taken too: by a clock that is wrong.
+	// The rest is owed where no step can be taken, too.
 	return errors.Join(u.Keys.Step(ctx), u.keep(ctx))
 }
 
-// keep says by which terms this process issues, and sweeps, where it is time.
+// keep says by which terms this process issues, where it is time.
 func (u *upkeep) keep(ctx context.Context) error {
 	now := u.Now()
 	if now.Sub(u.kept) >= database.TermsInterval {
@@ -85,12 +82,6 @@ func (u *upkeep) keep(ctx context.Context) error {
 			return err
 		}
 		u.kept = now
-	}
-	if now.Sub(u.swept) >= sweep {
-		if err := u.DB.Sweep(ctx, now); err != nil {
-			return err
-		}
-		u.swept = now
 	}
 	return nil
 }

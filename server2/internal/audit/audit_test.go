@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,10 +18,10 @@ import (
 )
 
 // TestH12: each decision is one line that says who, what, by which handoff, and
-// the outcome, whatever else is logged, and one count.
+// the outcome, at any log level, and one count.
 func TestH12(t *testing.T) {
 	const method = "/a.B/C"
-	refusal := &handoff.Refusal{Reason: handoff.ReasonStoreUnavailable, Check: handoff.CheckRedeem, Detail: "d", Err: errors.New("cause")}
+	refusal := &handoff.Refusal{Reason: handoff.ReasonStoreUnavailable, Check: "redeem", Detail: "d", Err: errors.New("cause")}
 	for name, c := range map[string]struct {
 		event handoffgrpc.Event
 		line  map[string]any
@@ -42,6 +44,17 @@ func TestH12(t *testing.T) {
 				"reason": "STORE_UNAVAILABLE", "check": "redeem", "detail": "d", "cause": "cause",
 			},
 			"handoff_decisions_total method=/a.B/C outcome=refused reason=STORE_UNAVAILABLE 1",
+		},
+		"answered": {
+			handoffgrpc.Event{
+				Method: method, Issuer: "i", Subject: "s", ID: "h", Answered: true,
+				Refusal: &handoff.Refusal{Reason: handoff.ReasonTokenReplayed, Check: "redeem"},
+			},
+			map[string]any{
+				"level": "INFO", "outcome": "answered", "method": method, "issuer": "i", "subject": "s", "handoff_id": "h",
+				"reason": "TOKEN_REPLAYED", "check": "redeem",
+			},
+			"handoff_decisions_total method=/a.B/C outcome=answered reason=TOKEN_REPLAYED 1",
 		},
 		"ended": {
 			handoffgrpc.Event{Method: method, Issuer: "i", Subject: "s", ID: "h", Grant: new(handoff.Grant), Refusal: &handoff.Refusal{Reason: handoff.ReasonTokenExpired}},
@@ -76,7 +89,7 @@ func TestShed(t *testing.T) {
 	record := New(&out)
 	for range 3 {
 		record.Observe(t.Context(), handoffgrpc.Event{Method: "/a.B/C", Refusal: &handoff.Refusal{
-			Reason: handoff.ReasonLimitExceeded, Check: handoffgrpc.CheckGuardWaiting,
+			Reason: handoff.ReasonLimitExceeded, Check: "guard.waiting",
 		}})
 	}
 	if out.Len() > 0 {
@@ -107,4 +120,36 @@ func counts(t *testing.T, r *Record) string {
 		all = append(all, fmt.Sprint(text, " ", metric.GetCounter().GetValue()))
 	}
 	return strings.Join(all, "; ")
+}
+
+// The names of a decision's line are those that OPERATING.md lists, and each of them is
+// written.
+func TestLinesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("(?m)^\\| `handoff` \\|([^|]*)\\|([^|]*)\\|$").FindStringSubmatch(string(text))
+	if row == nil {
+		t.Fatal("OPERATING.md has no row for the line")
+	}
+	var out bytes.Buffer
+	New(&out).Observe(t.Context(), handoffgrpc.Event{
+		Method: "/a.B/C", Issuer: "i", Subject: "s", ID: "h", Actor: "c",
+		Refusal: &handoff.Refusal{Reason: handoff.ReasonStoreUnavailable, Check: "redeem", Detail: "d", Err: errors.New("cause")},
+	})
+	var line map[string]any
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{}
+	for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[1]+row[2], -1) {
+		want[name[1]] = line[name[1]]
+	}
+	for _, name := range []string{"time", "level", "msg"} {
+		delete(line, name)
+	}
+	if diff := cmp.Diff(want, line); diff != "" {
+		t.Error(diff)
+	}
 }

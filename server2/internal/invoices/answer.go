@@ -52,7 +52,7 @@ func (a *answer) GRPCStatus() *status.Status { return a.status }
 func refuse(code codes.Code, reason, text string, cause error, details ...protoadapt.MessageV1) error {
 	st := status.New(code, text)
 	details = append([]protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: Domain, Reason: reason}}, details...)
-	if detailed, err := st.WithDetails(details...); err == nil { // fails for codes.OK alone
+	if detailed, err := st.WithDetails(details...); err == nil { // fails only for codes.OK
 		st = detailed
 	}
 	return &answer{st, cause}

@@ -56,6 +56,13 @@ func checkPay(req *server2v1.PayInvoiceRequest) error {
 	return v.err()
 }
 
+func checkList(req *server2v1.ListInvoicesRequest) error {
+	var v violations
+	v.need(req.GetPageSize() >= 0, "page_size", "must not be negative")
+	v.need(req.GetPageToken() == "" || isInvoiceID(req.GetPageToken()), "page_token", "must be the next_page_token of a page before, or empty")
+	return v.err()
+}
+
 func checkExport(req *server2v1.ExportPaymentsRequest) error {
 	var v violations
 	v.need(req.GetInvoiceId() == "" || isInvoiceID(req.GetInvoiceId()), "invoice_id", mustBeInvoiceID+", or empty")

@@ -4,10 +4,11 @@
 //
 // # Invariants
 //
-// A handler knows who asks from the grant alone, as (issuer, subject), and says
+// A handler knows who asks only from the grant, as (issuer, subject), and says
 // so to every question that it asks the ledger: a signed operation does not make
 // an invoice the user's. Without a grant it refuses. A request is checked before
-// the ledger is touched, and a bad one is told every field that is wrong.
+// the ledger is touched, and a bad one is told every field that is wrong. A
+// handoff that has paid has one answer, however often its token comes.
 //
 // # What it does not do
 //
@@ -16,9 +17,11 @@ package invoices
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -27,8 +30,16 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 )
 
-// pageSize is how many payments an export reads at once.
-const pageSize = 100
+const (
+	// pageSize is how many payments an export reads at once, and how many invoices are
+	// listed at most.
+	pageSize = 100
+	// lookEvery is how often an export that follows looks for new payments.
+	lookEvery = time.Second
+	// settled is how long after its time a payment can be read at the latest: its time
+	// is taken before it is written, by replicas whose clocks differ.
+	settled = 30 * time.Second
+)
 
 // Service is server2v1.InvoiceServiceServer. It is safe for concurrent use.
 type Service struct {
@@ -64,11 +75,35 @@ func (s *Service) GetInvoice(ctx context.Context, req *server2v1.GetInvoiceReque
 	if err != nil {
 		return nil, outcome(ctx, err)
 	}
-	found := &server2v1.Invoice{InvoiceId: in.ID, Amount: money(in.Amount)}
-	if in.Payment != nil {
-		found.Payment = payment(*in.Payment)
+	return &server2v1.GetInvoiceResponse{Invoice: invoice(in)}, nil
+}
+
+// ListInvoices implements server2v1.InvoiceServiceServer.
+func (s *Service) ListInvoices(ctx context.Context, req *server2v1.ListInvoicesRequest) (*server2v1.ListInvoicesResponse, error) {
+	_, owner, err := caller(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return &server2v1.GetInvoiceResponse{Invoice: found}, nil
+	if err := checkList(req); err != nil {
+		return nil, err
+	}
+	size := int(req.GetPageSize())
+	if size == 0 || size > pageSize {
+		size = pageSize
+	}
+	found, err := s.ledger.Invoices(ctx, owner, req.GetPageToken(), size+1)
+	if err != nil {
+		return nil, outcome(ctx, err)
+	}
+	response := &server2v1.ListInvoicesResponse{}
+	if len(found) > size {
+		found = found[:size]
+		response.NextPageToken = found[size-1].ID
+	}
+	for _, in := range found {
+		response.Invoices = append(response.Invoices, invoice(in))
+	}
+	return response, nil
 }
 
 // PayInvoice implements server2v1.InvoiceServiceServer.
@@ -95,6 +130,22 @@ func (s *Service) PayInvoice(ctx context.Context, req *server2v1.PayInvoiceReque
 	return &server2v1.PayInvoiceResponse{Payment: payment(paid), RepeatedRequest: repeated}, nil
 }
 
+// Outcome is handoffgrpc.Config.Outcome: the first answer to a handoff that has
+// paid, which the ledger knows by its id, and nil for every other.
+func (s *Service) Outcome(ctx context.Context, grant *handoff.Grant) (proto.Message, error) {
+	if grant.Method() != server2v1.InvoiceService_PayInvoice_FullMethodName {
+		return nil, nil
+	}
+	paid, err := s.ledger.PaymentBy(ctx, ledger.Owner{Issuer: grant.Issuer(), Subject: grant.Subject()}, grant.ID())
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &server2v1.PayInvoiceResponse{Payment: payment(paid), RepeatedRequest: paid.HandoffID != grant.ID()}, nil
+}
+
 // ExportPayments implements server2v1.InvoiceServiceServer. It holds no read of
 // the database open while the client takes its time.
 func (s *Service) ExportPayments(req *server2v1.ExportPaymentsRequest, stream grpc.ServerStreamingServer[server2v1.ExportPaymentsResponse]) error {
@@ -106,21 +157,39 @@ func (s *Service) ExportPayments(req *server2v1.ExportPaymentsRequest, stream gr
 	if err := checkExport(req); err != nil {
 		return err
 	}
-	var last ledger.Payment
-	for {
-		page, err := s.ledger.Payments(ctx, payer, req.GetInvoiceId(), last, pageSize)
+	e := export{from: func(after ledger.Payment) ([]ledger.Payment, error) {
+		page, err := s.ledger.Payments(ctx, payer, req.GetInvoiceId(), after, pageSize)
 		if err != nil {
-			return outcome(ctx, err)
+			return nil, outcome(ctx, err)
 		}
-		for _, last = range page {
-			if err := stream.Send(&server2v1.ExportPaymentsResponse{Payment: payment(last)}); err != nil {
-				return err
-			}
+		return page, nil
+	}, to: stream}
+	if !req.GetFollow() {
+		return e.all()
+	}
+	e.sent = map[string]time.Time{}
+	// The replica that takes a payment does not tell the others: each looks.
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		if err := e.all(); err != nil {
+			return err
 		}
-		if len(page) < pageSize {
-			return nil
+		e.stepBack()
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
+}
+
+func invoice(in ledger.Invoice) *server2v1.Invoice {
+	shown := &server2v1.Invoice{InvoiceId: in.ID, Amount: money(in.Amount)}
+	if in.Payment != nil {
+		shown.Payment = payment(*in.Payment)
+	}
+	return shown
 }
 
 func money(a ledger.Amount) *server2v1.Money {

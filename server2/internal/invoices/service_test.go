@@ -254,7 +254,7 @@ func TestDatabaseUnavailable(t *testing.T) {
 	}
 }
 
-// Whoever may have paid is told to ask again, and not that nothing was changed.
+// A user who may have paid is told to ask again, and not that nothing was changed.
 func TestUncertain(t *testing.T) {
 	err := outcome(t.Context(), fmt.Errorf("committing: %w", ledger.ErrUncertain))
 	wantReason(t, "pay", err, codes.Unavailable, outcomeUnknown)
@@ -334,6 +334,118 @@ func TestExportPayments(t *testing.T) {
 	}
 	if err := s.ExportPayments(&server2v1.ExportPaymentsRequest{}, exportStream(t, "", io.ErrClosedPipe)); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error("a client that has gone:", err)
+	}
+}
+
+// An export that follows sends each payment once, also one that appears later with an
+// earlier time, until the call ends.
+func TestExportFollows(t *testing.T) {
+	t.Parallel()
+	s, db := setUp(t)
+	owner := ledger.Owner{Issuer: handofftest.NewIssuer(t).Name(), Subject: alice}
+	amount := ledger.Amount{CurrencyCode: "EUR", MinorUnits: 1}
+	made := func(id string, at time.Duration) {
+		if _, err := db.Add(t.Context(), []ledger.Invoice{{ID: id, Owner: owner, Amount: amount}}); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := db.Pay(t.Context(), ledger.Order{
+			Payer: owner, InvoiceID: id, Amount: amount, RequestID: id, HandoffID: id, Time: noon.Add(at),
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx, end := context.WithCancel(handofftest.Context(t, alice, server2v1.InvoiceService_ExportPayments_FullMethodName, &server2v1.ExportPaymentsRequest{Follow: true}))
+	defer end()
+	stream := &following{ctx: ctx, sent: make(chan string, 10)}
+	ended := make(chan error, 1)
+	go func() { ended <- s.ExportPayments(&server2v1.ExportPaymentsRequest{Follow: true}, stream) }()
+	wants := func(id string) {
+		t.Helper()
+		select {
+		case got := <-stream.sent:
+			if got != id {
+				t.Errorf("got %s, want %s", got, id)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing comes")
+		}
+	}
+	made("X-1", 0)
+	wants("X-1")
+	made("X-2", time.Minute)
+	wants("X-2")
+	made("X-3", time.Minute-settled+time.Second)
+	wants("X-3")
+	end()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the end: %v", err)
+	}
+	if len(stream.sent) > 0 {
+		t.Errorf("%s came twice", <-stream.sent)
+	}
+}
+
+// following is the stream of an export, of which it tells the invoices.
+type following struct {
+	grpc.ServerStream
+	ctx  context.Context
+	sent chan string
+}
+
+func (f *following) Context() context.Context { return f.ctx }
+
+func (f *following) Send(response *server2v1.ExportPaymentsResponse) error {
+	f.sent <- response.GetPayment().GetInvoiceId()
+	return nil
+}
+
+// A list has every invoice of the user's once, over any number of pages, with its payment.
+func TestListInvoices(t *testing.T) {
+	t.Parallel()
+	s, db := setUp(t)
+	owner := ledger.Owner{Issuer: handofftest.NewIssuer(t).Name(), Subject: alice}
+	for _, id := range []string{"A", "B", "Z"} {
+		if _, err := db.Add(t.Context(), []ledger.Invoice{{ID: id, Owner: owner, Amount: ledger.Amount{CurrencyCode: "EUR", MinorUnits: 7}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := pay(t, s, payRequest(nil)); err != nil {
+		t.Fatal(err)
+	}
+	list := func(req *server2v1.ListInvoicesRequest) (*server2v1.ListInvoicesResponse, error) {
+		return s.ListInvoices(handofftest.Context(t, alice, server2v1.InvoiceService_ListInvoices_FullMethodName, req), req)
+	}
+	var all []*server2v1.Invoice
+	for token := ""; ; {
+		page, err := list(&server2v1.ListInvoicesRequest{PageSize: 3, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, page.GetInvoices()...)
+		if token = page.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	var ids []string
+	for _, in := range all {
+		ids = append(ids, in.GetInvoiceId())
+	}
+	if want := []string{"A", "B", "INV-42", "Z"}; !slices.Equal(ids, want) {
+		t.Fatalf("got %q, want %q", ids, want)
+	}
+	one, err := s.GetInvoice(handofftest.Context(t, alice, getMethod, &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}), &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"})
+	if err != nil || one.GetInvoice().GetPayment() == nil {
+		t.Fatal(one, err)
+	}
+	if diff := cmp.Diff(one.GetInvoice(), all[2], protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if whole, err := list(&server2v1.ListInvoicesRequest{}); err != nil || len(whole.GetInvoices()) != 4 || whole.GetNextPageToken() != "" {
+		t.Error(whole, err)
+	}
+	for _, bad := range []*server2v1.ListInvoicesRequest{{PageSize: -1}, {PageToken: "x y"}} {
+		_, err := list(bad)
+		wantReason(t, fmt.Sprint(bad), err, codes.InvalidArgument, argumentInvalid)
 	}
 }
 

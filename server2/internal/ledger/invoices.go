@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Invoice is something to be paid by its owner.
@@ -23,7 +24,7 @@ type Invoice struct {
 func (db *DB) Add(ctx context.Context, invoices []Invoice) (added int, err error) {
 	// In one order, so that two who add the same ones do not wait for each other.
 	invoices = slices.SortedFunc(slices.Values(invoices), func(a, b Invoice) int { return cmp.Compare(a.ID, b.ID) })
-	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = db.change(ctx, first, func(ctx context.Context, tx *sql.Tx) error {
 		added = 0
 		for _, in := range invoices {
 			have, err := anyInvoice(ctx, tx, in.ID)
@@ -76,7 +77,42 @@ func invoiceOf(ctx context.Context, q querier, owner Owner, id string) (Invoice,
 	return in, nil
 }
 
-// anyInvoice returns whoever's invoice it is, without its payment.
+// Invoices returns up to limit invoices of the owner's whose ids come after the given
+// one, in their order, with their payments.
+func (db *DB) Invoices(ctx context.Context, owner Owner, after string, limit int) ([]Invoice, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	const query = `SELECT i.invoice_id, i.currency_code, i.minor_units, p.payment_id, p.currency_code, p.minor_units, p.paid_at, p.memo, p.handoff_id
+		FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.invoice_id
+		WHERE i.issuer = $1 AND i.subject = $2 AND i.invoice_id > $3 ORDER BY i.invoice_id LIMIT $4`
+	rows, err := db.read.QueryContext(ctx, query, owner.Issuer, owner.Subject, after, limit)
+	if err != nil {
+		return nil, failed("reading invoices", err)
+	}
+	defer rows.Close()
+	var page []Invoice
+	for rows.Next() {
+		in := Invoice{Owner: owner}
+		var id, currency, memo, handoff sql.NullString
+		var units, paidAt sql.NullInt64
+		if err := rows.Scan(&in.ID, &in.Amount.CurrencyCode, &in.Amount.MinorUnits, &id, &currency, &units, &paidAt, &memo, &handoff); err != nil {
+			return nil, failed("reading invoices", err)
+		}
+		if id.Valid {
+			in.Payment = &Payment{
+				ID: id.String, InvoiceID: in.ID, Amount: Amount{CurrencyCode: currency.String, MinorUnits: units.Int64},
+				Time: time.UnixMilli(paidAt.Int64).UTC(), Memo: memo.String, HandoffID: handoff.String,
+			}
+		}
+		page = append(page, in)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, failed("reading invoices", err)
+	}
+	return page, nil
+}
+
+// anyInvoice returns an invoice of any payer, without its payment.
 func anyInvoice(ctx context.Context, q querier, id string) (Invoice, error) {
 	in := Invoice{ID: id}
 	const query = `SELECT issuer, subject, currency_code, minor_units FROM invoices WHERE invoice_id = $1`

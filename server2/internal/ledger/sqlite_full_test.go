@@ -43,7 +43,24 @@ func TestFullInCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, repeated, err := db.Pay(t.Context(), order("r1", fmt.Sprint("h", room)))
+		if err != nil {
+			limit.Cur = 0
+			if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				unavailable(t, db.Ready(t.Context()))
+				ctx, end := WithPlace(t.Context())
+				unavailable(t, db.Reserve(ctx))
+				end()
+			}
+		}
 		restore()
+		if err != nil {
+			if err := db.Ready(t.Context()); err != nil {
+				t.Errorf("once the disk has room again: %v", err)
+			}
+		}
 		n := count(t, db)
 		if err == nil {
 			if repeated || n != 1 {

@@ -21,13 +21,15 @@ type devcertCommand struct {
 	Out       string   `required:"" placeholder:"DIR" help:"Folder for the files, made if it does not exist. None of the files may exist."`
 	Host      []string `placeholder:"NAME" sep:"none" help:"DNS name or IP address of the server. Repeat it for each. Default: localhost, 127.0.0.1 and ::1."`
 	Days      int      `default:"30" placeholder:"N" help:"How long the certificates are valid, in days from 1 to 365. Default: 30."`
-	KeepCAKey bool     `name:"keep-ca-key" help:"Write the authority's key as well, as ca.key. Whoever has it can pose as any server to those who trust ca.pem. Default: it is forgotten."`
+	KeepCAKey bool     `name:"keep-ca-key" help:"Write the authority's key as well, as ca.key. Anyone who has it can pose as any server to those who trust ca.pem. Default: it is forgotten."`
 }
 
 func (devcertCommand) Help() string {
 	return "For development only: nobody guards this authority. Writes ca.pem, the authority that clients are to trust, and " +
 		"server.pem and server.key (mode 0600), for a server that speaks TLS. Keys are ECDSA, P-256.\n\n" +
-		"Example:\n\n    handoff devcert --out certs --host localhost --host 127.0.0.1\n"
+		"Example:\n\n    handoff devcert --out certs --host localhost --host 127.0.0.1 --host shop.localhost --host billing.localhost\n\n" +
+		"A browser takes any name beneath localhost for this machine, but no certificate for *.localhost: name each. Each run's " +
+		"certificates have serial numbers of their own, as a browser refuses two that share one."
 }
 
 func (c *devcertCommand) Run(p *program) error {

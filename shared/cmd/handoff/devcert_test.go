@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,9 +48,48 @@ func TestDevcert(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "ca.key")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the authority's key is kept: %v", err)
 	}
-	// The server's key signs for the server alone.
+	// The server's key signs only for the server.
 	if leaf, err := x509.ParseCertificate(server.Certificate[0]); err != nil || leaf.IsCA {
 		t.Errorf("the server is an authority: %v", err)
+	}
+}
+
+// The names of a demo are one certificate's. What is made again is another
+// certificate: Firefox refuses two with the same issuer and serial number.
+func TestDevcertForBrowsers(t *testing.T) {
+	seen := map[string]bool{}
+	for range 3 {
+		dir := filepath.Join(t.TempDir(), "certs")
+		if status, _, errOut := invoke(t, "", "devcert", "--out", dir, "--host", "shop.localhost", "--host", "billing.localhost"); status != exitDone {
+			t.Fatal(errOut)
+		}
+		for _, name := range []string{"ca.pem", "server.pem"} {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			block, _ := pem.Decode(text)
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if serial := c.Issuer.String() + c.SerialNumber.String(); seen[serial] || c.SerialNumber.BitLen() < 64 {
+				t.Errorf("%s has the serial number %s", name, c.SerialNumber)
+			} else {
+				seen[serial] = true
+			}
+			if c.IsCA {
+				continue
+			}
+			for host, ok := range map[string]bool{"shop.localhost": true, "billing.localhost": true, "localhost": false, "evil.localhost": false, "a.shop.localhost": false} {
+				if err := c.VerifyHostname(host); (err == nil) != ok {
+					t.Errorf("%s: %v", host, err)
+				}
+			}
+		}
+	}
+	if status, _, errOut := invoke(t, "", "devcert", "--out", t.TempDir(), "--host", "*.localhost"); status == exitDone || !strings.Contains(errOut, "--host") {
+		t.Errorf("a wildcard, which browsers refuse: %d %s", status, errOut)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // keyFolder is a folder with the signing keys of one issuer:
@@ -29,7 +30,7 @@ type keyFolder string
 const (
 	ringFile  = "ring.json"
 	termsFile = "terms.json"
-	mostKeys  = 64 // of a trust list (package trust, SPEC.md)
+	maxRecord = 1 << 20 // bytes of what a folder records, which never has so many
 )
 
 // keyState is what the folder records.
@@ -38,30 +39,18 @@ type keyState struct {
 	terms trust.Terms
 }
 
-func (f keyFolder) file(name string) string   { return filepath.Join(string(f), name) }
-func (f keyFolder) private(kid string) string { return f.file(kid + ".key") }
+func (f keyFolder) file(name string) string { return filepath.Join(string(f), name) }
 
-// check refuses what is not a folder of the owner's alone.
-func (f keyFolder) check() error {
-	info, err := os.Stat(string(f))
-	switch {
-	case err != nil:
-		return err
-	case !info.IsDir():
-		return fmt.Errorf("%s is not a folder", f)
-	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("%s has mode %04o: others can put keys there (chmod 700)", f, info.Mode().Perm())
-	}
-	return nil
-}
+// keys is the folder with the private halves.
+func (f keyFolder) keys() signkey.Folder { return signkey.Folder(f) }
 
 // read returns what is recorded: nothing, if no step was ever taken.
 func (f keyFolder) read() (s keyState, err error) {
-	if err := f.check(); err != nil {
+	if err := f.keys().Check(); err != nil {
 		return s, err
 	}
-	ring, ringErr := os.ReadFile(f.file(ringFile))
-	terms, termsErr := os.ReadFile(f.file(termsFile))
+	ring, ringErr := vetted.File{Path: f.file(ringFile), Max: maxRecord}.Read()
+	terms, termsErr := vetted.File{Path: f.file(termsFile), Max: maxRecord}.Read()
 	if errors.Is(ringErr, fs.ErrNotExist) && errors.Is(termsErr, fs.ErrNotExist) {
 		return s, nil
 	}
@@ -103,58 +92,51 @@ func named(path string, err error) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// take has do change what is recorded, one process at a time, and returns what is
-// on disk then. The clock is read when nobody else can take a step. Its step is
-// settled, as is one that was cut short before that.
-func (f keyFolder) take(clock func() time.Time, do func(s keyState, now time.Time) (keyState, error)) (keyState, error) {
-	dir, err := os.Open(string(f))
+// store is the folder as a rotation.Store, with the terms that the flags name.
+type store struct {
+	keyFolder
+	terms termFlags
+}
+
+// Ring returns the ring that is recorded.
+func (s store) Ring(context.Context) (rotation.Ring, error) {
+	state, err := s.read()
+	return state.ring, err
+}
+
+// ChangeRing has change make another ring, one process at a time. The terms are
+// recorded with the ring, before it.
+func (s store) ChangeRing(_ context.Context, clock func() time.Time, change rotation.Change) (rotation.Ring, error) {
+	dir, err := os.Open(string(s.keyFolder))
 	if err != nil {
-		return keyState{}, err
+		return rotation.Ring{}, err
 	}
 	defer dir.Close()
 	if err := lock(dir); err != nil {
-		return keyState{}, fmt.Errorf("locking %s: %w", f, err)
+		return rotation.Ring{}, fmt.Errorf("locking %s: %w", s.keyFolder, err)
 	}
-	former, err := f.open()
+	former, err := s.read()
 	if err != nil {
-		return former, err
+		return former.ring, err
 	}
-	if former, err = f.settle(dir, former, clock); err != nil {
-		return former, err
-	}
-	now := clock()
-	s, err := do(former, now)
+	terms, err := s.terms.over(former.terms)
 	if err != nil {
-		return former, err
+		return former.ring, err
 	}
-	s.ring = s.ring.Prune(now)
-	if s.terms != former.terms {
-		if err := f.replace(dir, termsFile, formatTerms(s.terms)); err != nil {
-			return former, err
+	ring, err := change(former.ring, terms, clock())
+	if err != nil {
+		return former.ring, err
+	}
+	if terms != former.terms {
+		if err := s.replace(dir, termsFile, formatTerms(terms)); err != nil {
+			return former.ring, err
 		}
 	}
-	if err := f.replaceRing(dir, s.ring); err != nil {
-		return former, err
-	}
-	s, err = f.settle(dir, s, clock)
-	return s, errors.Join(err, f.sweep(dir, former.ring, s.ring))
-}
-
-// settle settles the ring that is on disk.
-func (f keyFolder) settle(dir *os.File, s keyState, clock func() time.Time) (keyState, error) {
-	if s.ring.Settled() {
-		return s, nil
-	}
-	s.ring = s.ring.Settle(clock(), s.terms)
-	return s, f.replaceRing(dir, s.ring)
-}
-
-func (f keyFolder) replaceRing(dir *os.File, ring rotation.Ring) error {
 	text, err := json.Marshal(ring)
 	if err != nil {
-		return err
+		return former.ring, err
 	}
-	return f.replace(dir, ringFile, append(text, '\n'))
+	return ring, s.replace(dir, ringFile, append(text, '\n'))
 }
 
 // replace puts a file in the place of another, so that a reader sees the former
@@ -173,23 +155,6 @@ func (f keyFolder) replace(dir *os.File, name string, text []byte) error {
 	return dir.Sync()
 }
 
-// sweep removes the private halves of keys that will not sign again, also of
-// those whose step was cut short before it could.
-func (f keyFolder) sweep(dir *os.File, rings ...rotation.Ring) error {
-	now := rings[len(rings)-1]
-	for _, ring := range rings {
-		for _, k := range ring.Records() {
-			if signs(now, k.Key.ID()) {
-				continue
-			}
-			if err := os.Remove(f.private(k.Key.ID())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("the step is taken, but a private key is still there: %w", err)
-			}
-		}
-	}
-	return dir.Sync()
-}
-
 // signs reports whether a key of the ring signs, or may do so later.
 func signs(ring rotation.Ring, kid string) bool {
 	for _, k := range ring.Records() {
@@ -198,45 +163,4 @@ func signs(ring rotation.Ring, kid string) bool {
 		}
 	}
 	return false
-}
-
-// prepare makes a key and adds it to the ring. Its private half is on disk before
-// the ring names it; where the ring does not come to, it is removed.
-func (f keyFolder) prepare(clock func() time.Time, algorithm handoff.Algorithm, terms termFlags) (keyState, *signkey.Key, error) {
-	key, err := signkey.Generate(algorithm)
-	if err != nil {
-		return keyState{}, nil, err
-	}
-	kid := key.Key().ID()
-	saved := false
-	s, err := f.take(clock, func(s keyState, now time.Time) (keyState, error) {
-		var err1, err2 error
-		s.terms, err1 = terms.over(s.terms)
-		s.ring, err2 = s.ring.Prepare(key.Key())
-		if err := errors.Join(err1, err2); err != nil {
-			return s, err
-		}
-		if len(s.ring.Listed(now)) > mostKeys {
-			return s, fmt.Errorf("a trust list names %d keys at most: retire or taint one", mostKeys)
-		}
-		err := key.Save(f.private(kid))
-		saved = err == nil
-		return s, err
-	})
-	if err != nil && saved {
-		// An error does not always mean that nothing was recorded.
-		if now, failed := f.read(); failed == nil && !signs(now.ring, kid) {
-			err = errors.Join(err, os.Remove(f.private(kid)))
-		}
-	}
-	return s, key, err
-}
-
-// load returns the private half of a key.
-func (f keyFolder) load(kid string) (*signkey.Key, error) {
-	key, err := signkey.Load(f.private(kid))
-	if err == nil && key.Key().ID() != kid {
-		err = fmt.Errorf("%s has another key than its name says", f.private(kid))
-	}
-	return key, err
 }

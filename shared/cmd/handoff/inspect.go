@@ -22,12 +22,14 @@ import (
 )
 
 type inspectCommand struct {
+	UnsealKey []string `placeholder:"FILE" sep:"none" help:"Key that opens a sealed token, as keygen --use enc makes it. What is in it is then shown. Default: only that it is sealed."`
+
 	At *instant `placeholder:"TIME" help:"Judge its times as of this time, in Unix seconds or RFC 3339 form. Default: now."`
 }
 
 func (inspectCommand) Help() string {
 	return "Reads one JWT of any kind from standard input. What it prints is what somebody wrote there: nobody has checked who. " +
-		"Then it says what is wrong with it as a handoff token, signature and addressee aside; of a trust list, as a trust list. " +
+		"Then it says what is wrong with it as a handoff token, signature and addressee aside; of a visit, as a visit; of a trust list, as a trust list. " +
 		"Exit status 0: it is shown. 1: it does not look like a JWT.\n\n" +
 		"Example:\n\n    handoff inspect <token\n"
 }
@@ -42,10 +44,15 @@ func (c *inspectCommand) Run(p *program) error {
 		now = c.At.Time
 	}
 	fmt.Fprintln(p.out, "NOT VERIFIED: anybody can have written this.")
+	if found := pasted(raw); found != "" {
+		fmt.Fprintf(p.out, "What was read is not just a token: %s.\n", found)
+	}
 	parts := strings.Split(raw, ".")
 	if len(parts) == 5 {
-		fmt.Fprintln(p.out, "It has five parts: an encrypted JWT (JWE, RFC 7516), which only its audience can read.")
-		return errRefused
+		if raw, err = c.open(p.out, raw); err != nil {
+			return err
+		}
+		parts = strings.Split(raw, ".")
 	}
 	if len(parts) != 3 {
 		fmt.Fprintln(p.out, "It does not look like a JWT: it does not have three parts with dots between them.")
@@ -58,24 +65,57 @@ func (c *inspectCommand) Run(p *program) error {
 	}
 	header.print(p.out, "header")
 	payload.print(p.out, "payload")
+	return judge(p.out, raw, header, payload, now)
+}
 
+// judge says what is wrong with a JWT as what it claims to be.
+func judge(out io.Writer, raw string, header, payload part, now time.Time) error {
 	if header.text("typ") == trust.Profile().Typ {
-		fmt.Fprintf(p.out, "As a handoff token it is refused:\n  %s: it is of another kind\n", handoff.CheckHeaderTyp)
-		return explainList(p.out, raw, now)
+		fmt.Fprintf(out, "As a handoff token it is refused:\n  %s: it is of another kind\n", "header.typ")
+		return explainList(out, oneList{statement: raw}, now)
 	}
-	problems := diagnose(raw, header, payload, now)
+	if _, bound := payload.members["cnf"]; bound {
+		fmt.Fprintln(out, "It is bound to a client certificate (cnf): over any other connection it is refused.")
+	}
+	kind, name := handoff.KindHandoff, "handoff token"
+	if header.text("typ") == string(handoff.KindVisit) {
+		kind, name = handoff.KindVisit, "visit"
+	}
+	problems := diagnose(kind, raw, header, payload, now)
 	if len(problems) == 0 {
-		_, err = fmt.Fprintf(p.out, "As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in %s.\n",
-			payload.expires().Sub(now).Round(time.Second))
+		_, err := fmt.Fprintf(out, "As a %s nothing is wrong with it, as far as one can tell without the key. It expires in %s.\n",
+			name, payload.expires().Sub(now).Round(time.Second))
 		return err
 	}
-	fmt.Fprintln(p.out, "As a handoff token it is refused:")
+	fmt.Fprintf(out, "As a %s it is refused:\n", name)
 	for _, found := range problems {
-		if _, err = fmt.Fprintf(p.out, "  %s: %s\n", found.check, found.what); err != nil {
+		if _, err := fmt.Fprintf(out, "  %s: %s\n", found.check, found.what); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// open shows the header of a sealed token, and returns what is in it.
+func (c *inspectCommand) open(out io.Writer, raw string) (string, error) {
+	header, _, _ := strings.Cut(raw, ".")
+	decodePart(header).print(out, "header")
+	unseal, err := unsealer(c.UnsealKey)
+	if err != nil {
+		return "", err
+	}
+	if unseal == nil {
+		fmt.Fprintln(out, "It has five parts: an encrypted JWT (JWE, RFC 7516), which only its audience can read.")
+		return "", errRefused
+	}
+	inner, err := unseal(raw)
+	var refusal *handoff.Refusal
+	if errors.As(err, &refusal) {
+		fmt.Fprintf(out, "As a sealed token it is refused:\n  %s: %s\n", refusal.Check, refusal.Detail)
+		return "", errRefused
+	}
+	fmt.Fprintln(out, "It is sealed to this key. What is in it:")
+	return inner, err
 }
 
 // part is the header or the payload of an unverified JWT.
@@ -171,21 +211,25 @@ func (f *findings) addFirst(err error) {
 // diagnose lists everything that is wrong with a token. A verifier stops at the
 // first fault: it is asked about the form, and about the payload under a
 // signature of our own; what is missing or too much is compared here.
-func diagnose(raw string, header, payload part, now time.Time) findings {
+func diagnose(kind handoff.Kind, raw string, header, payload part, now time.Time) findings {
 	var f findings
-	header.compare(&f, []string{"alg", "kid", "typ"}, nil, func(string) handoff.Check { return handoff.CheckHeaderMembers }, handoff.CheckHeaderMembers)
-	_, _, err := handoff.TokenProfile().Open(context.Background(), raw, noKeys{})
+	header.compare(&f, []string{"alg", "kid", "typ"}, nil, func(string) handoff.Check { return "header.members" }, "header.members")
+	_, _, err := kind.Profile().Open(context.Background(), raw, noKeys{})
 	if !errors.Is(err, errNoKeys) {
 		f.addFirst(err)
 	}
 	if payload.value != nil {
-		payload.compare(&f, []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid"},
-			func(name string) handoff.Check { return handoff.Check("claim." + name) }, handoff.CheckPayloadMembers)
+		required, optional := []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid", "cnf"}
+		if kind == handoff.KindVisit {
+			required = append(required, "sid")
+		}
+		payload.compare(&f, required, optional,
+			func(name string) handoff.Check { return handoff.Check("claim." + name) }, "payload.members")
 	}
 	if expires := payload.expires(); !expires.IsZero() && !now.Before(expires) {
-		f.add(handoff.CheckExpiry, fmt.Sprintf("expired %s ago", now.Sub(expires).Round(time.Second)))
+		f.add("verify.exp", fmt.Sprintf("expired %s ago", now.Sub(expires).Round(time.Second)))
 	}
-	f.addFirst(verifyClaims(payload, now))
+	f.addFirst(verifyClaims(kind, payload, now))
 	return f
 }
 
@@ -211,12 +255,12 @@ func (noKeys) Key(context.Context, string) (handoff.Key, error) { return handoff
 
 // verifyClaims says what a verifier would say of the payload, were it signed and
 // the verifier its audience: it is signed with a key that is forgotten at once.
-func verifyClaims(payload part, now time.Time) error {
+func verifyClaims(kind handoff.Kind, payload part, now time.Time) error {
 	key, err := signkey.Generate(handoff.EdDSA)
 	if err != nil {
 		return err
 	}
-	raw, err := handoff.TokenProfile().Seal(context.Background(), []byte(payload.decoded), key)
+	raw, err := kind.Profile().Seal(context.Background(), []byte(payload.decoded), key)
 	if err != nil {
 		return err
 	}
@@ -225,16 +269,19 @@ func verifyClaims(payload part, now time.Time) error {
 		return err
 	}
 	config := handoff.VerifierConfig{
-		Audience: payload.text("aud"), Issuers: map[string]handoff.KeySource{payload.text("iss"): keys},
+		Audience: payload.text("aud"), Issuers: map[string]handoff.KeySource{payload.text("iss"): listed{keys}},
 		Store: noStore{}, Now: func() time.Time { return now },
 	}
 	v, err := handoff.NewVerifier(config)
 	if err != nil { // they cannot be names, which the token is refused for
-		config.Audience, config.Issuers = "nobody", map[string]handoff.KeySource{"nobody": keys}
+		config.Audience, config.Issuers = "nobody", map[string]handoff.KeySource{"nobody": listed{keys}}
 		if v, err = handoff.NewVerifier(config); err != nil {
 			return err
 		}
 	}
-	_, err = v.Verify(context.Background(), raw)
+	_, err = v.VerifyAny(context.Background(), raw, nil)
+	if handoff.ReasonOf(err) == handoff.ReasonCertificateMismatch { // which says how it came, and comes last
+		return nil
+	}
 	return err
 }

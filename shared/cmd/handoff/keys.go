@@ -11,20 +11,28 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/sealed"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
 type keygenCommand struct {
 	Alg string `default:"EdDSA" enum:"EdDSA,ES256,ES384,PS256,RS256" placeholder:"ALG" help:"Signature algorithm: EdDSA (Ed25519; the default), ES256, ES384, PS256 or RS256 (RSA keys have 3072 bits)."`
+	Use string `default:"sig" enum:"sig,enc" placeholder:"USE" help:"sig: a key that signs (the default). enc: an audience's key that opens sealed tokens (ECDH-ES on P-256)."`
 	Out string `required:"" placeholder:"FILE" help:"New file for the key, a private JWK that only its owner can read (mode 0600). It must not exist."`
 }
 
 func (keygenCommand) Help() string {
 	return "Prints the algorithm and the key's id, its RFC 7638 thumbprint.\n\n" +
-		"Example:\n\n    handoff keygen --out shop.key\n"
+		"Examples:\n\n    handoff keygen --out shop.key\n    handoff keygen --use enc --out billing-unseal.key\n"
 }
 
 func (c *keygenCommand) Run(p *program) error {
+	if c.Use == "enc" {
+		if c.Alg != string(handoff.EdDSA) {
+			return errors.New("--alg: it is for keys that sign, and --use enc makes one that does not")
+		}
+		return c.generateEnc(p)
+	}
 	key, err := signkey.Generate(handoff.Algorithm(c.Alg))
 	if err != nil {
 		return fmt.Errorf("--alg: %w", err)
@@ -37,37 +45,21 @@ func (c *keygenCommand) Run(p *program) error {
 }
 
 type publicCommand struct {
-	Key    []string `required:"" placeholder:"FILE" sep:"none" help:"Signing key, as keygen makes it. Repeat it for a set of several."`
-	Out    string   `placeholder:"FILE" help:"New file for the public keys (mode 0644); it must not exist. Default: standard output."`
+	Key    []string `required:"" placeholder:"FILE" sep:"none" help:"Signing key, or key that opens sealed tokens, as keygen makes it. Repeat it for a set of several of one kind."`
+	Out    string   `placeholder:"FILE" help:"New file for the public keys (mode 0644 under any umask); it must not exist. Default: standard output."`
 	Format string   `default:"jwks" enum:"jwks,pem" placeholder:"FORMAT" help:"jwks: a JWK Set (RFC 7517; the default). pem: PEM blocks PUBLIC KEY, which cannot carry the algorithm of an RSA key."`
 }
 
 func (publicCommand) Help() string {
 	return "The result is what keyset.Load and handoff verify --keys read; nothing in it is secret.\n\n" +
+		"Of a key for sealed tokens it is what handoff issue --seal and the policy's \"seal\" take.\n\n" +
 		"Example:\n\n    handoff public --key shop.key --out shop.jwks\n"
 }
 
 func (c *publicCommand) Run(p *program) error {
-	var keys []handoff.Key
-	for _, path := range c.Key {
-		key, err := loadKey(path)
-		if err != nil {
-			return err
-		}
-		keys = append(keys, key.Key())
-	}
-	set, err := keyset.New(keys...)
+	text, err := c.encode()
 	if err != nil {
-		return fmt.Errorf("--key: %w", err)
-	}
-	var text []byte
-	if c.Format == "pem" {
-		text, err = encodePEM(set)
-	} else {
-		text, err = encodeJWKS(set)
-	}
-	if err != nil {
-		return fmt.Errorf("--format: %w", err)
+		return err
 	}
 	if c.Out == "" {
 		_, err = p.out.Write(text)
@@ -77,6 +69,42 @@ func (c *publicCommand) Run(p *program) error {
 		return fmt.Errorf("--out: %w", err)
 	}
 	return nil
+}
+
+// encode returns the public keys in the form that is asked for.
+func (c *publicCommand) encode() ([]byte, error) {
+	if keys, err := sealKeys(c.Key); err != nil || len(keys) > 0 {
+		if err == nil && c.Format == "pem" {
+			err = errors.New("--format: PEM cannot say that a key is for sealed tokens: use jwks")
+		}
+		if err != nil {
+			return nil, err
+		}
+		text, err := sealed.MarshalKeys(keys...)
+		return append(text, '\n'), err
+	}
+	var keys []handoff.Key
+	for _, path := range c.Key {
+		key, err := loadKey(path)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key.Key())
+	}
+	set, err := keyset.New(keys...)
+	if err != nil {
+		return nil, fmt.Errorf("--key: %w", err)
+	}
+	var text []byte
+	if c.Format == "pem" {
+		text, err = encodePEM(set)
+	} else {
+		text, err = encodeJWKS(set)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--format: %w", err)
+	}
+	return text, nil
 }
 
 // loadKey loads a signing key. Public keys in its place are refused as what they
@@ -120,13 +148,17 @@ func encodePEM(set *keyset.Set) ([]byte, error) {
 	return text, nil
 }
 
-// writeNew writes a new file, and leaves none if it cannot be written whole.
+// writeNew writes a new file with this mode, though the umask says another, and leaves
+// none if it cannot be written whole.
 func writeNew(path string, text []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(text)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -19,12 +20,12 @@ import (
 	"github.com/handoff-auth/handoff/shared/trust"
 )
 
-// oneList is a feed of one list, for a follower that is asked about it alone.
-type oneList struct{ raw string }
+// oneList is a feed of one list, for a follower that is asked only about it.
+type oneList struct{ statement, entries string }
 
 // Follow delivers the list.
-func (o oneList) Follow(ctx context.Context, deliver func(raw string) error) error {
-	if err := deliver(o.raw); err != nil {
+func (o oneList) Follow(ctx context.Context, _ string, deliver func(statement string, fetch trust.Fetch) error) error {
+	if err := deliver(o.statement, trust.Given(o.entries)); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -32,10 +33,10 @@ func (o oneList) Follow(ctx context.Context, deliver func(raw string) error) err
 }
 
 // follow has a follower judge one list: its own checks, in its own order.
-func follow(config trust.FollowerConfig, raw string) (verdict trust.Event, err error) {
+func follow(config trust.FollowerConfig, l oneList) (verdict trust.Event, err error) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	config.Feed = oneList{raw}
+	config.Feed = l
 	config.Report = func(event trust.Event) {
 		if ctx.Err() == nil {
 			verdict = event
@@ -58,14 +59,15 @@ type fault struct {
 }
 
 func faultOf(event trust.Event) fault {
-	return fault{event.Fault, event.Check, strings.TrimPrefix(event.Err.Error(), "the trust list is refused: ")}
+	return fault{event.Fault, event.Check, event.Err.Error()}
 }
 
 // diagnoseList finds what is wrong with a list, as far as one can tell without the
 // trust key: its form is judged as it is, and what it says under a signature of
 // our own, with a key that is forgotten at once.
-func diagnoseList(raw string, now time.Time) []fault {
+func diagnoseList(l oneList, now time.Time) []fault {
 	faults := []fault{}
+	raw := l.statement
 	_, _, err := trust.Profile().Open(context.Background(), raw, noKeys{})
 	if refusal, ok := errors.AsType[*handoff.Refusal](err); ok && !errors.Is(err, errNoKeys) {
 		faults = append(faults, fault{trust.FaultSignature, refusal.Check, refusal.Detail})
@@ -86,12 +88,13 @@ func diagnoseList(raw string, now time.Time) []fault {
 		Issuer: payload.text("iss"), TrustKeys: []handoff.Key{key.Key()}, MaxStaleness: trust.MaxListLifetime,
 		Now: func() time.Time { return now },
 	}
-	event, err := follow(config, resigned)
+	event, err := follow(config, oneList{resigned, l.entries})
 	if err != nil { // iss cannot be a name, which the list is refused for
 		config.Issuer = "nobody"
-		event, err = follow(config, resigned)
+		event, err = follow(config, oneList{resigned, l.entries})
 	}
-	if err == nil && event.Fault != "" && (event.Fault != trust.FaultSignature || len(faults) == 0) {
+	unknown := event.Fault == trust.FaultEntries && l.entries == "" // which may be elsewhere
+	if err == nil && event.Fault != "" && !unknown && (event.Fault != trust.FaultSignature || len(faults) == 0) {
 		faults = append(faults, faultOf(event))
 	}
 	return faults
@@ -104,6 +107,7 @@ type summary struct {
 	Header    json.RawMessage `json:"header"`
 	Claims    *listClaims     `json:"claims"`
 	Keys      []listedKey     `json:"keys"`
+	Entries   string          `json:"revoked_sha256,omitempty"`
 	Revoked   *revokedCounts  `json:"revoked"`
 	Age       *int64          `json:"age_seconds,omitempty"`
 	ExpiresIn *int64          `json:"expires_in_seconds,omitempty"`
@@ -126,11 +130,13 @@ type revokedCounts struct {
 	Tokens   int `json:"tokens"`
 	Sessions int `json:"sessions"`
 	Subjects int `json:"subjects"`
+	// All is the moment up to which every token is taken back.
+	All int64 `json:"all,omitempty"`
 }
 
 // summarize reads a list as far as it can be read. It checks nothing.
-func summarize(raw string, now time.Time) (s summary) {
-	parts := strings.Split(raw, ".")
+func summarize(l oneList, now time.Time) (s summary) {
+	parts := strings.Split(l.statement, ".")
 	if len(parts) != 3 {
 		return s
 	}
@@ -148,22 +154,35 @@ func summarize(raw string, now time.Time) (s summary) {
 	}
 	var members struct {
 		Keys    jsontext.Value
-		Revoked struct {
-			Tokens, Sessions []string
-			Subjects         map[string]int64
-		}
+		Entries string `json:"revoked_sha256"`
 	}
 	if json.Unmarshal(payload, &members) != nil {
 		return s
 	}
-	r := members.Revoked
-	s.Revoked = &revokedCounts{len(r.Tokens), len(r.Sessions), len(r.Subjects)}
+	s.Entries = members.Entries
 	if set, err := keyset.Parse([]byte(`{"keys":` + string(members.Keys) + `}`)); err == nil {
 		for _, k := range set.Keys() {
 			s.Keys = append(s.Keys, listedKey{k.ID(), k.Algorithm()})
 		}
 	}
+	text := l.entries
+	if none := `{"tokens":[],"sessions":[],"subjects":{}}`; text == "" && s.Entries == digestOf(none) {
+		text = none
+	}
+	var r struct {
+		All              int64
+		Tokens, Sessions []string
+		Subjects         map[string]int64
+	}
+	if json.Unmarshal([]byte(text), &r) == nil {
+		s.Revoked = &revokedCounts{len(r.Tokens), len(r.Sessions), len(r.Subjects), r.All}
+	}
 	return s
+}
+
+func digestOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 func isTime(seconds int64) bool { return seconds >= 0 && seconds < 1<<33 } // the year 2242
@@ -182,13 +201,16 @@ func (p part) line() json.RawMessage {
 
 // explainList says of a JWT that calls itself a trust list what it is worth as
 // one.
-func explainList(out io.Writer, raw string, now time.Time) error {
+func explainList(out io.Writer, l oneList, now time.Time) error {
 	fmt.Fprintln(out, "It calls itself a trust list: an issuer's statement of the keys that may sign now, and of what it has taken back.")
-	if s := summarize(raw, now); s.Age != nil && s.Revoked != nil {
+	if s := summarize(l, now); s.Age != nil && s.Revoked == nil {
+		fmt.Fprintf(out, "It names %d keys, and entries by their digest, which it does not have with it. It was signed %s ago, and expires in %s.\n",
+			len(s.Keys), seconds(*s.Age), seconds(*s.ExpiresIn))
+	} else if s.Age != nil {
 		fmt.Fprintf(out, "It names %d keys, and takes back %d tokens, %d sessions and %d subjects. It was signed %s ago, and expires in %s.\n",
 			len(s.Keys), s.Revoked.Tokens, s.Revoked.Sessions, s.Revoked.Subjects, seconds(*s.Age), seconds(*s.ExpiresIn))
 	}
-	faults := diagnoseList(raw, now)
+	faults := diagnoseList(l, now)
 	if len(faults) == 0 {
 		_, err := fmt.Fprintln(out, "As a trust list nothing is wrong with it, as far as one can tell without the trust key. It may be too old for a follower.")
 		return err
@@ -196,7 +218,7 @@ func explainList(out io.Writer, raw string, now time.Time) error {
 	fmt.Fprintln(out, "As a trust list it is refused:")
 	for _, f := range faults {
 		if f.Check != "" {
-			f.Fault += trust.Fault(" (" + f.Check + ")")
+			f.Fault += trust.Fault(" (" + string(f.Check) + ")")
 		}
 		if _, err := fmt.Fprintf(out, "  %s: %s\n", f.Fault, f.Detail); err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// lock waits until this process alone has the folder. The kernel gives it back
+// lock waits until no other process has the folder. The kernel gives it back
 // with the last descriptor, however the process ends.
 func lock(dir *os.File) error {
 	for {

@@ -30,12 +30,13 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/handoff-auth/handoff/shared/serving/commandline"
 )
 
 func main() {
@@ -74,11 +75,13 @@ type commands struct {
 
 // run runs one command line and returns its exit status.
 func run(args []string, p *program) (status int) {
+	out := &commandline.Output{To: p.out}
+	p.out = out
 	var c commands
 	parser, err := kong.New(&c,
 		kong.Name("handoff"),
 		kong.Description("Makes and changes keys, issues, verifies and explains handoff tokens and trust lists, offline."),
-		kong.Vars{"version": version()},
+		kong.Vars{"version": "handoff " + commandline.Version()},
 		kong.Writers(p.out, p.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Exit(func(code int) { panic(helped(code)) }), // it has printed the help and must not go on
@@ -95,16 +98,21 @@ func run(args []string, p *program) (status int) {
 		switch cause := recover().(type) {
 		case nil:
 		case helped:
-			status = int(cause)
+			if status = int(cause); out.Err() != nil {
+				status = p.fail(out.Err())
+			}
 		default: // swallowed, it would read as accepted
 			panic(cause)
 		}
 	}()
-	selected, err := parser.Parse(args)
+	selected, err := parser.Parse(commandline.Ids(parser.Model, args))
 	if err != nil {
 		return p.fail(withoutSecrets(err))
 	}
 	err = selected.Run(p)
+	if err == nil || errors.Is(err, errRefused) {
+		err = cmp.Or(out.Err(), err)
+	}
 	if errors.Is(err, errRefused) {
 		return exitRefused
 	} else if err != nil {
@@ -114,15 +122,6 @@ func run(args []string, p *program) (status int) {
 }
 
 type helped int
-
-// version names the module's version and the Go that built it.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "handoff (version unknown)"
-	}
-	return fmt.Sprintf("handoff %s %s", cmp.Or(info.Main.Version, "(devel)"), info.GoVersion)
-}
 
 // misspelled is a mistake in the name of a command, and in nothing that could be
 // a token: a JOSE header begins with eyJ.

@@ -289,7 +289,7 @@ func TestMistakes(t *testing.T) {
 		{names: "--field", args: with(verify, "--field", "a=1")},
 		{names: "standard input", args: verify},
 		{names: "standard input", args: verify, stdin: "\n"},
-		{names: "line 1", args: with(verify, "--ndjson"), stdin: "\n"},
+		{names: "line 2", args: with(verify, "--ndjson"), stdin: "\n[]"},
 		{names: "line 1", args: with(verify, "--ndjson"), stdin: token},
 		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"id":"1"}`},
 		{names: "line 1", args: with(verify, "--ndjson"), stdin: `{"token":"1"}`},

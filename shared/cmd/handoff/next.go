@@ -10,7 +10,11 @@ import (
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
 
-func (p *program) taken(verb, kid string, f keyFolder, s keyState) error {
+func (p *program) taken(verb, kid string, f keyFolder) error {
+	s, err := f.read()
+	if err != nil {
+		return dirError(err)
+	}
 	if _, err := fmt.Fprintf(p.out, "%s %s\n\n", verb, kid); err != nil {
 		return err
 	}
@@ -23,13 +27,8 @@ func (p *program) showKeys(f keyFolder, s keyState) error {
 	s.ring = s.ring.Settle(now, s.terms) // as the next step would find it
 	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL") // as SERVER1's command
-	signing, _ := s.ring.Signing()
 	for _, k := range s.ring.Records() {
-		state := string(k.State)
-		if k.Key.ID() == signing {
-			state += ", signs"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), state,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), s.ring.Shown(k),
 			showTime(k.Prepared), showTime(k.Activated), showTime(k.Ended), showTime(k.Until))
 	}
 	if err := table.Flush(); err != nil {
@@ -40,7 +39,7 @@ func (p *program) showKeys(f keyFolder, s keyState) error {
 		if !signs(s.ring, k.Key.ID()) {
 			continue
 		}
-		if _, err := f.load(k.Key.ID()); err != nil {
+		if _, err := f.keys().Load(k.Key.ID()); err != nil {
 			fmt.Fprintf(p.out, "PROBLEM: this key cannot sign: %s\n", err)
 		}
 	}
@@ -65,7 +64,7 @@ func nextSteps(s keyState) (steps []rotation.Step) {
 		case k.State == rotation.Next:
 			steps, prepared = append(steps, rotation.Step{Verb: rotation.DueActivate, Kid: kid, At: k.Prepared.Add(s.terms.Before())}), true
 		case k.State == rotation.Active && kid != signing:
-			steps = append(steps, rotation.Step{Verb: rotation.DueRetire, Kid: kid, At: retirable(s.ring, s.terms)})
+			steps = append(steps, rotation.Step{Verb: rotation.DueRetire, Kid: kid, At: s.ring.Retirable(s.terms)})
 		}
 	}
 	if !prepared {

@@ -1,15 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
-	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
 
@@ -42,7 +41,8 @@ type keysListCommand struct {
 func (keysListCommand) Help() string {
 	return keysHelp + "A private key that ring.json does not name, and a file .signkey-*.tmp, which has one, are what a step that was cut short has " +
 		"left: nobody accepts what such a key signs, and while no step is being taken it can be deleted.\n\n" +
-		"Examples:\n\n    handoff keys list --dir keys\n\n    handoff keys list --dir keys --jwks >shop.jwks\n"
+		"Examples:\n\n    handoff keys list --dir keys\n\n    (umask 022; handoff keys list --dir keys --jwks >shop.jwks)\n\n" +
+		"Readers refuse a file that its group can write, which a umask of 002 would make of it.\n"
 }
 
 func (c *keysListCommand) Run(p *program) error {
@@ -86,31 +86,22 @@ func (c *keysPrepareCommand) Run(p *program) error {
 	if err != nil {
 		return dirError(err)
 	}
-	algorithm := handoff.Algorithm(c.Alg)
-	if algorithm == "" {
-		algorithm = algorithmOf(s.ring)
-	}
-	s, key, err := f.prepare(p.now, algorithm, c.termFlags)
+	key, _, err := p.steps(f, s.ring, c.termFlags).Prepare(context.Background(), handoff.Algorithm(c.Alg))
 	if err != nil {
 		return dirError(err)
 	}
-	return p.taken("prepared", key.Key().ID(), f, s)
+	return p.taken("prepared", key.ID(), f)
 }
 
-// algorithmOf returns the kind of the key that signs.
-func algorithmOf(ring rotation.Ring) handoff.Algorithm {
-	kid, _ := ring.Signing()
-	for _, k := range ring.Records() {
-		if k.Key.ID() == kid {
-			return k.Key.Algorithm()
-		}
-	}
-	return handoff.EdDSA
+// steps takes steps in a folder of which ring was read.
+func (p *program) steps(f keyFolder, ring rotation.Ring, terms termFlags) rotation.Steps {
+	signing, _ := ring.Signing() // if it is missing, the folder is the ring's all the same
+	return rotation.Steps{Store: store{f, terms}, Folder: f.keys(), Lost: signing, Now: p.now}
 }
 
 type keysActivateCommand struct {
 	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
-	Kid string `placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash. Default: the only key that can be activated."`
+	Kid string `placeholder:"KID" help:"Id of the key. Default: the only key that can be activated."`
 }
 
 func (keysActivateCommand) Help() string {
@@ -119,28 +110,31 @@ func (keysActivateCommand) Help() string {
 }
 
 func (c *keysActivateCommand) Run(p *program) error {
-	f := keyFolder(c.Dir)
-	kid := c.Kid
-	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
-		if kid, err = choose(kid, s.ring, rotation.Next, "activated"); err != nil {
-			return s, err
+	return p.step(keyFolder(c.Dir), "activated", func(s rotation.Steps, ring rotation.Ring) (kid string, err error) {
+		if kid, err = choose(c.Kid, ring, rotation.Next, "activated"); err == nil {
+			_, err = s.Activate(context.Background(), kid)
 		}
-		former := s.ring
-		if s.ring, err = former.Activate(kid, now, s.terms); err != nil {
-			return s, because(err, "audiences may still rely on a list without the key", now)
-		}
-		_, err = f.load(kid) // else nothing could sign
-		return s, err
+		return kid, err
 	})
+}
+
+// step takes a step in a folder, with the ring that was read before, and prints
+// what was done to which key.
+func (p *program) step(f keyFolder, done string, take func(rotation.Steps, rotation.Ring) (kid string, err error)) error {
+	s, err := f.open()
+	if err != nil {
+		return dirError(err)
+	}
+	kid, err := take(p.steps(f, s.ring, termFlags{}), s.ring)
 	if err != nil {
 		return p.refused(err)
 	}
-	return p.taken("activated", kid, f, s)
+	return p.taken(done, kid, f)
 }
 
 type keysRetireCommand struct {
 	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
-	Kid string `placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash. Default: the only key that can be retired."`
+	Kid string `placeholder:"KID" help:"Id of the key. Default: the only key that can be retired."`
 }
 
 func (keysRetireCommand) Help() string {
@@ -149,41 +143,17 @@ func (keysRetireCommand) Help() string {
 }
 
 func (c *keysRetireCommand) Run(p *program) error {
-	f := keyFolder(c.Dir)
-	kid := c.Kid
-	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
-		if kid, err = choose(kid, s.ring, rotation.Active, "retired"); err != nil {
-			return s, err
+	return p.step(keyFolder(c.Dir), "retired", func(s rotation.Steps, ring rotation.Ring) (kid string, err error) {
+		if kid, err = choose(c.Kid, ring, rotation.Active, "retired"); err == nil {
+			_, err = s.Retire(context.Background(), kid)
 		}
-		former := s.ring
-		if s.ring, err = former.Retire(kid, now); err != nil {
-			return s, err
-		}
-		if wait := retirable(former, s.terms).Sub(now); wait > 0 {
-			return s, because(&rotation.EarlyError{Wait: wait}, "a process of the issuer may still sign with the key", now)
-		}
-		return s, nil
+		return kid, err
 	})
-	if err != nil {
-		return p.refused(err)
-	}
-	return p.taken("retired", kid, f, s)
-}
-
-// retirable returns when every process has taken up the key that signs.
-func retirable(ring rotation.Ring, terms trust.Terms) time.Time {
-	kid, _ := ring.Signing()
-	for _, k := range ring.Records() {
-		if k.Key.ID() == kid {
-			return k.Activated.Add(terms.Lag())
-		}
-	}
-	return time.Time{}
 }
 
 type keysTaintCommand struct {
 	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys."`
-	Kid string `required:"" placeholder:"KID" help:"Id of the key, written --kid=KID as it may begin with a dash."`
+	Kid string `required:"" placeholder:"KID" help:"Id of the key that is tainted."`
 }
 
 func (keysTaintCommand) Help() string {
@@ -193,15 +163,10 @@ func (keysTaintCommand) Help() string {
 }
 
 func (c *keysTaintCommand) Run(p *program) error {
-	f := keyFolder(c.Dir)
-	s, err := f.take(p.now, func(s keyState, now time.Time) (_ keyState, err error) {
-		s.ring, err = s.ring.Taint(c.Kid, now)
-		return s, err
+	return p.step(keyFolder(c.Dir), "tainted", func(s rotation.Steps, _ rotation.Ring) (string, error) {
+		_, err := s.Taint(context.Background(), c.Kid)
+		return c.Kid, err
 	})
-	if err != nil {
-		return p.refused(err)
-	}
-	return p.taken("tainted", c.Kid, f, s)
 }
 
 // choose returns the key that is meant: where none is named, the only one to
@@ -230,24 +195,6 @@ func choose(kid string, ring rotation.Ring, state rotation.State, verb string) (
 	return "", fmt.Errorf("--kid: %d keys can be %s: say which", len(found), verb)
 }
 
-// earlyError says why a step must wait, and until when.
-type earlyError struct {
-	*rotation.EarlyError
-	why   string
-	until time.Time
-}
-
-func (e *earlyError) Error() string {
-	return fmt.Sprintf("too early: %s; wait %s, until %s", e.why, roundUp(e.Wait), showEnd(e.until))
-}
-
-func because(err error, why string, now time.Time) error {
-	if early, ok := errors.AsType[*rotation.EarlyError](err); ok {
-		return &earlyError{early, why, now.Add(early.Wait)}
-	}
-	return err
-}
-
 // refused prints why a step is not taken.
 func (p *program) refused(err error) error {
 	switch {
@@ -255,8 +202,12 @@ func (p *program) refused(err error) error {
 		return fmt.Errorf("--kid: %w", err)
 	case strings.HasPrefix(err.Error(), "--"):
 		return err
-	case errors.As(err, new(*earlyError)), errors.Is(err, rotation.ErrState), errors.Is(err, rotation.ErrSigns), errors.Is(err, rotation.ErrLast):
-		if _, err := fmt.Fprintf(p.out, "refused: %s\n", err); err != nil {
+	case errors.As(err, new(*rotation.EarlyError)), errors.Is(err, rotation.ErrState), errors.Is(err, rotation.ErrSigns), errors.Is(err, rotation.ErrLast):
+		until := ""
+		if early, ok := errors.AsType[*rotation.EarlyError](err); ok {
+			until = ", until " + showEnd(p.now().Add(early.Wait))
+		}
+		if _, err := fmt.Fprintf(p.out, "refused: %s%s\n", err, until); err != nil {
 			return err
 		}
 		return errRefused

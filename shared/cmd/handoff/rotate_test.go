@@ -167,7 +167,7 @@ func TestKeysTerms(t *testing.T) {
 		{"--max-staleness", "0s"},
 		{"--max-staleness", "25h"},
 		{"--max-staleness", "10500ms"},
-		{"--max-lifetime", "301s"},
+		{"--max-lifetime", "3601s"},
 		{"--max-lifetime", "-1s"},
 		{"--skew", "61s"},
 		{"--skew", "0s"},
@@ -261,7 +261,7 @@ func TestKeysFitAList(t *testing.T) {
 	o := newOperator(t)
 	o.do("prepare")
 	ring := o.state().ring
-	for range mostKeys - 2 {
+	for range trust.MaxKeys - 2 {
 		var err error
 		if ring, err = ring.Prepare(forge.NewKey(handoff.EdDSA).Public); err != nil {
 			t.Fatal(err)
@@ -317,7 +317,7 @@ func TestKeysAfterCrash(t *testing.T) {
 	o.do("activate")
 	second := o.do("prepare")
 	keep := filepath.Join(t.TempDir(), "keep")
-	if err := os.Link(o.dir.private(first), keep); err != nil {
+	if err := os.Link(o.dir.keys().Path(first), keep); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{".ring.json.next", ".terms.json.next"} { // half a file
@@ -326,7 +326,7 @@ func TestKeysAfterCrash(t *testing.T) {
 		}
 	}
 	o.do("taint", "--kid="+first)
-	if err := os.Link(keep, o.dir.private(first)); err != nil { // as if it had not come to deleting
+	if err := os.Link(keep, o.dir.keys().Path(first)); err != nil { // as if it had not come to deleting
 		t.Fatal(err)
 	}
 	third := o.do("prepare", "--max-staleness", "2m")
@@ -381,7 +381,7 @@ func TestKeysWithoutPrivateHalf(t *testing.T) {
 	} {
 		o := newOperator(t)
 		id := o.do("prepare")
-		if err := spoil(o.dir.private(id)); err != nil {
+		if err := spoil(o.dir.keys().Path(id)); err != nil {
 			t.Fatal(err)
 		}
 		if status, _, errOut := o.try("activate"); status != exitUsage || !strings.Contains(errOut, "--dir") {
@@ -442,7 +442,7 @@ func TestKeysOtherStepFirst(t *testing.T) {
 
 // privateRing puts the private half into the ring, where everybody could read it.
 func privateRing(o *operator) error {
-	text, err := os.ReadFile(o.dir.private(o.privates()[0]))
+	text, err := os.ReadFile(o.dir.keys().Path(o.privates()[0]))
 	if err != nil {
 		return err
 	}
@@ -454,7 +454,7 @@ func privateRing(o *operator) error {
 func TestKeysTellNoSecret(t *testing.T) {
 	o := newOperator(t)
 	id := o.do("prepare")
-	text, err := os.ReadFile(o.dir.private(id))
+	text, err := os.ReadFile(o.dir.keys().Path(id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -475,7 +475,7 @@ func TestKeysTellNoSecret(t *testing.T) {
 	}
 }
 
-// Whatever the folder's name is, the command that list proposes can be pasted.
+// The command that list proposes can be pasted, with any name of the folder.
 func TestKeysCommand(t *testing.T) {
 	for dir, want := range map[keyFolder]string{
 		"keys":         "handoff keys activate --dir=keys --kid=-k",

@@ -15,7 +15,7 @@ import (
 // kept with the keys: a step that was taken by other times could break tokens.
 type termFlags struct {
 	MaxStaleness *time.Duration `placeholder:"DURATION" help:"Longest that any audience relies on a list of keys without the newest: the lifetime of the trust list, or the time that a copied file takes. Default: as recorded; at first 60s."`
-	MaxLifetime  *time.Duration `placeholder:"DURATION" help:"Longest that a token lives, up to 5m. Default: as recorded; at first 5m."`
+	MaxLifetime  *time.Duration `placeholder:"DURATION" help:"Longest that a token lives, up to 5m, and of an issuer of visits up to 1h. Default: as recorded; at first 5m."`
 	Skew         *time.Duration `placeholder:"DURATION" help:"Most that any two clocks differ, up to 60s. Default: as recorded; at first 5s."`
 }
 
@@ -38,7 +38,7 @@ var allTerms = []term{
 		flag: "--max-lifetime", member: "max_lifetime_ms",
 		given: func(f termFlags) *time.Duration { return f.MaxLifetime },
 		of:    func(t *trust.Terms) *time.Duration { return &t.TokenLifetime },
-		unit:  time.Second, most: handoff.MaxLifetime, atLast: handoff.MaxLifetime,
+		unit:  time.Second, most: time.Hour, atLast: handoff.MaxLifetime, // a visit's most
 	},
 	{
 		flag: "--skew", member: "skew_ms",

@@ -30,6 +30,30 @@ func visible(text string) string {
 	return b.String()
 }
 
+// pasted says what has come along with a token that was copied from somewhere; empty:
+// nothing. Servers only refuse it: this is for the token's holder.
+func pasted(raw string) string {
+	trimmed := strings.TrimSpace(raw)
+	begins := func(with string) bool {
+		return len(trimmed) >= len(with) && strings.EqualFold(trimmed[:len(with)], with)
+	}
+	switch {
+	case strings.HasPrefix(raw, "\ufeff"):
+		return "it begins with a byte order mark: leave that out"
+	case begins("authorization:"):
+		return "it begins with \"authorization:\": leave that out"
+	case begins("bearer "):
+		return "it begins with \"Bearer \": leave that out"
+	case trimmed != "" && strings.ContainsAny(trimmed[:1]+trimmed[len(trimmed)-1:], "\"'`"):
+		return "it stands in quotes: leave them out"
+	case strings.Contains(raw, "\r"):
+		return "it has a carriage return, which ends a line on Windows: leave it out"
+	case strings.ContainsFunc(raw, unicode.IsSpace):
+		return "it has white space before, behind or in it: leave that out"
+	}
+	return ""
+}
+
 // appendQuoted appends s as a JSON string that is safe to print.
 func appendQuoted(b []byte, s string) []byte {
 	quoted, err := jsontext.AppendQuote(b, strings.ToValidUTF8(s, "\ufffd"))

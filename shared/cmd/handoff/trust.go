@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -20,7 +18,7 @@ type trustCommands struct {
 }
 
 type trustInspectCommand struct {
-	File string   `arg:"" optional:"" placeholder:"FILE" help:"The trust list. Default, and for -: standard input."`
+	File string   `arg:"" optional:"" placeholder:"FILE" help:"The trust list: its statement on one line, its entries on the next. Default, and for -: standard input."`
 	At   *instant `placeholder:"TIME" help:"Judge its times as of this time, in Unix seconds or RFC 3339 form. Default: now."`
 }
 
@@ -32,23 +30,23 @@ func (trustInspectCommand) Help() string {
 }
 
 func (c *trustInspectCommand) Run(p *program) error {
-	raw, err := readList(p, c.File)
+	l, err := readList(p, c.File)
 	if err != nil {
 		return err
 	}
 	now := clockAt(p, c.At)()
-	s := summarize(raw, now)
+	s := summarize(l, now)
 	if s.Header == nil {
 		fmt.Fprintln(p.out, `{"verified":false}`)
 		return errRefused
 	}
 	verified := false
-	s.Verified, s.Faults = &verified, diagnoseList(raw, now)
+	s.Verified, s.Faults = &verified, diagnoseList(l, now)
 	return p.printJSON(s)
 }
 
 type trustVerifyCommand struct {
-	File         string        `arg:"" optional:"" placeholder:"FILE" help:"The trust list. Default, and for -: standard input."`
+	File         string        `arg:"" optional:"" placeholder:"FILE" help:"The trust list: its statement on one line, its entries on the next. Default, and for -: standard input."`
 	TrustKey     []string      `required:"" placeholder:"FILE" sep:"none" help:"Public trust key: a JWK Set, a JWK or PEM. Repeat it while the key changes: two are pinned then."`
 	Issuer       string        `required:"" placeholder:"ISS" help:"The one iss that is accepted, byte for byte."`
 	MaxStaleness time.Duration `default:"10s" placeholder:"DURATION" help:"Age at which a list is no longer relied on. Default: 10s."`
@@ -63,7 +61,9 @@ func (trustVerifyCommand) Help() string {
 		"To change the trust key: make one with keygen; pin both public keys at every audience; sign lists with the new one; when every audience " +
 		"has got such a list, unpin the former. If the former may be in other hands, unpin it first: lists are refused until the new one signs.\n\n" +
 		"Examples:\n\n    handoff trust verify --trust-key trust.jwks --issuer https://shop.example shop.trust\n\n" +
-		"    curl -sS https://shop.example/.well-known/handoff-trust | handoff trust verify --trust-key trust.jwks --issuer https://shop.example\n"
+		"    curl -sS https://shop.example/.well-known/handoff-trust | handoff trust inspect   # shows revoked_sha256, the entries' digest\n" +
+		"    { curl -sS https://shop.example/.well-known/handoff-trust; echo; curl -sS https://shop.example/.well-known/handoff-trust/DIGEST; } |\n" +
+		"        handoff trust verify --trust-key trust.jwks --issuer https://shop.example\n"
 }
 
 func (c *trustVerifyCommand) Run(p *program) error {
@@ -86,13 +86,13 @@ func (c *trustVerifyCommand) Run(p *program) error {
 		Issuer: c.Issuer, TrustKeys: keys, MaxStaleness: c.MaxStaleness, Skew: c.Skew, Now: now, Feed: oneList{},
 	}
 	if _, err := trust.NewFollower(config); err != nil { // before the list is read
-		return errors.New(followerFlags.Replace(err.Error()))
+		return flagOf(err)
 	}
-	raw, err := readList(p, c.File)
+	l, err := readList(p, c.File)
 	if err != nil {
 		return err
 	}
-	event, err := follow(config, raw)
+	event, err := follow(config, l)
 	if err != nil {
 		return err
 	}
@@ -104,18 +104,10 @@ func (c *trustVerifyCommand) Run(p *program) error {
 		}{valid, faultOf(event)})
 		return errors.Join(err, errRefused)
 	}
-	s := summarize(raw, now())
+	s := summarize(l, now())
 	s.Valid = &valid
 	return p.printJSON(s)
 }
-
-// followerFlags names the flag where package trust names the setting.
-var followerFlags = strings.NewReplacer(
-	"FollowerConfig.Issuer", "--issuer",
-	"FollowerConfig.TrustKeys", "--trust-key",
-	"FollowerConfig.MaxStaleness", "--max-staleness",
-	"FollowerConfig.Skew", "--skew",
-)
 
 func clockAt(p *program, at *instant) func() time.Time {
 	if at == nil {
@@ -124,32 +116,25 @@ func clockAt(p *program, at *instant) func() time.Time {
 	return func() time.Time { return at.Time }
 }
 
-// readList reads a file as a follower does, byte for byte, and standard input
-// without the line feed at its end.
-func readList(p *program, path string) (string, error) {
-	in, fromFile := p.in, path != "" && path != "-"
-	if fromFile {
+// readList reads a file, or standard input, as a follower reads a file.
+func readList(p *program, path string) (l oneList, err error) {
+	in, name := p.in, "standard input"
+	if path != "" && path != "-" {
+		name = "FILE"
 		f, err := os.Open(path)
 		if err != nil {
-			return "", fmt.Errorf("FILE: %w", err)
+			return l, fmt.Errorf("FILE: %w", err)
 		}
 		defer f.Close()
 		in = f
 	}
-	text, err := io.ReadAll(io.LimitReader(in, int64(trust.Profile().MaxLength)+2)) // enough to see that it is too long
-	switch {
-	case err != nil && fromFile:
-		return "", fmt.Errorf("FILE: %w", err)
-	case err != nil:
-		return "", fmt.Errorf("standard input: %w", err)
-	case fromFile:
-		return string(text), nil
+	if l.statement, l.entries, err = trust.ReadList(in); err != nil {
+		return l, fmt.Errorf("%s: %w", name, err)
 	}
-	raw := strings.TrimSuffix(string(text), "\n")
-	if raw == "" {
-		return "", errors.New("standard input: no trust list")
+	if l.statement == "" && name != "FILE" {
+		return l, errors.New("standard input: no trust list")
 	}
-	return raw, nil
+	return l, nil
 }
 
 // printJSON prints one object on one line, with nothing that a terminal would

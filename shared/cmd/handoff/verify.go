@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -15,23 +16,28 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/sealed"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
 type verifyCommand struct {
-	Keys     string   `required:"" placeholder:"FILE" help:"Public keys of the issuer: a JWK Set, a JWK or PEM."`
-	Issuer   string   `required:"" placeholder:"ISS" help:"The one iss that is accepted, byte for byte."`
-	Audience string   `required:"" placeholder:"AUD" help:"The one aud that is accepted, byte for byte."`
-	At       *instant `placeholder:"TIME" help:"Verify as of this time, in Unix seconds or RFC 3339 form. Default: now."`
-	Method   string   `placeholder:"METHOD" help:"Check that the token is for this method, such as /billing.v1.Billing/Pay, and for exactly the fields of --field. Default: any operation."`
-	Field    []string `placeholder:"PATH=VALUE" sep:"none" help:"A populated field of the request and its value as text, as SPEC.md flattens it. Needs --method. Repeat it for each."`
-	NDJSON   bool     `name:"ndjson" help:"Read a line {\"id\":\"…\",\"token\":\"…\"} for each token, of at most 16 MiB, and write a result with the same id for each at once."`
+	Keys        string   `required:"" placeholder:"FILE" help:"Public keys of the issuer: a JWK Set, a JWK or PEM."`
+	Issuer      string   `required:"" placeholder:"ISS" help:"The one iss that is accepted, byte for byte."`
+	Audience    string   `required:"" placeholder:"AUD" help:"The one aud that is accepted, byte for byte."`
+	UnsealKey   []string `placeholder:"FILE" sep:"none" help:"Key that opens sealed tokens, as keygen --use enc makes it; repeat it for the second of two. Default: sealed tokens are refused."`
+	Certificate string   `placeholder:"FILE" help:"Client certificate in PEM, the first of the file, of the connection over which the tokens came. Default: none; a token that is bound to one is refused."`
+
+	At     *instant `placeholder:"TIME" help:"Verify as of this time, in Unix seconds or RFC 3339 form. Default: now."`
+	Method string   `placeholder:"METHOD" help:"Check that the token is for this method, such as /billing.v1.Billing/Pay, and for exactly the fields of --field; a visit is for any. Default: any operation."`
+	Field  []string `placeholder:"PATH=VALUE" sep:"none" help:"A populated field of the request and its value as text, as SPEC.md flattens it. Needs --method. Repeat it for each."`
+	NDJSON bool     `name:"ndjson" help:"Read a line {\"id\":\"…\",\"token\":\"…\"} for each token, of at most 16 MiB, and write a result with the same id for each at once."`
 }
 
 func (verifyCommand) Help() string {
 	return "Reads one token from standard input and prints one JSON object: {\"valid\":true,\"claims\":{…}}, or " +
 		"{\"valid\":false,\"reason\":…,\"check\":…,\"detail\":…}, where check names the rule of SPEC.md. " +
-		"Nothing is redeemed. Exit status 0: accepted; with --ndjson, all lines were read. 1: refused. " +
+		"Nothing is redeemed. A visit is taken as well: whether it was taken back, which an audience reads in the trust list, is not " +
+		"known here. Exit status 0: accepted; with --ndjson, all lines were read. 1: refused. " +
 		"2: a mistake in the flags, the key file or a line.\n\n" +
 		"Example:\n\n" +
 		"    handoff verify --keys shop.jwks --issuer https://shop.example --audience https://billing.example <token\n"
@@ -85,13 +91,21 @@ func (c *verifyCommand) verifier(p *program) (*verifier, error) {
 	if c.At != nil {
 		now = func() time.Time { return c.At.Time }
 	}
+	unseal, err := unsealer(c.UnsealKey)
+	if err != nil {
+		return nil, err
+	}
 	inner, err := handoff.NewVerifier(handoff.VerifierConfig{
-		Audience: c.Audience, Issuers: map[string]handoff.KeySource{c.Issuer: keys}, Store: noStore{}, Now: now,
+		Unseal:   unseal,
+		Audience: c.Audience, Issuers: map[string]handoff.KeySource{c.Issuer: listed{keys}}, Store: noStore{}, Now: now,
 	})
 	if err != nil {
 		return nil, flagOf(err)
 	}
-	v := &verifier{Verifier: inner}
+	v := &verifier{Verifier: inner, unseal: unseal}
+	if v.from, err = readCertificate(c.Certificate); err != nil {
+		return nil, err
+	}
 	if c.Method == "" && len(c.Field) > 0 {
 		return nil, errors.New("--field: it needs --method")
 	}
@@ -112,29 +126,48 @@ func (noStore) Redeem(context.Context, handoff.Redemption) error {
 	return errors.New("this command redeems nothing")
 }
 
+// listed is a source of keys that stands for a trust list on which nothing is taken
+// back, so that visits are verified too.
+type listed struct{ handoff.KeySource }
+
+func (l listed) Key(ctx context.Context, kid string) (handoff.Key, error) {
+	key, err := l.KeySource.Key(ctx, kid)
+	return key.WithRevocations(l), err
+}
+
+func (listed) Revoked(context.Context, *handoff.Claims) error { return nil }
+
 // verifier makes every check but the redemption.
 type verifier struct {
 	*handoff.Verifier
-	op *handoff.Operation // nil: any
+	unseal func(string) (string, error) // nil: there is no key
+	op     *handoff.Operation           // nil: any
+	from   *x509.Certificate            // nil: none
 }
 
 // verify appends the result for one token to b, without the closing brace.
 func (v *verifier) verify(b []byte, raw string) (result []byte, valid bool) {
-	verified, err := v.Verify(context.Background(), raw)
+	verified, err := v.VerifyAny(context.Background(), raw, v.from)
 	if err == nil && v.op != nil {
-		err = verified.Allows(*v.op, handoff.Rule{})
+		visit := verified.Kind() == handoff.KindVisit
+		err = verified.Allows(*v.op, handoff.Rule{Reusable: visit, Visit: visit})
 	}
 	if b == nil {
 		b = append(b, '{')
 	}
 	if err != nil {
-		return appendRefusal(b, err), false
+		return appendRefusal(b, raw, err), false
+	}
+	if sealed.Is(raw) { // which has verified, and so it opens
+		if raw, err = v.unseal(raw); err != nil {
+			return appendRefusal(b, raw, err), false
+		}
 	}
 	b = append(b, `"valid":true,"claims":`...)
 	return append(b, claimsOf(raw)...), true
 }
 
-func appendRefusal(b []byte, err error) []byte {
+func appendRefusal(b []byte, raw string, err error) []byte {
 	var refusal *handoff.Refusal
 	if !errors.As(err, &refusal) {
 		refusal = &handoff.Refusal{Reason: handoff.ReasonTokenInvalid, Err: err}
@@ -142,6 +175,9 @@ func appendRefusal(b []byte, err error) []byte {
 	detail := refusal.Detail
 	if refusal.Err != nil {
 		detail = strings.TrimPrefix(detail+": "+refusal.Err.Error(), ": ")
+	}
+	if found := pasted(raw); found != "" {
+		detail += "; " + found
 	}
 	b = append(b, `"valid":false`...)
 	for _, m := range [...]struct{ name, value string }{
@@ -196,6 +232,9 @@ func (v *verifier) lines(in io.Reader, out io.Writer) error {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("line %d: %w", n, err)
+		}
+		if strings.TrimSpace(string(line)) == "" { // it says nothing that could be missed
+			continue
 		}
 		id, raw, err := parseLine(string(line))
 		if err != nil {

@@ -62,18 +62,18 @@ func claim(name, value string) func(Token) string {
 func headerAttacks() []Hostile {
 	var all []Hostile
 	for _, alg := range []string{"none", "None", "NONE", "nOnE", ""} {
-		all = append(all, before("A01", fmt.Sprintf("alg %q, signed", alg), handoff.CheckHeaderAlg, header("alg", Quote(alg))))
-		all = append(all, before("A01", fmt.Sprintf("alg %q, no signature", alg), handoff.CheckTokenParts, func(t Token) string {
+		all = append(all, before("A01", fmt.Sprintf("alg %q, signed", alg), "header.alg", header("alg", Quote(alg))))
+		all = append(all, before("A01", fmt.Sprintf("alg %q, no signature", alg), "token.parts", func(t Token) string {
 			return Encode(t.WithHeader("alg", Quote(alg)).Header.String()) + "." + Encode(t.Payload.String()) + "."
 		}))
 	}
-	all = append(all, before("A01", "no alg", handoff.CheckHeaderAlg, func(t Token) string {
+	all = append(all, before("A01", "no alg", "header.alg", func(t Token) string {
 		t.Header = t.Header.Without("alg")
 		return t.Compact()
 	}))
 
 	for _, format := range []string{"PEM", "DER", "raw"} {
-		all = append(all, before("A02", "HS256 with the public key's "+format+" as secret", handoff.CheckHeaderAlg, func(t Token) string {
+		all = append(all, before("A02", "HS256 with the public key's "+format+" as secret", "header.alg", func(t Token) string {
 			der, err := x509.MarshalPKIXPublicKey(t.Key.Public.Public())
 			if err != nil {
 				panic(err)
@@ -92,14 +92,14 @@ func headerAttacks() []Hostile {
 		}))
 	}
 	for _, alg := range []string{"HS256", "HS384", "HS512", "RS384", "RS512", "PS384", "PS512", "ES512", "ES256K", "Ed25519", "Ed448", "eddsa", "EdDSA ", "MLDSA44"} {
-		all = append(all, before("A03", "alg "+alg+" is not in the profile", handoff.CheckHeaderAlg, header("alg", Quote(alg))))
+		all = append(all, before("A03", "alg "+alg+" is not in the profile", "header.alg", header("alg", Quote(alg))))
 	}
 	for _, algorithm := range handoff.Algorithms() {
 		for _, claimed := range handoff.Algorithms() {
 			if claimed == algorithm {
 				continue
 			}
-			all = append(all, before("A03", fmt.Sprintf("alg %s under a key of %s", claimed, algorithm), handoff.CheckKeyAlg, func(t Token) string {
+			all = append(all, before("A03", fmt.Sprintf("alg %s under a key of %s", claimed, algorithm), "key.alg", func(t Token) string {
 				t = t.WithHeader("alg", Quote(string(claimed)))
 				input := Encode(t.Header.String()) + "." + Encode(t.Payload.String())
 				return input + "." + Encode(string(t.Key.SignAs(string(claimed), input)))
@@ -108,7 +108,7 @@ func headerAttacks() []Hostile {
 	}
 
 	unknown := func(id, name, value string) {
-		all = append(all, before(id, "header "+name, handoff.CheckHeaderMembers, header(name, value)))
+		all = append(all, before(id, "header "+name, "header.members", header(name, value)))
 	}
 	unknown("A05", "jwk", `{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`)
 	unknown("A06", "jku", `"https://attacker.example/jwks.json"`)
@@ -120,24 +120,24 @@ func headerAttacks() []Hostile {
 	unknown("A13", "crit", `[]`)
 	unknown("A13", "crit", `null`)
 	unknown("A13", "crit", `["b64"]`)
-	all = append(all, before("A13", "crit twice", handoff.CheckHeaderMembers, func(t Token) string {
+	all = append(all, before("A13", "crit twice", "header.members", func(t Token) string {
 		t.Header = t.Header.Add("crit", `["b64"]`).Add("crit", `[]`)
 		return t.Compact()
 	}))
 	unknown("A14", "b64", `false`)
 	unknown("A14", "b64", `true`)
 	unknown("A14", "b64", `"false"`)
-	all = append(all, before("A14", "b64 false, named in crit, over a plain payload", handoff.CheckTokenParts, func(t Token) string {
+	all = append(all, before("A14", "b64 false, named in crit, over a plain payload", "token.parts", func(t Token) string {
 		t.Header = t.Header.Add("b64", "false").Add("crit", `["b64"]`)
 		return t.Signed(Encode(t.Header.String()) + "." + `a plain payload. With dots`)
 	}))
 	unknown("A15", "zip", `"DEF"`)
 	unknown("A15", "cty", `"JWT"`)
 	unknown("A15", "nonsense", `null`)
-	all = append(all, before("A07", "5,000 certificates", handoff.CheckTokenLength, header("x5c", "["+strings.Repeat(`"MIIB",`, 5000)+`"MIIB"]`)))
+	all = append(all, before("A07", "5,000 certificates", "token.length", header("x5c", "["+strings.Repeat(`"MIIB",`, 5000)+`"MIIB"]`)))
 
 	kid := func(name, value string) {
-		all = append(all, before("A08", "kid "+name, handoff.CheckHeaderKid, header("kid", value)))
+		all = append(all, before("A08", "kid "+name, "header.kid", header("kid", value)))
 	}
 	kid("traversal", `"../../../../dev/null"`)
 	kid("SQL", `"' OR '1'='1' -- "`)
@@ -147,60 +147,60 @@ func headerAttacks() []Hostile {
 	kid("of 42 characters", Quote(strings.Repeat("A", 42)))
 	kid("with trailing bits", Quote(strings.Repeat("A", 42)+"B"))
 	all = append(all,
-		before("A08", "kid of 2 kB", handoff.CheckTokenLength, header("kid", Quote(strings.Repeat("A", 2000)))),
-		before("A08", "kid of 1 MB", handoff.CheckTokenLength, header("kid", Quote(strings.Repeat("A", 1<<20)))),
-		before("A08", "kid a number", handoff.CheckHeaderMembers, header("kid", "1")),
-		before("A08", "kid an array", handoff.CheckHeaderMembers, header("kid", `["a"]`)),
-		before("A08", "kid null", handoff.CheckHeaderMembers, header("kid", "null")),
-		before("A08", "kid of nobody", handoff.CheckKeyUnknown, header("kid", Quote(strings.Repeat("A", 43)))),
-		before("A09", "kid empty", handoff.CheckHeaderKid, header("kid", `""`)),
-		before("A09", "no kid", handoff.CheckHeaderKid, func(t Token) string {
+		before("A08", "kid of 2 kB", "token.length", header("kid", Quote(strings.Repeat("A", 2000)))),
+		before("A08", "kid of 1 MB", "token.length", header("kid", Quote(strings.Repeat("A", 1<<20)))),
+		before("A08", "kid a number", "header.members", header("kid", "1")),
+		before("A08", "kid an array", "header.members", header("kid", `["a"]`)),
+		before("A08", "kid null", "header.members", header("kid", "null")),
+		before("A08", "kid of nobody", "key.unknown", header("kid", Quote(strings.Repeat("A", 43)))),
+		before("A09", "kid empty", "header.kid", header("kid", `""`)),
+		before("A09", "no kid", "header.kid", func(t Token) string {
 			t.Header = t.Header.Without("kid")
 			return t.Compact()
 		}),
-		before("A16", "no typ", handoff.CheckHeaderTyp, func(t Token) string {
+		before("A16", "no typ", "header.typ", func(t Token) string {
 			t.Header = t.Header.Without("typ")
 			return t.Compact()
 		}),
-		before("A16", "typ a number", handoff.CheckHeaderMembers, header("typ", "1")),
-		before("A16", "typ null", handoff.CheckHeaderMembers, header("typ", "null")),
+		before("A16", "typ a number", "header.members", header("typ", "1")),
+		before("A16", "typ null", "header.members", header("typ", "null")),
 	)
 	for _, typ := range []string{"", "JWT", "HANDOFF+JWT", "application/handoff+jwt", "handoff+jwt ", "handoff+jwt\u0000"} {
-		all = append(all, before("A16", fmt.Sprintf("typ %q", typ), handoff.CheckHeaderTyp, header("typ", Quote(typ))))
+		all = append(all, before("A16", fmt.Sprintf("typ %q", typ), "header.typ", header("typ", Quote(typ))))
 	}
 	for _, typ := range []string{"at+jwt", "JWT", "client-authentication+jwt", "dpop+jwt", "secevent+jwt", "logout+jwt", "handoff-trust+jwt"} {
-		all = append(all, before("A17", "a "+typ+" of the same signer", handoff.CheckHeaderTyp, header("typ", Quote(typ))))
+		all = append(all, before("A17", "a "+typ+" of the same signer", "header.typ", header("typ", Quote(typ))))
 	}
 	return all
 }
 
 func encodingAttacks() []Hostile {
 	members := func(name string, header func(Token) string) Hostile {
-		return before("B01", name, handoff.CheckHeaderJSON, func(t Token) string { return t.Text(header(t), t.Payload.String()) })
+		return before("B01", name, "header.json", func(t Token) string { return t.Text(header(t), t.Payload.String()) })
 	}
 	all := []Hostile{
 		members("alg twice", func(t Token) string { return t.Header.Add("alg", Quote(string(t.Key.Algorithm))).String() }),
 		members("kid twice, once escaped", func(t Token) string { return t.Header.Add(`\u006bid`, t.Header.Get("kid")).String() }),
-		profile("B01", "sub twice", handoff.CheckPayloadJSON, func(t Token) string {
+		profile("B01", "sub twice", "payload.json", func(t Token) string {
 			t.Payload = t.Payload.Add("sub", `"mallory"`)
 			return t.Compact()
 		}),
-		profile("B01", "sub twice, once escaped", handoff.CheckPayloadJSON, func(t Token) string {
+		profile("B01", "sub twice, once escaped", "payload.json", func(t Token) string {
 			t.Payload = t.Payload.Add(`\u0073ub`, `"mallory"`)
 			return t.Compact()
 		}),
-		profile("B02", "actions twice", handoff.CheckPayloadJSON, func(t Token) string {
+		profile("B02", "actions twice", "payload.json", func(t Token) string {
 			return t.WithClaim("authorization_details", `[{"type":"grpc_call","actions":["/a.B/C"],"actions":["/a.B/C"],"fields":{}}]`).Compact()
 		}),
-		profile("B02", "a field twice", handoff.CheckPayloadJSON, func(t Token) string {
+		profile("B02", "a field twice", "payload.json", func(t Token) string {
 			return t.WithClaim("authorization_details", `[{"type":"grpc_call","actions":["/a.B/C"],"fields":{"a":"1","a":"2"}}]`).Compact()
 		}),
-		profile("B02", "a member twice in an unknown claim", handoff.CheckPayloadMembers, claim("x", `{"a":1,"a":2}`)),
-		before("B03", "ALG beside alg", handoff.CheckHeaderMembers, header("ALG", `"none"`)),
-		before("B03", "Typ beside typ", handoff.CheckHeaderMembers, header("Typ", `"JWT"`)),
-		profile("B03", "Sub beside sub", handoff.CheckPayloadMembers, claim("Sub", `"mallory"`)),
-		profile("B03", "an unknown claim", handoff.CheckPayloadMembers, claim("admin", `true`)),
-		profile("B03", "an unknown member of authorization_details", handoff.CheckClaimDetails, func(t Token) string {
+		profile("B02", "a member twice in an unknown claim", "payload.members", claim("x", `{"a":1,"a":2}`)),
+		before("B03", "ALG beside alg", "header.members", header("ALG", `"none"`)),
+		before("B03", "Typ beside typ", "header.members", header("Typ", `"JWT"`)),
+		profile("B03", "Sub beside sub", "payload.members", claim("Sub", `"mallory"`)),
+		profile("B03", "an unknown claim", "payload.members", claim("admin", `true`)),
+		profile("B03", "an unknown member of authorization_details", "claim.authorization_details", func(t Token) string {
 			details := strings.TrimSuffix(t.Payload.Get("authorization_details"), "}]")
 			return t.WithClaim("authorization_details", details+`,"locations":["https://x.example"]}]`).Compact()
 		}),
@@ -221,16 +221,16 @@ func encodingAttacks() []Hostile {
 		if algorithm == handoff.ES384 {
 			continue // its 96 bytes leave no bits over
 		}
-		all = append(all, before("B04", "trailing bits of the signature", handoff.CheckTokenBase64URL, func(t Token) string {
+		all = append(all, before("B04", "trailing bits of the signature", "token.base64url", func(t Token) string {
 			h, p, s := t.Parts()
 			return h + "." + p + "." + trailing(s)
 		}).only(algorithm))
 	}
 	all = append(all,
-		before("B04", "trailing bits of the header, signed", handoff.CheckTokenBase64URL, func(t Token) string {
+		before("B04", "trailing bits of the header, signed", "token.base64url", func(t Token) string {
 			return t.Signed(trailing(Encode(pad(t.Header.String()))) + "." + Encode(t.Payload.String()))
 		}),
-		before("B04", "trailing bits of the payload, signed", handoff.CheckTokenBase64URL, func(t Token) string {
+		before("B04", "trailing bits of the payload, signed", "token.base64url", func(t Token) string {
 			return t.Signed(Encode(t.Header.String()) + "." + trailing(Encode(pad(t.Payload.String()))))
 		}))
 	for _, c := range []struct{ id, name, text string }{
@@ -246,12 +246,12 @@ func encodingAttacks() []Hostile {
 		{"B06", "a character beyond ASCII", "\u00e9"},
 		{"B06", "a percent sign", "%2e"},
 	} {
-		respell(c.id, c.name+" after the token", handoff.CheckTokenBase64URL, func(h, p, s string) string { return h + "." + p + "." + s + c.text })
-		respell(c.id, c.name+" before the token", handoff.CheckTokenBase64URL, func(h, p, s string) string { return c.text + h + "." + p + "." + s })
-		signed(c.id, c.name+" in the payload, signed", handoff.CheckTokenBase64URL, func(h, p string) string { return h + "." + p[:8] + c.text + p[8:] })
-		respell(c.id, c.name+" in the signature", handoff.CheckTokenBase64URL, func(h, p, s string) string { return h + "." + p + "." + s[:8] + c.text + s[8:] })
+		respell(c.id, c.name+" after the token", "token.base64url", func(h, p, s string) string { return h + "." + p + "." + s + c.text })
+		respell(c.id, c.name+" before the token", "token.base64url", func(h, p, s string) string { return c.text + h + "." + p + "." + s })
+		signed(c.id, c.name+" in the payload, signed", "token.base64url", func(h, p string) string { return h + "." + p[:8] + c.text + p[8:] })
+		respell(c.id, c.name+" in the signature", "token.base64url", func(h, p, s string) string { return h + "." + p + "." + s[:8] + c.text + s[8:] })
 	}
-	respell("B05", "2,000 line feeds", handoff.CheckTokenBase64URL, func(h, p, s string) string { return h + "." + p + "." + s + strings.Repeat("\n", 2000) })
+	respell("B05", "2,000 line feeds", "token.base64url", func(h, p, s string) string { return h + "." + p + "." + s + strings.Repeat("\n", 2000) })
 
 	for name, spell := range map[string]func(h, p, s string) string{
 		"nothing":              func(_, _, _ string) string { return "" },
@@ -276,23 +276,23 @@ func encodingAttacks() []Hostile {
 		if strings.Contains(name, "serialisation") {
 			id = "B08"
 		}
-		respell(id, name, handoff.CheckTokenParts, spell)
+		respell(id, name, "token.parts", spell)
 	}
 	all = append(all,
-		before("B09", "4,097 bytes", handoff.CheckTokenLength, func(t Token) string {
+		before("B09", "4,097 bytes", "token.length", func(t Token) string {
 			text := t.WithHeader("x", Quote(strings.Repeat("A", 4096))).Compact()
 			return text[:4097]
 		}),
-		before("B09", "32 MiB", handoff.CheckTokenLength, func(t Token) string { return strings.Repeat("A", 32<<20) }),
-		before("B10", "a header nested 400 deep", handoff.CheckHeaderMembers, header("x", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
-		before("B10", "typ nested 400 deep", handoff.CheckHeaderMembers, header("typ", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
-		profile("B10", "an unknown claim nested 400 deep", handoff.CheckPayloadMembers, claim("x", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
-		profile("B10", "sub nested 400 deep", handoff.CheckClaimSub, claim("sub", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
-		before("B11", "invalid UTF-8 in the header", handoff.CheckHeaderJSON, header("kid", "\"\xff\"")),
-		before("B11", "a lone surrogate in the header", handoff.CheckHeaderJSON, header("kid", `"\ud800"`)),
-		profile("B11", "invalid UTF-8 in sub", handoff.CheckPayloadJSON, claim("sub", "\"alice\xff\"")),
-		profile("B11", "an overlong encoding in sub", handoff.CheckPayloadJSON, claim("sub", "\"alice\xc0\xaf\"")),
-		profile("B11", "a lone surrogate in sub", handoff.CheckPayloadJSON, claim("sub", `"alice\udead"`)),
+		before("B09", "32 MiB", "token.length", func(t Token) string { return strings.Repeat("A", 32<<20) }),
+		before("B10", "a header nested 400 deep", "header.members", header("x", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
+		before("B10", "typ nested 400 deep", "header.members", header("typ", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
+		profile("B10", "an unknown claim nested 400 deep", "payload.members", claim("x", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
+		profile("B10", "sub nested 400 deep", "claim.sub", claim("sub", strings.Repeat("[", 400)+strings.Repeat("]", 400))),
+		before("B11", "invalid UTF-8 in the header", "header.json", header("kid", "\"\xff\"")),
+		before("B11", "a lone surrogate in the header", "header.json", header("kid", `"\ud800"`)),
+		profile("B11", "invalid UTF-8 in sub", "payload.json", claim("sub", "\"alice\xff\"")),
+		profile("B11", "an overlong encoding in sub", "payload.json", claim("sub", "\"alice\xc0\xaf\"")),
+		profile("B11", "a lone surrogate in sub", "payload.json", claim("sub", `"alice\udead"`)),
 	)
 	for name, dress := range map[string]func(string) string{
 		"a BOM":                func(s string) string { return "\ufeff" + s },
@@ -308,13 +308,13 @@ func encodingAttacks() []Hostile {
 		"a truncated document": func(s string) string { return s[:len(s)-1] },
 	} {
 		all = append(all,
-			before("B12", name+" in the header", handoff.CheckHeaderJSON, func(t Token) string { return t.Text(dress(t.Header.String()), t.Payload.String()) }),
-			profile("B12", name+" in the payload", handoff.CheckPayloadJSON, func(t Token) string { return t.Text(t.Header.String(), dress(t.Payload.String())) }))
+			before("B12", name+" in the header", "header.json", func(t Token) string { return t.Text(dress(t.Header.String()), t.Payload.String()) }),
+			profile("B12", name+" in the payload", "payload.json", func(t Token) string { return t.Text(t.Header.String(), dress(t.Payload.String())) }))
 	}
 	for _, document := range []string{`null`, `true`, `1`, `"{}"`, `[]`, `[{}]`} {
 		all = append(all,
-			before("B12", "the header is "+document, handoff.CheckHeaderMembers, func(t Token) string { return t.Text(document, t.Payload.String()) }),
-			profile("B12", "the payload is "+document, handoff.CheckPayloadJSON, func(t Token) string { return t.Text(t.Header.String(), document) }))
+			before("B12", "the header is "+document, "header.members", func(t Token) string { return t.Text(document, t.Payload.String()) }),
+			profile("B12", "the payload is "+document, "payload.json", func(t Token) string { return t.Text(t.Header.String(), document) }))
 	}
 	return all
 }
@@ -340,7 +340,7 @@ func trailing(s string) string {
 func signatureAttacks() []Hostile {
 	// resign replaces the signature's bytes.
 	resign := func(id, name string, replace func(t Token, input string, signature []byte) []byte) Hostile {
-		return before(id, name, handoff.CheckSignature, func(t Token) string {
+		return before(id, name, "signature", func(t Token) string {
 			h, p, s := t.Parts()
 			signature, err := base64.RawURLEncoding.DecodeString(s)
 			if err != nil {
@@ -358,19 +358,19 @@ func signatureAttacks() []Hostile {
 		resign("C04", "longer by one byte", func(_ Token, _ string, s []byte) []byte { return append(s, 0) }),
 		resign("C04", "a leading zero byte", func(_ Token, _ string, s []byte) []byte { return append([]byte{0}, s...) }),
 		resign("C04", "one byte", constant([]byte{1})),
-		before("C06", "another payload under the signature", handoff.CheckSignature, func(t Token) string {
+		before("C06", "another payload under the signature", "signature", func(t Token) string {
 			h, _, s := t.Parts()
 			return h + "." + Encode(t.WithClaim("sub", `"mallory"`).Payload.String()) + "." + s
 		}),
-		before("C06", "a payload that is not JSON under the signature", handoff.CheckSignature, func(t Token) string {
+		before("C06", "a payload that is not JSON under the signature", "signature", func(t Token) string {
 			h, _, s := t.Parts()
 			return h + "." + Encode("not JSON at all") + "." + s
 		}),
-		before("C06", "an expired payload under the signature", handoff.CheckSignature, func(t Token) string {
+		before("C06", "an expired payload under the signature", "signature", func(t Token) string {
 			h, _, s := t.Parts()
 			return h + "." + Encode(t.WithClaim("exp", "1").Payload.String()) + "." + s
 		}),
-		before("C06", "another key's signature", handoff.CheckSignature, func(t Token) string {
+		before("C06", "another key's signature", "signature", func(t Token) string {
 			h, p, _ := t.Parts()
 			return h + "." + p + "." + Encode(string(NewKey(t.Key.Algorithm).Sign(h+"."+p)))
 		}),

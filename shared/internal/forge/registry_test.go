@@ -2,12 +2,12 @@ package forge_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
+	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,69 +19,95 @@ import (
 	"github.com/handoff-auth/handoff/shared/internal/vectors"
 )
 
-// due are the attacks of attacks.json that the project withstands so far.
-var due = slices.Concat(ids("A", 1, 21), ids("B", 1, 12), ids("C", 1, 6), ids("D", 1, 14), ids("E", 9, 11),
-	ids("E", 14, 14), ids("F", 5, 5), ids("G", 1, 14), ids("H", 6, 12))
-
-// missing are those whose test is still being written. This list is to become
-// empty: one that has a test may not stand in it.
-var missing = []string{}
-
-func ids(group string, first, last int) (all []string) {
-	for n := first; n <= last; n++ {
-		all = append(all, fmt.Sprintf("%s%02d", group, n))
-	}
-	return all
+// An attack is a row of ATTACKS.md: its id, and the folders whose tests hold it.
+type attack struct {
+	id      string
+	folders []string
 }
 
-// Every attack that is due has a test that carries its id: in the name of a test,
-// or at the start of a text of a test or of a table of forged tokens.
+// attacks reads the rows of ATTACKS.md: | id | what is tried | what happens | [folder](folder), … |
+func attacks(t *testing.T) (rows []attack) {
+	t.Helper()
+	page, err := os.ReadFile(shared + "ATTACKS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([A-K][0-9]{2}) \|.*\| ([^|]*) \|$`).FindAllStringSubmatch(string(page), -1) {
+		a := attack{id: row[1]}
+		for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(row[2], -1) {
+			a.folders = append(a.folders, path.Join(shared, link[1]))
+		}
+		rows = append(rows, a)
+	}
+	if len(rows) < 140 {
+		t.Fatalf("ATTACKS.md has %d rows", len(rows))
+	}
+	return rows
+}
+
+// Each folder that ATTACKS.md names has a test that carries the attack's id: in
+// the name of a test, or at the start of a text of a test or of a table of forged
+// tokens. An attack that has a test is not called untested.
 func TestEveryAttackHasATest(t *testing.T) {
+	tests := carriers(t)
+	for _, a := range attacks(t) {
+		for _, folder := range a.folders {
+			if !slices.Contains(tests[a.id], folder) {
+				t.Errorf("%s: no test in %s carries the id; these do: %v", a.id, folder, tests[a.id])
+			}
+		}
+		if len(a.folders) == 0 && len(tests[a.id]) > 0 {
+			t.Errorf("%s has no folder in ATTACKS.md, and tests in %v", a.id, tests[a.id])
+		}
+		delete(tests, a.id)
+	}
+	for id, folders := range tests {
+		t.Errorf("%s stands in %v, and not in ATTACKS.md", id, folders)
+	}
+}
+
+// carriers returns the folders of the tests that carry each id.
+func carriers(t *testing.T) map[string][]string {
+	t.Helper()
 	tests := map[string][]string{}
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		switch {
-		case err != nil || path == root:
+		case err != nil || name == root:
 			return err
-		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata"):
+		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || entry.Name() == "node_modules"):
 			return fs.SkipDir
-		case !strings.HasSuffix(path, "_test.go") && !strings.HasPrefix(path, forged) || strings.HasSuffix(path, "/registry_test.go"):
+		case !strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, forged) || strings.HasSuffix(name, "/registry_test.go"):
 			return nil
-		case entry.IsDir() || !strings.HasSuffix(path, ".go"):
+		case entry.IsDir() || !strings.HasSuffix(name, ".go"):
 			return nil
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
 		for _, id := range carried(file) {
-			tests[id] = append(tests[id], path)
+			if folder := path.Dir(name); !slices.Contains(tests[id], folder) {
+				tests[id] = append(tests[id], folder)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range due {
-		if has, allowed := len(tests[id]) > 0, slices.Contains(missing, id); !has && !allowed {
-			t.Errorf("%s has no test", id)
-		} else if has && allowed {
-			t.Errorf("%s has a test: take it from the list of the missing", id)
-		}
-	}
-	if len(missing) > 0 {
-		t.Logf("still without a test: %v", missing)
-	}
+	return tests
 }
 
 const (
 	root   = "../../.."
-	forged = root + "/shared/internal/forge/"
+	shared = root + "/shared/"
+	forged = shared + "internal/forge/"
 )
 
 var (
-	inName  = regexp.MustCompile(`[A-H][0-9]{2}(?:[^0-9]|$)`)
-	inText  = regexp.MustCompile(`^[A-H][0-9]{2}(?:[ ,:/].*)?$`)
-	oneText = regexp.MustCompile(`\b[A-H][0-9]{2}\b`)
+	inName  = regexp.MustCompile(`[A-K][0-9]+`)
+	inText  = regexp.MustCompile(`^[A-K][0-9]{2}(?:[ ,:/].*)?$`)
+	oneText = regexp.MustCompile(`\b[A-K][0-9]{2}\b`)
 )
 
 // carried returns the ids that a file's tests and tables carry.
@@ -91,7 +117,9 @@ func carried(file *ast.File) (found []string) {
 		case *ast.FuncDecl:
 			if strings.HasPrefix(n.Name.Name, "Test") || strings.HasPrefix(n.Name.Name, "Fuzz") {
 				for _, id := range inName.FindAllString(n.Name.Name, -1) {
-					found = append(found, id[:3])
+					if len(id) == len("A01") {
+						found = append(found, id)
+					}
 				}
 			}
 		case *ast.BasicLit:
@@ -113,44 +141,35 @@ func TestB03AndC04(t *testing.T) { t.Run("D05 a case", nil); t.Run("D06, D07: ca
 func helperE09() {}
 func TestRSA2048AndSHA256() { _ = "not D10"; _ = "D111"; _ = "AES"; _ = "H06x"; _ = 'H' }
 func FuzzG11(f *testing.F) {}
+func TestH12I13NextToEachOther() {}
 `
 	file, err := parser.ParseFile(token.NewFileSet(), "p.go", source, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := carried(file), []string{"A02", "B03", "C04", "D05", "D06", "D07", "D08", "G11"}; !slices.Equal(got, want) {
+	if got, want := carried(file), []string{"A02", "B03", "C04", "D05", "D06", "D07", "D08", "G11", "H12", "I13"}; !slices.Equal(got, want) {
 		t.Errorf("carried %v, want %v", got, want)
 	}
 }
 
-// The ids are those of the table of attacks: what is due is in it, and what is
-// forged is.
-func TestAttackIDsAreInTheTable(t *testing.T) {
-	var attacks []struct{ ID, Attack string }
-	if err := json.Unmarshal(vectors.Read(t, "attacks.json"), &attacks); err != nil {
+// The page has the attacks of the published table, and what is forged is on it.
+func TestAttacksAreOnThePage(t *testing.T) {
+	var published []struct{ ID string }
+	if err := json.Unmarshal(vectors.Read(t, "attacks.json"), &published); err != nil {
 		t.Fatal(err)
 	}
-	table := map[string]bool{}
-	for _, attack := range attacks {
-		table[attack.ID] = true
+	page := map[string]bool{}
+	for _, a := range attacks(t) {
+		page[a.id] = true
 	}
-	if len(attacks) != 110 || len(table) != 110 {
-		t.Errorf("%d attacks with %d ids, want 110", len(attacks), len(table))
-	}
-	known := slices.Clone(due)
-	for _, attack := range forge.Attacks() {
-		known = append(known, attack.ID)
-	}
-	for _, id := range known {
-		if !table[id] {
-			t.Errorf("%s is not in the table", id)
+	for _, a := range published {
+		if !page[a.ID] {
+			t.Errorf("%s is published and not in ATTACKS.md", a.ID)
 		}
 	}
-	var later []string
-	for _, id := range slices.Sorted(maps.Keys(table)) {
-		if !slices.Contains(due, id) {
-			later = append(later, id)
+	for _, a := range forge.Attacks() {
+		if !page[a.ID] {
+			t.Errorf("%s is forged and not in ATTACKS.md", a.ID)
 		}
 	}
-	t.Logf("not due yet: %v", later)
 }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,26 +20,25 @@ const (
 	maxBatch   = 256  // redemptions sent together
 	workers    = 4    // batches on their way at once
 	maxWaiting = 4096 // redemptions that wait to be sent; the next is refused
-	margin     = time.Second
 )
 
 var (
 	errBusy       = errors.New("too many redemptions wait for the Redis")
 	errClosed     = errors.New("the store is closed")
-	errTimePassed = errors.New("the token's time has passed by the store's clock, which never goes back: its mark may have expired")
-	errTooFar     = errors.New("the token expires further ahead than any may live")
+	errTimePassed = errors.New("the token's time has passed, and its mark may have been removed, or is too far ahead")
+	errTooLong    = errors.New("the token lives longer than any may")
 	errDoubt      = errors.New("the answers are not certain to be these commands'")
-	errSkew       = errors.New("the verifier's skew is larger than Config.Skew: a Redis that begins anew would forget redemptions")
+	errSkew       = errors.New("the verifier's skew is larger than the store's: a Redis that starts over would forget redemptions")
 	errNotHeld    = errors.New("too few replicas have the redemption")
 )
 
 // call is a redemption on its way.
 type call struct {
-	ctx      context.Context
-	key      string
-	issued   time.Time
-	lifetime time.Duration // of the mark
-	answer   chan error    // has room for the one
+	ctx    context.Context
+	mark   string
+	period int64 // in which the token expires
+	issued time.Time
+	answer chan error // has room for the one
 }
 
 // Redeem implements handoff.Store. Every error but handoff.ErrReplayed,
@@ -52,21 +51,13 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	if r.Skew > s.config.Skew {
 		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, s.config.Skew)
 	}
-	clock := s.advance()
-	left, most := r.Expires.Add(2*s.config.Skew).Sub(clock), handoff.MaxLifetime+3*s.config.Skew
-	// The mark outlives every clock by which the token can still be accepted, even
-	// if this one is wrong: nobody redeems a token before it is issued.
-	lifetime := max(left, r.Expires.Sub(r.IssuedAt)+3*s.config.Skew)
-	switch {
-	case left <= 0:
-		return errTimePassed
-	case lifetime > most:
-		return errTooFar
+	if r.Expires.Sub(r.IssuedAt) > handoff.MaxLifetime+s.config.Skew {
+		return errTooLong
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	c := &call{
-		ctx: ctx, key: s.key(r.Issuer, r.ID), issued: r.IssuedAt, lifetime: lifetime + margin, answer: make(chan error, 1),
+		ctx: ctx, mark: markOf(r.Issuer, r.ID), period: periodOf(r.Expires), issued: r.IssuedAt, answer: make(chan error, 1),
 	}
 	select {
 	case s.calls <- c:
@@ -83,39 +74,32 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	}
 }
 
-// key names the mark. Both parts are hashed, so that whoever chooses an id can
-// neither meet another issuer's keys nor make two ids one.
-func (s *Store) key(issuer, id string) string {
+// markOf names a token. Both parts are hashed, so that nobody who chooses an id
+// can meet another issuer's marks or make two ids one.
+func markOf(issuer, id string) string {
 	text := make([]byte, 0, 320)
 	text = append(text, issuer...)
 	text = append(text, 0) // an issuer never contains it
 	text = append(text, id...)
 	sum := sha256.Sum256(text)
-	return s.config.Prefix + base64.RawURLEncoding.EncodeToString(sum[:16])
+	return string(sum[:16])
 }
 
-// advance returns the time by a clock that never goes back while an epoch lasts.
-func (s *Store) advance() time.Time {
-	now := s.config.Now().UnixMilli()
-	for {
-		seen := s.clock.Load()
-		if now <= seen {
-			return time.UnixMilli(seen)
-		}
-		if s.clock.CompareAndSwap(seen, now) {
-			return time.UnixMilli(now)
-		}
-	}
-}
-
-// work sends redemptions, as many together as wait.
+// work sends redemptions, as many together as wait. Its link is made beforehand, and
+// another after it has idled, so that no redemption waits for one while all is well.
 func (w *worker) work() {
 	defer w.drop()
 	batch := make([]*call, 0, maxBatch)
+	idle := time.NewTimer(0)
+	defer idle.Stop()
 	for {
 		select {
 		case <-w.closed:
 			return
+		case <-idle.C:
+			_, _ = w.linked()
+			idle.Reset(maxIdle)
+			continue
 		case c := <-w.calls:
 			batch = append(batch[:0], c)
 		}
@@ -128,6 +112,7 @@ func (w *worker) work() {
 			}
 		}
 		w.redeem(batch)
+		idle.Reset(maxIdle)
 	}
 }
 
@@ -144,7 +129,7 @@ func (w *worker) redeem(batch []*call) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), w.config.Timeout)
 	defer cancel()
-	results, err := l.send(ctx, batch, w.config.WaitReplicas)
+	results, err := l.send(ctx, batch, &w.config)
 	if err != nil {
 		w.drop()
 		w.suspect(err)
@@ -152,17 +137,10 @@ func (w *worker) redeem(batch []*call) {
 		return
 	}
 	for i, c := range batch {
-		switch err := results[i].Error(); {
-		case err == nil:
-			c.answer <- nil
-		case rueidis.IsRedisNil(err):
-			c.answer <- handoff.ErrReplayed
-		case strings.HasPrefix(err.Error(), "OOM "):
-			c.answer <- fmt.Errorf("the Redis refuses: %w: %w", handoff.ErrStoreFull, err)
-		default: // READONLY, MISCONF: the server is not what it was
+		if _, refused := rueidis.IsRedisErr(results[i]); refused && !errors.Is(results[i], handoff.ErrStoreFull) {
 			w.look()
-			c.answer <- fmt.Errorf("the Redis refuses: %w", err)
 		}
+		c.answer <- results[i]
 	}
 }
 
@@ -188,53 +166,105 @@ func answer(batch []*call, err error) {
 	}
 }
 
-// send returns the results of the batch's SETs. They are followed, on the same
-// connection, by what tells whose they are: the epoch, which the Redis must still
-// have after it took them, and a text that it cannot know, which shows that no
-// reply of another command was read as one of these.
-func (l *link) send(ctx context.Context, batch []*call, replicas int) ([]rueidis.RedisResult, error) {
-	b := l.client.B()
-	cmds := make(rueidis.Commands, 0, len(batch)+3)
+// redeemScript marks the tokens of a batch, in one step: each unless it is marked,
+// in whichever period. It writes only in the epoch for which the link was made. Its
+// answers are 1 for a token that is marked now, 0 for one that was, and -1 for one
+// whose marks may have been removed or that expires beyond the periods it looks at.
+const redeemScript = `
+local id, spent, periods, nonce = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local epoch = redis.call('GET', KEYS[1])
+local now, removed = string.match(epoch or '', '^(.*) (%d+)$')
+if now ~= id then return {epoch or '', {}, nonce} end
+removed = tonumber(removed)
+local marks, spentBefore, answers = {}, {}, {}
+for i = 5, #ARGV, 2 do marks[#marks + 1] = ARGV[i] end
+for period = removed + 1, removed + periods do
+  local set = spent .. string.format('%.0f', period)
+  if redis.call('EXISTS', set) == 1 then
+    for i, member in ipairs(redis.call('SMISMEMBER', set, unpack(marks))) do
+      if member == 1 then spentBefore[marks[i]] = true end
+    end
+  end
+end
+for i, mark in ipairs(marks) do
+  local period = tonumber(ARGV[4 + 2 * i])
+  if spentBefore[mark] then answers[i] = 0
+  elseif period <= removed or period > removed + periods then answers[i] = -1
+  else
+    answers[i] = redis.call('SADD', spent .. ARGV[4 + 2 * i], mark)
+    spentBefore[mark] = true
+  end
+end
+return {epoch, answers, nonce}`
+
+// send returns what becomes of the batch's calls. The one answer for all of them
+// tells whose it is: with the epoch, which the Redis must still have, and with a
+// text that it cannot know, so that no reply to another command is read as this.
+func (l *link) send(ctx context.Context, batch []*call, c *Config) ([]error, error) {
+	nonce := rand.Text()
+	arguments := make([]string, 0, 4+2*len(batch))
+	arguments = append(arguments, l.epoch.id, l.keys.spent(), strconv.FormatInt(periods(c.Skew), 10), nonce)
 	for _, c := range batch {
-		// The value is a number, which Redis shares: any other takes 32 bytes more.
-		cmds = append(cmds, b.Set().Key(c.key).Value("1").Nx().PxMilliseconds(c.lifetime.Milliseconds()).Build())
+		arguments = append(arguments, c.mark, strconv.FormatInt(c.period, 10))
 	}
-	if replicas > 0 {
+	b := l.client.B()
+	cmds := rueidis.Commands{b.Eval().Script(redeemScript).Numkeys(1).Key(l.keys.epoch()).Arg(arguments...).Build()}
+	if c.WaitReplicas > 0 {
 		deadline, _ := ctx.Deadline()
 		// Not b.Wait(), for which rueidis takes another connection: WAIT is about its own.
-		cmds = append(cmds, b.Arbitrary("WAIT").Args(strconv.Itoa(replicas), strconv.FormatInt(max(1, time.Until(deadline).Milliseconds()), 10)).Build())
+		cmds = append(cmds, b.Arbitrary("WAIT").Args(strconv.Itoa(c.WaitReplicas), strconv.FormatInt(max(1, time.Until(deadline).Milliseconds()), 10)).Build())
 	}
-	nonce := rand.Text()
-	cmds = append(cmds, b.Get().Key(l.marker).Build(), b.Echo().Message(nonce).Build())
 	results := l.client.DoMulti(ctx, cmds...)
-	sets, rest := results[:len(batch)], results[len(batch):]
-	if replicas > 0 {
-		held, err := rest[0].AsInt64()
-		if err != nil {
-			return nil, fmt.Errorf("asking the replicas: %w", err)
-		}
-		if held < int64(replicas) {
-			return nil, errNotHeld
-		}
-		rest = rest[1:]
+	verdicts, err := l.read(results[0], len(batch), nonce)
+	if err != nil || c.WaitReplicas == 0 {
+		return verdicts, err
 	}
-	epoch, err := rest[0].ToString()
-	if err == nil {
-		var echo string
-		if echo, err = rest[1].ToString(); err == nil && (echo != nonce || epoch != l.epoch.text) {
-			err = errDoubt
-		}
+	held, err := results[1].AsInt64()
+	if err != nil {
+		return nil, fmt.Errorf("asking the replicas: %w", err)
+	}
+	if held < int64(c.WaitReplicas) {
+		return nil, errNotHeld
+	}
+	return verdicts, nil
+}
+
+// read reads what redeemScript returns. A Redis that refuses refuses the batch.
+func (l *link) read(r rueidis.RedisResult, calls int, nonce string) ([]error, error) {
+	parts, err := r.ToArray()
+	if _, refused := rueidis.IsRedisErr(err); refused {
+		return slices.Repeat([]error{refusal(err)}, calls), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("asking the Redis: %w", err)
 	}
-	for _, set := range sets {
-		if err := set.NonRedisError(); err != nil {
-			return nil, fmt.Errorf("asking the Redis: %w", err)
-		}
-		if text, err := set.ToString(); err == nil && text != "OK" {
-			return nil, errDoubt
+	if len(parts) != 3 {
+		return nil, errDoubt
+	}
+	text, err := parts[0].ToString()
+	answers, err2 := parts[1].AsIntSlice()
+	echoed, err3 := parts[2].ToString()
+	if errors.Join(err, err2, err3) != nil || echoed != nonce || len(answers) != calls || !strings.HasPrefix(text, l.epoch.id+" ") {
+		return nil, errDoubt
+	}
+	verdicts := make([]error, calls)
+	for i, answer := range answers {
+		switch answer {
+		case 1:
+		case 0:
+			verdicts[i] = handoff.ErrReplayed
+		default:
+			verdicts[i] = errTimePassed
 		}
 	}
-	return sets, nil
+	return verdicts, nil
+}
+
+// refusal is what a Redis says that has done nothing: that it is full, or is not
+// what it was (READONLY, MISCONF).
+func refusal(err error) error {
+	if strings.Contains(err.Error(), "OOM ") {
+		return fmt.Errorf("the Redis refuses: %w: %w", handoff.ErrStoreFull, err)
+	}
+	return fmt.Errorf("the Redis refuses: %w", err)
 }

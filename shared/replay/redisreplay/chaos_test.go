@@ -49,7 +49,7 @@ func TestE01E03Chaos(t *testing.T) {
 				default:
 				}
 				tokens.Add(1)
-				if crowd(t, replicas) {
+				if done, _ := crowd(t, replicas); done {
 					succeeded.Add(1)
 				}
 			}
@@ -75,7 +75,7 @@ func TestE01E03Chaos(t *testing.T) {
 	wait.Wait()
 	t.Logf("%d faults, %d of %d tokens redeemed", faults, succeeded.Load(), tokens.Load())
 
-	eventually(t, 5*time.Second, "every replica redeems again", func() bool {
+	eventually(t, "every replica redeems again", func() bool {
 		for _, s := range replicas {
 			if s.Redeem(context.Background(), token()) != nil {
 				return false
@@ -83,22 +83,25 @@ func TestE01E03Chaos(t *testing.T) {
 		}
 		return true
 	})
-	const calm = 200
+	const calm = 100
 	done := 0
 	for range calm {
-		if crowd(t, replicas) {
+		redeemed, doubtful := crowd(t, replicas)
+		if redeemed {
 			done++
+		} else if !doubtful {
+			t.Error("nobody redeems a token after the faults")
 		}
 	}
-	if done < calm*99/100 { // a busy machine may let one time out
+	if done < calm/2 { // a busy machine lets some time out
 		t.Errorf("%d of %d tokens redeemed after the faults", done, calm)
 	}
 }
 
 // crowd has 64 callers use one token, half of them later than the others, and
-// returns whether one succeeded. More than one is an error, and so is a replay
-// before anybody can have redeemed.
-func crowd(t *testing.T, replicas []*opened) bool {
+// returns whether one succeeded and whether any was left in doubt. More than one is
+// an error, and so is a replay before anybody can have redeemed.
+func crowd(t *testing.T, replicas []*opened) (redeemed, inDoubt bool) {
 	const callers = 64
 	r := token()
 	var succeeded, replayed, doubtful atomic.Int32
@@ -124,5 +127,5 @@ func crowd(t *testing.T, replicas []*opened) bool {
 	if replayed.Load() > 0 && succeeded.Load() == 0 && doubtful.Load() == 0 {
 		t.Error("replayed, and nobody can have redeemed it")
 	}
-	return succeeded.Load() == 1
+	return succeeded.Load() == 1, doubtful.Load() > 0
 }

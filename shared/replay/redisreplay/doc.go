@@ -12,15 +12,17 @@
 //
 // # Invariants
 //
-// A redemption is one SET NX. It succeeds only when Redis says so, in time, over
-// a connection whose server was checked since it was made: whatever else happens
-// is a refusal, and the token may be spent all the same. The first redemption
+// A batch of redemptions is one script. Each succeeds only when Redis says so, in time, over
+// a connection whose server was checked since it was made. Everything else
+// is a refusal, after which the token may be spent or not. The first redemption
 // that meets with doubt has all others refused until a check, made at once, has
 // found the Redis well.
 //
+// No mark has a time to live: what a clock of the Redis's says ends none.
+//
 // A Redis that is set up to lose marks is refused at the start and, while the
 // store runs, within seconds. A Redis that has lost them (emptied, replaced,
-// failed over) begins anew: it refuses what was issued before, up to the skew,
+// failed over) starts over: it refuses what was issued before, up to the skew,
 // for every replica.
 //
 // # What it does not do

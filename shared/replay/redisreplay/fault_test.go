@@ -6,7 +6,6 @@ import (
 	"errors"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,12 +20,24 @@ import (
 func TestE06RedisStopped(t *testing.T) {
 	r := start(t).age()
 	s := open(t, redisreplay.Config{URL: r.url(), Timeout: 100 * time.Millisecond})
-	recovers(t, s, 5*time.Second)
+	recovers(t, s)
 	r.stall()
 	const callers = 32
 	var took [callers][]time.Duration
 	var wait sync.WaitGroup
 	stop := make(chan struct{})
+	var machine time.Duration // by how much it is late itself, at most
+	wait.Go(func() {
+		for {
+			began := time.Now()
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				machine = max(machine, time.Since(began)-10*time.Millisecond)
+			}
+		}
+	})
 	for i := range callers {
 		wait.Go(func() {
 			for {
@@ -55,9 +66,9 @@ func TestE06RedisStopped(t *testing.T) {
 	wait.Wait()
 	all := slices.Concat(took[:]...)
 	slices.Sort(all)
-	// All but the slowest, which a busy machine delays.
-	if late := all[len(all)*95/100]; late > 250*time.Millisecond {
-		t.Errorf("one in 20 is refused after %s or more, want 250ms", late)
+	// All but the slowest, which a busy machine delays more than it does the one that measures it.
+	if late := all[len(all)*95/100]; late > 250*time.Millisecond+2*machine {
+		t.Errorf("one in 20 is refused after %s or more, want 250ms, and the machine is late by %s", late, machine)
 	}
 	if most > before+callers {
 		t.Errorf("%d goroutines after a second, then %d: they pile up", before, most)
@@ -66,7 +77,7 @@ func TestE06RedisStopped(t *testing.T) {
 		t.Error("healthy, with a Redis that hangs")
 	}
 	r.cont()
-	recovers(t, s, 2*time.Second)
+	recovers(t, s)
 	if err := s.Healthy(); err != nil {
 		t.Error(err)
 	}
@@ -83,35 +94,36 @@ func TestE06RedisStoppedUnderAnAvalanche(t *testing.T) {
 	}
 	wait.Wait()
 	r.cont()
-	recovers(t, s, 5*time.Second)
+	recovers(t, s)
 }
 
 // E06: the first redemption that meets with doubt makes the store unhealthy, and
 // all that follow are refused at once, until a check has found the Redis well.
 func TestE06InDoubt(t *testing.T) {
+	const timeout = 2 * time.Second
 	r := start(t).age()
 	p := newProxy(t, r)
-	s := open(t, redisreplay.Config{URL: p.url()})
+	s := open(t, redisreplay.Config{URL: p.url(), Timeout: timeout})
 	redeem(t, s, token(), nil)
 	r.stall()
 	refused(t, s, token())
-	eventually(t, 100*time.Millisecond, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 	began := time.Now()
 	for range 100 {
 		refused(t, s, token())
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*timeout { // and not 100 of it
 		t.Errorf("100 more refusals take %s", took)
 	}
 	r.cont()
-	recovers(t, s, 2*time.Second)
+	recovers(t, s)
 	p.cut() // one link of several is in doubt
 	for range 20 {
 		if s.Redeem(context.Background(), token()) != nil {
 			break
 		}
 	}
-	recovers(t, s, 500*time.Millisecond)
+	recovers(t, s)
 	if err := s.Healthy(); err != nil {
 		t.Error(err)
 	}
@@ -135,9 +147,9 @@ func TestE06RedisGone(t *testing.T) {
 	for range 20 {
 		refused(t, s, token())
 	}
-	eventually(t, 3*time.Second, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 	r.run()
-	recovers(t, s, 5*time.Second)
+	recovers(t, s)
 }
 
 // E06, E12: no memory left refuses, and drops nothing.
@@ -152,7 +164,7 @@ func TestE06E12RedisFull(t *testing.T) {
 		redeem(t, s, token(), handoff.ErrStoreFull)
 	}
 	r.do("CONFIG", "SET", "maxmemory", "0")
-	recovers(t, s, 2*time.Second)
+	recovers(t, s)
 	redeem(t, s, spent, handoff.ErrReplayed)
 }
 
@@ -166,7 +178,7 @@ func TestE06RedisReadOnly(t *testing.T) {
 	for range 10 {
 		refused(t, s, token())
 	}
-	eventually(t, 3*time.Second, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 }
 
 // E07: a redemption that was applied and not answered is refused, and stays
@@ -182,17 +194,17 @@ func TestE07AppliedAndNotAnswered(t *testing.T) {
 		}
 		return reply
 	})
-	s := open(t, redisreplay.Config{URL: p.url()})
+	s := open(t, redisreplay.Config{URL: p.url(), Timeout: 2 * time.Second})
 	together(t, s)
 	silent.Store(true)
 	var unanswered handoff.Redemption
-	before := r.do("DBSIZE")
-	for applied := false; !applied; applied = r.do("DBSIZE") != before { // not each is sent: connections are made too
+	before := r.marks()
+	for applied := false; !applied; applied = r.marks() != before { // not each is sent: connections are made too
 		unanswered = token()
 		refused(t, s, unanswered)
 	}
 	silent.Store(false)
-	eventually(t, 3*time.Second, "an answer", func() bool {
+	eventually(t, "an answer", func() bool {
 		err := s.Redeem(context.Background(), unanswered)
 		if err == nil {
 			t.Fatal("redeemed twice")
@@ -206,7 +218,7 @@ func TestE07AppliedAndNotAnswered(t *testing.T) {
 func TestE08RepliesOfOtherCommands(t *testing.T) {
 	t.Parallel()
 	for name, meddle := range map[string]func(earlier, reply []byte) []byte{
-		"one too many":       func(_, reply []byte) []byte { return append([]byte("+OK\r\n"), reply...) },
+		"one too many":       func(_, reply []byte) []byte { return append([]byte(":1\r\n"), reply...) },
 		"one too few":        func(_, reply []byte) []byte { return reply[bytes.IndexByte(reply, '\n')+1:] },
 		"an earlier batch's": func(earlier, _ []byte) []byte { return earlier },
 		"an earlier batch's before it": func(earlier, reply []byte) []byte {
@@ -232,9 +244,9 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 			s := open(t, redisreplay.Config{URL: p.url()})
 			together(t, s) // a link that is made while replies are meddled with refuses anyway
 			spent := token()
-			redeem(t, s, spent, nil) // its replies are the earlier batch's: OK, and more
+			redeem(t, s, spent, nil) // its replies are the earlier batch's: a redemption
 			mu.Lock()
-			if !bytes.HasPrefix(earlier, []byte("+OK\r\n")) {
+			if !bytes.HasPrefix(earlier, []byte("*3\r\n")) {
 				t.Errorf("the earlier batch's replies are %q", earlier)
 			}
 			on = true
@@ -246,41 +258,8 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 	}
 }
 
-// E13: the mark outlives the token by twice the skew, by Redis's own clock.
-func TestE13TheMarkOutlivesTheToken(t *testing.T) {
-	t.Parallel()
-	r := start(t).age()
-	s := open(t, redisreplay.Config{URL: r.url()})
-	for _, lifetime := range []time.Duration{time.Second, time.Minute, 5 * time.Minute} {
-		one := token()
-		one.Expires = one.IssuedAt.Add(lifetime)
-		redeem(t, s, one, nil)
-	}
-	lives := strings.Fields(r.do("EVAL", `local least, most = math.huge, 0
-		for _, key in ipairs(redis.call('KEYS', 'handoff:*')) do
-			local ms = redis.call('PTTL', key)
-			if key ~= 'handoff:epoch' then least, most = math.min(least, ms), math.max(most, ms) end
-		end
-		return least .. 'ms ' .. most .. 'ms'`, "0"))
-	shortest, err := time.ParseDuration(lives[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	longest, err := time.ParseDuration(lives[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The longest was made last, of a token that began within this second.
-	if longest < 5*time.Minute+10*time.Second-time.Second || longest > 5*time.Minute+16*time.Second {
-		t.Errorf("a token that lives 5 minutes is remembered for %s", longest)
-	}
-	if shortest < 10*time.Second-time.Second {
-		t.Errorf("a token that lives a second is remembered for %s", shortest)
-	}
-}
-
-// F01: a clock that is not Redis's, beyond the skew, is refused at the start: the
-// marks would end too early, or too late.
+// F01: a clock that is not Redis's, beyond the skew, is refused at the start: it is
+// not known which of them is right.
 func TestF01ClocksApart(t *testing.T) {
 	t.Parallel()
 	r := start(t).age()
@@ -291,59 +270,6 @@ func TestF01ClocksApart(t *testing.T) {
 			t.Errorf("opened, with clocks %s apart", apart)
 		}
 	}
-}
-
-// F01: a replica whose clock jumps refuses, makes no mark that ends too early,
-// and stops the others no longer than a Redis that is new does.
-func TestF01AClockThatJumps(t *testing.T) {
-	t.Parallel()
-	for _, jump := range []time.Duration{200 * time.Second, -200 * time.Second} {
-		t.Run(jump.String(), func(t *testing.T) {
-			t.Parallel()
-			r := start(t).age()
-			var ahead atomic.Int64
-			now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-			jumps, right := open(t, redisreplay.Config{URL: r.url(), Now: now}), open(t, redisreplay.Config{URL: r.url()})
-			together(t, jumps)
-			epoch := r.do("GET", "handoff:epoch")
-			ahead.Store(int64(jump))
-			long := token()
-			long.Expires = long.IssuedAt.Add(handoff.MaxLifetime)
-			redeem(t, jumps, long, nil) // the clock has not been found wrong
-			if lives := longest(t, r); lives < handoff.MaxLifetime {
-				t.Errorf("a token that lives %s is remembered for %s", handoff.MaxLifetime, lives)
-			}
-			eventually(t, 5*time.Second, "the clock is found wrong", func() bool { return strings.Contains(jumps.told(), "failed") })
-			refused(t, jumps, token())
-			if now := r.do("GET", "handoff:epoch"); now != epoch {
-				t.Errorf("while its clock is wrong it begins the epoch %s, after %s", now, epoch)
-			}
-			redeem(t, right, token(), nil)
-			ahead.Store(0)
-			for name, s := range map[string]*opened{"that jumped": jumps, "that is right": right} {
-				eventually(t, 5*time.Second, "the store "+name+" knows the new epoch", func() bool { return s.Ready().After(time.Now()) })
-				if wait := time.Until(s.Ready()); wait > s.Skew()+time.Second {
-					t.Errorf("the store %s is ready in %s", name, wait)
-				}
-				late := token()
-				late.IssuedAt = s.Ready()
-				redeem(t, s, late, nil)
-			}
-			redeem(t, right, long, handoff.ErrIssuedBeforeStart)
-		})
-	}
-}
-
-// longest is how long the mark that lives longest still has to live.
-func longest(t *testing.T, r *redis) time.Duration {
-	t.Helper()
-	lives, err := time.ParseDuration(r.do("EVAL", `local most = 0
-		for _, key in ipairs(redis.call('KEYS', 'handoff:*')) do most = math.max(most, redis.call('PTTL', key)) end
-		return most .. 'ms'`, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lives
 }
 
 // together has every connection of a store made and used.

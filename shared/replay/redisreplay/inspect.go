@@ -29,10 +29,10 @@ type report struct {
 	time     time.Time
 }
 
-var (
-	errLoading  = errors.New("the Redis still reads its files")
-	errPassword = errors.New("the Redis asks for a password: Config.URL must have one")
-)
+// ErrPassword means that the Redis asks for a password, and Config.URL has none.
+var ErrPassword = errors.New("the Redis asks for a password")
+
+var errLoading = errors.New("the Redis still reads its files")
 
 // inspect asks the server at the other end of a connection.
 func inspect(ctx context.Context, client rueidis.Client) (r report, err error) {
@@ -40,7 +40,7 @@ func inspect(ctx context.Context, client rueidis.Client) (r report, err error) {
 	results := client.DoMulti(ctx, b.Info().Build(), b.ConfigGet().Parameter("*appendfsync*").Build(), b.Time().Build())
 	info, err := results[0].ToString()
 	if answer, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(answer.Error(), "NOAUTH ") {
-		return r, errPassword
+		return r, ErrPassword
 	}
 	if err != nil {
 		return r, fmt.Errorf("asking INFO: %w", err)
@@ -100,20 +100,18 @@ func (r *report) readInfo(info string) {
 // replication this package was written for.
 var oldest = [2]int{6, 2}
 
-// loses returns by which settings the server can have lost marks, or nil.
-func (r *report) loses(c *Config, now time.Time) error {
-	var problems []error
+// loses returns by which settings the server can have lost marks.
+func (r *report) loses(c *Config) (problems []error) {
 	if r.policy != "noeviction" {
 		problems = append(problems, fmt.Errorf("maxmemory-policy is %q, which evicts marks: set it to noeviction", r.policy))
 	}
 	if !r.aof {
 		problems = append(problems, errors.New("appendonly is no, so a restart forgets marks: set it to yes"))
 	}
-	if apart := r.time.Sub(now).Abs(); apart > c.Skew {
-		problems = append(problems, fmt.Errorf("the Redis's clock is %s from this machine's: keep both right to Config.Skew, %s",
-			apart.Round(time.Millisecond), c.Skew))
+	if err := r.losesLast(c); err != nil {
+		problems = append(problems, err)
 	}
-	return errors.Join(append(problems, r.losesLast(c))...)
+	return problems
 }
 
 // losesLast returns whether a crash of the machine forgets what came last.
@@ -124,9 +122,9 @@ func (r *report) losesLast(c *Config) error {
 	}
 	switch {
 	case fsync == "":
-		return errors.New("CONFIG is forbidden, so appendfsync cannot be read: allow CONFIG GET, or state it in Config.AppendFsync")
+		return refused("AppendFsync", "must say what appendfsync is at the Redis, which forbids CONFIG GET; or allow that")
 	case c.AppendFsync != "" && c.AppendFsync != fsync:
-		return fmt.Errorf("appendfsync is %q, but Config.AppendFsync states %q", fsync, c.AppendFsync)
+		return refused("AppendFsync", "is %q, and appendfsync at the Redis is %q", c.AppendFsync, fsync)
 	case fsync == "always" && !r.lazy:
 		return nil
 	case fsync != "always" && fsync != "everysec":
@@ -134,16 +132,18 @@ func (r *report) losesLast(c *Config) error {
 	case c.AcceptLastSecondLoss:
 		return nil
 	case fsync == "everysec":
-		return errors.New("appendfsync is everysec, so a crash of the machine forgets a second: set it to always, or Config.AcceptLastSecondLoss")
+		return refused("AcceptLastSecondLoss", "is not set, and appendfsync at the Redis is everysec, so a crash of the machine forgets a second: set one of them, that to always")
 	}
-	return errors.New("no-appendfsync-on-rewrite is yes: set it to no, or Config.AcceptLastSecondLoss")
+	return refused("AcceptLastSecondLoss", "is not set, and no-appendfsync-on-rewrite at the Redis is yes: set one of them, that to no")
 }
 
 // unfit returns why the server cannot take redemptions, though it keeps those
-// that it has, or nil.
-func (r *report) unfit(c *Config) error {
-	var problems []error
+// that it has.
+func (r *report) unfit(c *Config, now time.Time) (problems []error) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if apart := r.time.Sub(now).Abs(); apart > c.Skew {
+		problem("the Redis's clock is %s from this machine's: keep both right to %s, the skew", apart.Round(time.Millisecond), c.Skew)
+	}
 	if !r.recent() {
 		problem("redis_version is %q: %d.%d or later is needed", r.version, oldest[0], oldest[1])
 	}
@@ -151,7 +151,7 @@ func (r *report) unfit(c *Config) error {
 		problem("INFO shows no run_id: let the user read all of INFO")
 	}
 	if r.role != "master" {
-		problem("role is %q: Config.URL must name the primary", r.role)
+		problems = append(problems, refused("URL", "must name the primary: the role of this server is %q", r.role))
 	}
 	if r.cluster {
 		problem("cluster-enabled is yes: use a Redis that is no cluster")
@@ -161,11 +161,11 @@ func (r *report) unfit(c *Config) error {
 	}
 	switch most := (r.replicas + 1) / 2; {
 	case c.WaitReplicas < most:
-		problem("the server has %d replicas, and a failover forgets what they lack: set Config.WaitReplicas to %d or more", r.replicas, most)
+		problems = append(problems, refused("WaitReplicas", "must be %d or more: the server has %d replicas, and a failover forgets what they lack", most, r.replicas))
 	case r.replicas < c.WaitReplicas:
-		problem("the server has %d replicas, fewer than Config.WaitReplicas, %d", r.replicas, c.WaitReplicas)
+		problems = append(problems, refused("WaitReplicas", "is %d, and the server has %d replicas", c.WaitReplicas, r.replicas))
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 func (r *report) recent() bool {

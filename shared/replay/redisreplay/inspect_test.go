@@ -65,10 +65,8 @@ func TestReportOfOtherServers(t *testing.T) {
 				t.Fatal(err)
 			}
 			var said string
-			for _, err := range []error{r.loses(&config, now), r.unfit(&config)} {
-				if err != nil {
-					said += err.Error()
-				}
+			for _, problem := range append(r.loses(&config), r.unfit(&config, now)...) {
+				said += problem.Error()
 			}
 			if c.names == "" && said != "" || !strings.Contains(said, c.names) {
 				t.Errorf("got %q, want it to name %q", said, c.names)

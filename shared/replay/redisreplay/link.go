@@ -4,31 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/replay"
 )
 
 const (
-	connectTimeout = time.Second            // to make a connection and check its server
+	leastToConnect = time.Second            // to make a connection and check its server
 	checkEvery     = 2 * time.Second        // while all is well
 	retryEvery     = 100 * time.Millisecond // while it is not
-	maxIdle        = 10 * time.Second       // then a link is made anew: something on the way may have given it up
+	maxIdle        = 10 * time.Second       // then a new link is made: something on the way may have given it up
 )
+
+// connectTimeout is how long it may take to make a connection and check its server:
+// a second, or more where a redemption may take more.
+func (c *Config) connectTimeout() time.Duration { return max(leastToConnect, c.Timeout) }
 
 // link is a connection whose server was checked after it was made. One goroutine
 // uses it.
 type link struct {
 	*connection
-	marker string
-	epoch  epoch
-	round  int // the status's when it was made
-	used   time.Time
+	keys  keys
+	epoch epoch
+	round int // the status's when it was made
+	used  time.Time
 }
 
 // status is whether the Redis takes redemptions. Each change begins a round, for
-// which every link is made anew.
+// which every link is replaced.
 type status struct {
 	round int
 	epoch epoch
@@ -38,7 +41,7 @@ type status struct {
 
 // connect makes a connection and checks the server at its other end.
 func (s *Store) connect(ctx context.Context) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.config.connectTimeout())
 	defer cancel()
 	c, err := s.server.dial()
 	if err != nil {
@@ -52,10 +55,10 @@ func (s *Store) connect(ctx context.Context) (*link, error) {
 		}
 		return nil, err
 	}
-	return &link{connection: c, marker: s.marker(), epoch: e}, nil
+	return &link{connection: c, keys: s.keys(), epoch: e}, nil
 }
 
-func (s *Store) marker() string { return s.config.Prefix + "epoch" }
+func (s *Store) keys() keys { return keys(s.config.Prefix) }
 
 // check returns the epoch of the server at the other end of c, if it keeps marks.
 // Where it may have lost some, that begins a new one.
@@ -67,21 +70,20 @@ func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
 		return epoch{}, err
 	}
 	now := s.config.Now()
-	loses, unfit := r.loses(&s.config, now), r.unfit(&s.config)
-	if loses != nil || r.run == s.seen.run && r.evicted > s.seen.evicted {
+	loses, unfit := r.loses(&s.config), r.unfit(&s.config, now)
+	if len(loses) > 0 || r.run == s.seen.run && r.evicted > s.seen.evicted {
 		s.lossy = true
 	}
-	if err := errors.Join(loses, unfit); err != nil {
-		return epoch{}, errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+	if problems := append(loses, unfit...); len(problems) > 0 {
+		return epoch{}, &UnfitError{problems}
 	}
-	e, begun, err := beginEpoch(ctx, c.client, s.marker(), r, s.lossy, now)
+	e, begun, err := checkEpoch(ctx, c.client, s.keys(), r, s.lossy, now, s.config.Skew)
 	if err != nil {
 		return epoch{}, err
 	}
 	s.lossy, s.seen = false, r
 	if begun {
-		s.clock.Store(now.UnixMilli()) // it may go back: what was issued before is refused
-		s.config.Observe(replay.Event{Kind: replay.BegunAnew, Err: errBegun})
+		s.config.Observe(replay.Event{Kind: replay.StartedOver, Err: errBegun})
 	}
 	return e, nil
 }
@@ -122,7 +124,7 @@ func (s *Store) checkAgain(l *link) (*link, error) {
 	if l == nil {
 		l, err = s.connect(context.Background())
 	} else {
-		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.config.connectTimeout())
 		defer cancel()
 		if l.epoch, err = s.check(ctx, l.connection); err != nil {
 			l.close()

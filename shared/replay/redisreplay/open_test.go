@@ -35,7 +35,7 @@ func TestOpenRefusesAnUnsafeRedis(t *testing.T) {
 		"too few replicas":        {config: redisreplay.Config{WaitReplicas: 1}, names: "WaitReplicas"},
 		"stated as it is":         {config: redisreplay.Config{AppendFsync: "always"}},
 		"stated as it is not":     {config: redisreplay.Config{AppendFsync: "everysec", AcceptLastSecondLoss: true}, names: "AppendFsync"},
-		"no password":             {settings: []string{"--requirepass", "secret"}, names: "Config.URL must have one"},
+		"no password":             {settings: []string{"--requirepass", "secret"}, names: "asks for a password"},
 		"everything at once is 1": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "maxmemory-policy"},
 		"everything at once is 2": {settings: []string{"--appendonly", "no", "--maxmemory-policy", "allkeys-random"}, names: "appendonly"},
 	} {
@@ -63,7 +63,7 @@ func TestOpenRefusesReplicasWithoutWait(t *testing.T) {
 	for range 3 {
 		start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	}
-	eventually(t, 20*time.Second, "the replicas are there", func() bool { return primary.info("connected_slaves") == "3" })
+	eventually(t, "the replicas are there", func() bool { return primary.info("connected_slaves") == "3" })
 	for replicas, ok := range map[int]bool{0: false, 1: false, 2: true, 3: true, 4: false} {
 		s, err := redisreplay.Open(t.Context(), redisreplay.Config{URL: primary.url(), WaitReplicas: replicas})
 		if err == nil {
@@ -106,7 +106,7 @@ func TestOpenWithFewRights(t *testing.T) {
 	r := start(t).age()
 	r.do(append([]string{"ACL", "SETUSER", "handoff", "on", ">secret"}, strings.Fields(rights)...)...)
 	s := open(t, redisreplay.Config{URL: "redis://handoff:secret@127.0.0.1:" + r.port + "/0"})
-	recovers(t, s, 5*time.Second)
+	recovers(t, s)
 }
 
 func TestOpenRefusesAConfig(t *testing.T) {
@@ -131,7 +131,7 @@ func TestOpenRefusesAConfig(t *testing.T) {
 		"no timeout":        {redisreplay.Config{URL: "redis://127.0.0.1", Timeout: 1}, "Config.Timeout"},
 		"replicas":          {redisreplay.Config{URL: "redis://127.0.0.1", WaitReplicas: -1}, "Config.WaitReplicas"},
 		"fsync":             {redisreplay.Config{URL: "redis://127.0.0.1", AppendFsync: "no"}, "Config.AppendFsync"},
-		"nobody there":      {redisreplay.Config{URL: "redis://u:hunter2@127.0.0.1:" + freePort(t)}, "connect"},
+		"nobody there":      {redisreplay.Config{URL: "redis://u:hunter2@127.0.0.1:" + servingtest.HoldPort(t).Number()}, "connect"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := redisreplay.Open(t.Context(), c.config)
@@ -153,7 +153,7 @@ func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	ours, other := servingtest.NewAuthority(t), servingtest.NewAuthority(t)
 	ours.Issue(t, filepath.Join(dir, "server"), "127.0.0.1")
-	port := freePort(t)
+	port := servingtest.HoldPort(t).Number()
 	r := start(t,
 		"--tls-port", port, "--tls-cert-file", filepath.Join(dir, "server.crt"), "--tls-key-file", filepath.Join(dir, "server.key"),
 		"--tls-ca-cert-file", ours.File, "--tls-auth-clients", "yes",
@@ -180,7 +180,7 @@ func TestTLS(t *testing.T) {
 				t.Errorf("got %v, want accepted: %t", err, c.ok)
 			}
 			if err == nil {
-				recovers(t, s, 5*time.Second)
+				recovers(t, s)
 				s.Close()
 			}
 		})

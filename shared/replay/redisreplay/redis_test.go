@@ -19,6 +19,13 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
+const (
+	// unhurried is the longest that a redemption may take: the machine may be busy.
+	unhurried = 5 * time.Second
+	// patience is how long such a machine may take for what is soon done.
+	patience = 30 * time.Second
+)
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // redis is a redis-server of a test's own.
@@ -28,7 +35,7 @@ type redis struct {
 	port   string
 }
 
-// start starts a redis-server that keeps all marks, but for the settings, and
+// start starts a redis-server that keeps all marks unless the settings say otherwise, and
 // ends with the test.
 func start(t testing.TB, settings ...string) *redis {
 	t.Helper()
@@ -47,27 +54,21 @@ func (r *redis) url() string { return r.server.URL() }
 func (r *redis) do(command ...string) string { r.Helper(); return r.server.Do(r.TB, command...) }
 func (r *redis) info(name string) string     { r.Helper(); return r.server.Info(r.TB, name) }
 
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 // age makes the Redis's epoch a minute old, so that tokens issued now are
 // accepted.
 func (r *redis) age() *redis {
 	r.Helper()
 	began := strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)
-	r.do("SET", "handoff:epoch", began+" "+r.info("run_id")+" test")
+	r.do("SET", "handoff:epoch", began+" "+r.info("run_id")+" test 0")
 	return r
+}
+
+// marks returns how many the Redis has.
+func (r *redis) marks() string {
+	r.Helper()
+	return r.do("EVAL", `local n = 0
+		for _, set in ipairs(redis.call('KEYS', 'handoff:spent:*')) do n = n + redis.call('SCARD', set) end
+		return n`, "0")
 }
 
 // opened is a store with what it tells.
@@ -77,12 +78,11 @@ type opened struct {
 	events []replay.EventKind
 }
 
-// open opens a store which, unless told, waits as long as it can: the machine may
-// be busy.
+// open opens a store which, unless told, waits as long as it can.
 func open(t testing.TB, c redisreplay.Config) *opened {
 	t.Helper()
 	if c.Timeout == 0 {
-		c.Timeout = time.Second
+		c.Timeout = unhurried
 	}
 	s := new(opened)
 	c.Observe = func(e replay.Event) {
@@ -122,7 +122,7 @@ func redeem(t testing.TB, s handoff.Store, r handoff.Redemption, want error) {
 	}
 }
 
-// refused checks that r is refused, for whatever reason.
+// refused checks that r is refused, for any reason.
 func refused(t testing.TB, s handoff.Store, r handoff.Redemption) {
 	t.Helper()
 	if s.Redeem(context.Background(), r) == nil {
@@ -131,17 +131,17 @@ func refused(t testing.TB, s handoff.Store, r handoff.Redemption) {
 }
 
 // eventually waits until a condition holds.
-func eventually(t testing.TB, within time.Duration, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", within, what)
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
 
 // recovers waits until s redeems again.
-func recovers(t testing.TB, s handoff.Store, within time.Duration) {
+func recovers(t testing.TB, s handoff.Store) {
 	t.Helper()
 	began := time.Now()
 	for {
@@ -149,8 +149,8 @@ func recovers(t testing.TB, s handoff.Store, within time.Duration) {
 		if err == nil {
 			return
 		}
-		if time.Since(began) > within {
-			t.Fatalf("not within %s: %v", within, err)
+		if time.Since(began) > patience {
+			t.Fatalf("not within %s: %v", patience, err)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

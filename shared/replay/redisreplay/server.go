@@ -18,10 +18,9 @@ type server struct {
 	option rueidis.ClientOption
 }
 
-var errURL = errors.New("Config.URL must be redis://[user]:password@host:port/db or rediss://…, without query")
-
 // newServer reads Config.URL. Its errors quote nothing of it: it holds a password.
 func newServer(c Config) (server, error) {
+	errURL := refused("URL", "must be redis://host:port/db or rediss://host:port/db, with a user and a password before the host if it has them, and without query")
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return server{}, errURL
@@ -42,8 +41,8 @@ func newServer(c Config) (server, error) {
 		// No goroutine of rueidis reads ahead or shares a connection: a reply that
 		// nobody asked for would end the process there.
 		DisableAutoPipelining: true, BlockingPoolSize: 1, ForceSingleClient: true,
-		Dialer:           net.Dialer{Timeout: connectTimeout, KeepAlive: -1},
-		ConnWriteTimeout: connectTimeout,
+		Dialer:           net.Dialer{Timeout: c.connectTimeout(), KeepAlive: -1},
+		ConnWriteTimeout: c.connectTimeout(),
 		DisableCache:     true, DisableRetry: true,
 		ReadBufferEachConn: 32 << 10, WriteBufferEachConn: 32 << 10,
 	}}
@@ -54,7 +53,7 @@ func newServer(c Config) (server, error) {
 		}
 	case "redis":
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && !ip.IsLoopback() {
-			return server{}, errors.New("Config.URL is redis:// and not on a loopback address: use rediss://")
+			return server{}, refused("URL", "is redis:// and not on a loopback address: use rediss://")
 		}
 	default:
 		return server{}, errURL

@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +28,7 @@ type Config struct {
 	// Skew is the largest skew of a verifier that uses the store, and of the clocks
 	// of replicas and Redis; at most 60 s. Zero: 5 s.
 	Skew time.Duration
-	// Timeout is how long a redemption may take, 10 ms to 1 s; then it is refused.
+	// Timeout is how long a redemption may take, 10 ms to 5 s; then it is refused.
 	// It should be well under the deadline of the call. Zero: 150 ms.
 	Timeout time.Duration
 	// WaitReplicas is how many of the server's replicas must have a redemption
@@ -44,7 +44,7 @@ type Config struct {
 	AcceptLastSecondLoss bool
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
-	// Observe is told when the store begins anew (replay.BegunAnew), starts to
+	// Observe is told when the store starts over (replay.StartedOver), starts to
 	// refuse (replay.Failed), at the first doubt and once more when a check has
 	// found what is wrong, and goes on (replay.Resumed). It must return soon. Nil:
 	// nobody.
@@ -53,6 +53,7 @@ type Config struct {
 
 const (
 	defaultTimeout = 150 * time.Millisecond
+	maxTimeout     = 5 * time.Second
 	defaultPrefix  = "handoff:"
 )
 
@@ -75,25 +76,46 @@ func (c Config) complete() (Config, error) {
 	}
 	switch {
 	case c.Skew < 0 || c.Skew > handoff.MaxSkew:
-		return c, fmt.Errorf("Config.Skew is %s: it must be at most %s, and not negative", c.Skew, handoff.MaxSkew)
-	case c.Timeout < 10*time.Millisecond || c.Timeout > time.Second:
-		return c, fmt.Errorf("Config.Timeout is %s: it must be 10ms to 1s", c.Timeout)
+		return c, refused("Skew", "is %s: it must be at most %s, and not negative", c.Skew, handoff.MaxSkew)
+	case c.Timeout < 10*time.Millisecond || c.Timeout > maxTimeout:
+		return c, refused("Timeout", "is %s: it must be 10ms to %s", c.Timeout, maxTimeout)
 	case c.WaitReplicas < 0:
-		return c, errors.New("Config.WaitReplicas is negative")
+		return c, refused("WaitReplicas", "is negative")
 	}
 	switch c.AppendFsync {
 	case "", "always", "everysec":
 		return c, nil
 	}
-	return c, errors.New(`Config.AppendFsync must be "always" or "everysec", as the server has it, or empty`)
+	return c, refused("AppendFsync", `must be "always" or "everysec", as the server has it, or empty`)
 }
+
+// refused names a field of Config.
+func refused(field, problem string, args ...any) error {
+	return &handoff.ConfigError{Field: "redisreplay.Config." + field, Problem: fmt.Sprintf(problem, args...)}
+}
+
+// An UnfitError says why a Redis cannot keep redemptions. Each of Problems is a
+// *handoff.ConfigError if a field of Config could be at fault, or else names what
+// must be changed at the Redis.
+type UnfitError struct{ Problems []error }
+
+// Error lists the problems.
+func (e *UnfitError) Error() string {
+	texts := make([]string, len(e.Problems))
+	for i, problem := range e.Problems {
+		texts[i] = problem.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap returns the problems.
+func (e *UnfitError) Unwrap() []error { return e.Problems }
 
 // Store is a handoff.Store for several replicas, in one Redis. It is safe for
 // concurrent use.
 type Store struct {
 	config Config
 	server server
-	clock  atomic.Int64 // the latest time seen, in Unix milliseconds
 	calls  chan *call
 
 	status atomic.Pointer[status]
@@ -109,7 +131,7 @@ type Store struct {
 }
 
 // Open connects to the Redis, checks how it is set up, and returns an error that
-// names what must be changed. ctx bounds the opening alone.
+// names what must be changed. ctx bounds only the opening.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	c, err := c.complete()
 	if err != nil {
@@ -147,7 +169,7 @@ func (s *Store) Close() error {
 func (s *Store) Skew() time.Duration { return s.config.Skew }
 
 // Ready returns from when on tokens are issued that the store accepts. It lies in
-// the past, but for a Redis that has begun anew.
+// the past, except for a Redis that has started over.
 func (s *Store) Ready() time.Time {
 	return s.status.Load().epoch.after(s.config.Skew).Truncate(time.Second).Add(time.Second)
 }

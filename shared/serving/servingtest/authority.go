@@ -20,7 +20,7 @@ import (
 type Authority struct {
 	// File has its certificate, in PEM.
 	File string
-	// Pool trusts it alone.
+	// Pool trusts only it.
 	Pool *x509.CertPool
 
 	certificate *x509.Certificate

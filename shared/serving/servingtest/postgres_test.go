@@ -27,7 +27,7 @@ func TestPostgres(t *testing.T) {
 	var dir string
 	t.Run("server", func(t *testing.T) {
 		p := StartPostgres(t)
-		dir = p.dir
+		dir = p.Dir()
 		db := open(t, p.Database(t))
 		mustExec(t, db, `CREATE TABLE kept (n INT)`)
 		mustExec(t, db, `INSERT INTO kept VALUES (42)`)

@@ -2,14 +2,15 @@
 // taken when, so that no audience ever meets a key that it has not heard of, and
 // none loses a key that tokens in the air still need.
 //
-//	ring, err := rotation.Parse(stored)     // the zero Ring has no keys
-//	ring = ring.Settle(time.Now(), terms)   // as it is in the store
-//	ring, err = ring.Prepare(key.Key())     // or another step
-//	stored, err = json.Marshal(ring)        // and settle that, too, once it is kept
-//
-//	ring, err = ring.Activate(key.Key().ID(), time.Now(), terms)
+//	steps := rotation.Steps{Store: db, Folder: "keys", Now: time.Now}
+//	err := steps.Begin(ctx)                    // with a first key, which signs at once
+//	key, ring, err := steps.Prepare(ctx, "")   // its successor
+//	ring, err = steps.Activate(ctx, key.ID())
 //	var early *rotation.EarlyError
-//	if errors.As(err, &early) { time.Sleep(early.Wait) }
+//	if errors.As(err, &early) { time.Sleep(early.Wait) } // and then again
+//
+// Steps takes them for you, over a Store of two methods and a folder of private
+// keys. What each step does is in Ring.
 //
 // # The states
 //
@@ -27,18 +28,21 @@
 //
 // # Storage
 //
-// A Ring is a value: each step returns a new one, which is strict JSON to whoever
-// keeps it, in a file or in a row of a database. Where several processes may take
-// steps, the store lets one through: it replaces the ring only where it still is
-// the one that the step was taken from.
+// A Ring is a value: each step returns a new one, which is kept as strict JSON in a
+// file or in a row of a database. A Store lets one process at a time change it.
 //
 // Nobody is told of a step before it is kept, and how long that takes nobody
 // knows: a commit waits for a disk, or a crash leaves it to be found when the store
 // is opened again. So the times on which guarantees hang do not count from the
 // step. They are open until Settle, which counts from a look at the ring as it is
-// kept: take that look, with the clock read after it, once a step is kept, and
-// before each other one, for those who could not. A ring that is never settled is
-// slow, not unsafe: its next key waits, and its retired one stays listed.
+// kept, with the clock read after it. Steps takes that look once a step is kept,
+// and before each other one, for a process that died before it could. A ring that
+// is never settled is slow, not unsafe: its next key waits, and its retired one
+// stays listed.
+//
+// Why not count from the first trust list that has the key? Several processes
+// publish: one can still hand out a list that it read before the key was there, and
+// the folder of the command knows of no list at all.
 //
 // # Invariants
 //
@@ -48,6 +52,6 @@
 //
 // # What it does not do
 //
-// It holds public keys alone. The private ones are package signkey's to keep; save
-// one before its Prepare is recorded, and delete it when it is retired.
+// A ring has only public keys. The private ones are in a signkey.Folder: each is
+// saved before the ring names it, and removed when it will not sign again.
 package rotation

@@ -56,7 +56,7 @@ func (r Ring) Due(every time.Duration, terms trust.Terms) Step {
 	case next == nil:
 		return Step{Verb: DuePrepare}
 	case former != nil:
-		return Step{Verb: DueRetire, Kid: former.Key.ID(), At: signing.Activated.Add(terms.Lag())}
+		return Step{Verb: DueRetire, Kid: former.Key.ID(), At: r.Retirable(terms)}
 	}
 	at := signing.Activated.Add(every)
 	if ready := next.Prepared.Add(terms.Before()); at.Before(ready) {

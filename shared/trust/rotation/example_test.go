@@ -42,8 +42,10 @@ func Example() {
 	}
 	ring, _ = ring.Activate(second.ID(), now, terms)
 
-	// The first stays listed until its last token is dead.
-	ring, _ = ring.Retire(first.ID(), now)
+	// Once every process has taken up the second, the first can be retired. It stays
+	// listed until its last token is dead.
+	now = now.Add(terms.Lag())
+	ring, _ = ring.Retire(first.ID(), now, terms)
 	stored, _ = json.Marshal(ring)
 	ring, _ = rotation.Parse(stored)
 	ring = ring.Settle(now, terms)

@@ -49,16 +49,18 @@ var (
 )
 
 // EarlyError is why a step is refused that will be right later: audiences may
-// still rely on a list without the key that is to sign, or, to those who keep a
-// ring, a process may still sign with the key that is to be retired.
+// still rely on a list without the key that is to sign, or a process may still
+// sign with the key that is to be retired.
 type EarlyError struct {
 	// Wait is for how long the step is still too early.
 	Wait time.Duration
+	// Why is what could still happen, as a sentence without a period.
+	Why string
 }
 
 // Error says how long to wait.
 func (e *EarlyError) Error() string {
-	return fmt.Sprintf("too early: the step would break living tokens; wait %s", roundUp(e.Wait))
+	return fmt.Sprintf("too early: %s; wait %s", e.Why, roundUp(e.Wait))
 }
 
 func roundUp(d time.Duration) time.Duration { return (d + time.Second - 1).Truncate(time.Second) }
@@ -82,6 +84,19 @@ func (k Record) listed(now time.Time) bool {
 	return k.State == Next || k.State == Active || k.State == Retired && (k.Until.IsZero() || now.Before(k.Until))
 }
 
+// Shown returns the state of a key of the ring in the words of a person: of the active
+// ones, one signs, and the others are former ones.
+func (r Ring) Shown(k Record) string {
+	signing, signs := r.Signing()
+	switch {
+	case signs && k.Key.ID() == signing:
+		return string(k.State) + ", signs"
+	case k.State == Active:
+		return "former"
+	}
+	return string(k.State)
+}
+
 // Signing returns the id of the key that signs: of the active ones, the one that
 // was activated last. It is false while there is none.
 func (r Ring) Signing() (kid string, ok bool) {
@@ -95,8 +110,8 @@ func (r Ring) Signing() (kid string, ok bool) {
 }
 
 // Settle sets the times that the last step has left open: since when its next key
-// is listed, and until when its retired one is. Both count from when whoever
-// publishes could see the step, so the ring must have been read back from where it
+// is listed, and until when its retired one is. Both count from when those who
+// publish could see the step, so the ring must have been read back from where it
 // is kept, and now read after that. A ring that is settled stays as it is.
 func (r Ring) Settle(now time.Time, terms trust.Terms) Ring {
 	records := r.Records()
@@ -142,14 +157,14 @@ func (r Ring) Activate(kid string, now time.Time, terms trust.Terms) (Ring, erro
 	if _, signs := r.Signing(); signs {
 		listed := r.Settle(now, terms).records[i].Prepared
 		if wait := listed.Add(terms.Before()).Sub(now); wait > 0 {
-			return r, &EarlyError{Wait: wait}
+			return r, &EarlyError{Wait: wait, Why: "audiences may still rely on a list without the key"}
 		}
 	}
 	return r.activate(i, now), nil
 }
 
-// activate has a key sign: it is the last activated, whatever the clocks of those
-// who activated others said.
+// activate has a key sign: it is the last activated, also if the clock that
+// activated another was ahead.
 func (r Ring) activate(i int, now time.Time) Ring {
 	at := stamp(now)
 	for _, k := range r.records {
@@ -165,9 +180,10 @@ func (r Ring) activate(i int, now time.Time) Ring {
 	})
 }
 
-// Retire ends an active key that no longer is the signing one. It stays listed for
-// terms.After from when the ring is settled.
-func (r Ring) Retire(kid string, now time.Time) (Ring, error) {
+// Retire ends an active key that no longer is the signing one. It is refused until
+// the signing key has signed for terms.Lag, when every process has taken it up. The
+// retired key stays listed for terms.After from when the ring is settled.
+func (r Ring) Retire(kid string, now time.Time, terms trust.Terms) (Ring, error) {
 	i, err := r.in(kid, Active)
 	if err != nil {
 		return r, err
@@ -175,10 +191,24 @@ func (r Ring) Retire(kid string, now time.Time) (Ring, error) {
 	if signing, _ := r.Signing(); signing == kid {
 		return r, ErrSigns
 	}
+	if wait := r.Retirable(terms).Sub(now); wait > 0 {
+		return r, &EarlyError{Wait: wait, Why: "a process of the issuer may still sign with the key"}
+	}
 	return r.with(i, func(k *Record) { k.State, k.Ended = Retired, stamp(now) }), nil
 }
 
-// Taint takes a key out of the list at once, and for good: whoever else has it can
+// Retirable returns when every process has taken up the key that signs, so that a
+// former one can be retired.
+func (r Ring) Retirable(terms trust.Terms) time.Time {
+	kid, _ := r.Signing()
+	i, err := r.find(kid)
+	if err != nil {
+		return time.Time{}
+	}
+	return r.records[i].Activated.Add(terms.Lag())
+}
+
+// Taint takes a key out of the list at once, and for good: someone else who has it can
 // sign with it, so what it has signed is refused. Where it was the only active
 // key, the next key that was prepared first signs in its place, at once; without
 // one the step is refused: prepare one, then taint.

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	terms = trust.Terms{Issuer: "https://shop.example"} // 300 s, 60 s, 5 s
+	terms = trust.Terms{Issuer: "https://shop.example", TokenLifetime: handoff.MaxLifetime} // 300 s, 60 s, 5 s
 	start = time.Unix(1_800_000_000, 0).UTC()
 )
 
@@ -30,14 +30,14 @@ func must(t *testing.T) func(Ring, error) Ring {
 	}
 }
 
-// prepare prepares a key, and settles the ring as whoever keeps it does.
+// prepare prepares a key, and settles the ring as its keeper does.
 func prepare(r Ring, key handoff.Key, now time.Time) (Ring, error) {
 	r, err := r.Prepare(key)
 	return r.Settle(now, terms), err
 }
 
 func retire(r Ring, kid string, now time.Time) (Ring, error) {
-	r, err := r.Retire(kid, now)
+	r, err := r.Retire(kid, now, terms)
 	return r.Settle(now, terms), err
 }
 
@@ -81,6 +81,11 @@ func TestF06ALife(t *testing.T) {
 	early(t, err, time.Millisecond)
 	now = now.Add(time.Millisecond)
 	r = must(r.Activate(two.ID(), now, terms))
+	for i, want := range []string{"former", "active, signs"} {
+		if got := r.Shown(r.Records()[i]); got != want {
+			t.Errorf("key %d is called %q, want %q", i, got, want)
+		}
+	}
 	if kid, _ := r.Signing(); kid != two.ID() || states(r) != "active active" {
 		t.Errorf("%s signs, %s", kid, states(r))
 	}
@@ -88,6 +93,9 @@ func TestF06ALife(t *testing.T) {
 	if _, err := retire(r, two.ID(), now); !errors.Is(err, ErrSigns) {
 		t.Errorf("the signing key is retired: %v", err)
 	}
+	_, err = retire(r, one.ID(), now)
+	early(t, err, terms.Lag()) // a process may still sign with it
+	now = now.Add(terms.Lag())
 	r = must(retire(r, one.ID(), now))
 	last := now.Add(315*time.Second - time.Millisecond)
 	if r.Prune(last).Records()[0].State != Retired || len(r.Listed(last)) != 2 {
@@ -157,7 +165,8 @@ func TestF06F07Open(t *testing.T) {
 	}
 	year = year.Add(70 * time.Second)
 	r = must(r.Settle(year, terms).Activate(two.ID(), year, terms)) // the first time counts
-	open = must(r.Retire(one.ID(), start))
+	year = year.Add(terms.Lag())
+	open = must(r.Retire(one.ID(), year, terms))
 	later := year.Add(365 * 24 * time.Hour)
 	if open.Settled() || len(open.Listed(later)) != 2 || states(open.Prune(later)) != "retired active" {
 		t.Error("a retired key goes, although nobody knows since when")
@@ -211,6 +220,7 @@ func TestStepsRefuse(t *testing.T) {
 	next := must(prepare(Ring{}, one, start))
 	active := must(prepare(must(next.Activate(one.ID(), start, terms)), two, start))
 	both := must(active.Activate(two.ID(), now, terms))
+	now = now.Add(terms.Lag())
 	retired := must(retire(both, one.ID(), now))
 	tainted := must(both.Taint(one.ID(), now))
 	for name, test := range map[string]struct {
@@ -250,6 +260,7 @@ func TestJSON(t *testing.T) {
 	now := start.Add(time.Hour)
 	r := must(must(prepare(Ring{}, one, start)).Activate(one.ID(), start, terms))
 	r = must(must(prepare(r, two, start)).Activate(two.ID(), now, terms))
+	now = now.Add(terms.Lag())
 	r = must(prepare(must(retire(r, one.ID(), now)), three, now))
 	r = must(must(prepare(r, four, now)).Taint(four.ID(), now))
 	if states(r) != "retired active next tainted" {
@@ -347,7 +358,7 @@ func TestDue(t *testing.T) {
 			r = must(r.Activate(due.Kid, now, terms))
 			signed = append(signed, now)
 		case DueRetire:
-			r = must(r.Retire(due.Kid, now))
+			r = must(r.Retire(due.Kid, now, terms))
 		case DueSettle:
 			r = r.Settle(now, terms)
 		default:

@@ -21,56 +21,60 @@ const (
 	audience = "https://billing.example"
 )
 
-// shop is an issuer's store: a ring, with the private keys of it.
+// shop is an issuer: a ring, with the private keys of it, those that are over too.
 type shop struct {
-	mu      sync.Mutex
-	ring    rotation.Ring
+	memory
+	steps   rotation.Steps
 	private map[string]*signkey.Key
 }
 
-func (s *shop) State(context.Context) (trust.State, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return trust.State{Keys: s.ring.Listed(time.Now())}, nil
+func newShop(t *testing.T, terms trust.Terms) *shop {
+	s := &shop{memory: memory{terms: terms}, private: map[string]*signkey.Key{}}
+	s.steps = rotation.Steps{Store: &s.memory, Folder: signkey.Folder(t.TempDir()), Now: time.Now}
+	if err := s.steps.Begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.load(t)
+	return s
 }
 
-func (s *shop) Signer(context.Context) (handoff.Signer, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	kid, ok := s.ring.Signing()
-	if !ok {
-		return nil, errors.New("no key signs")
+func (s *shop) State(ctx context.Context) (trust.State, error) {
+	ring, err := s.Ring(ctx)
+	return trust.State{Keys: ring.Listed(time.Now())}, err
+}
+
+func (s *shop) Signer(ctx context.Context) (handoff.Signer, error) {
+	ring, err := s.Ring(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return s.private[kid], nil
+	kid, _ := ring.Signing()
+	return s.steps.Load(kid)
 }
 
 // step takes the step that is due, and says which.
 func (s *shop) step(t *testing.T, every time.Duration, terms trust.Terms) rotation.Verb {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	due := s.ring.Due(every, terms)
-	if due.At.After(time.Now()) {
-		return ""
-	}
-	var err error
-	switch due.Verb {
-	case rotation.DuePrepare:
-		var key *signkey.Key
-		if key, err = signkey.Generate(handoff.EdDSA); err != nil {
-			t.Fatal(err)
-		}
-		s.private[key.Key().ID()] = key
-		s.ring, err = s.ring.Prepare(key.Key())
-	case rotation.DueActivate:
-		s.ring, err = s.ring.Activate(due.Kid, time.Now(), terms)
-	case rotation.DueRetire:
-		s.ring, err = s.ring.Retire(due.Kid, time.Now())
-	}
+	taken, err := s.steps.TakeDue(t.Context(), s.ring, every, terms)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ring = s.ring.Settle(time.Now(), terms).Prune(time.Now())
-	return due.Verb
+	s.load(t)
+	return taken.Verb
+}
+
+// load keeps what the folder has, for later.
+func (s *shop) load(t *testing.T) {
+	for _, k := range s.ring.Records() {
+		kid := k.Key.ID()
+		if s.private[kid] != nil {
+			continue
+		}
+		key, err := s.steps.Load(kid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.private[kid] = key
+	}
 }
 
 // well reads a publisher's list every 50 ms; one that runs dry fails for 400 ms of
@@ -80,7 +84,7 @@ type well struct {
 	runsDry   bool
 }
 
-func (w well) Follow(ctx context.Context, deliver func(string) error) error {
+func (w well) Follow(ctx context.Context, _ string, deliver func(string, trust.Fetch) error) error {
 	for last := ""; ; {
 		if w.runsDry && time.Now().UnixMilli()%2000 < 400 {
 			return errors.New("the well is dry")
@@ -88,7 +92,7 @@ func (w well) Follow(ctx context.Context, deliver func(string) error) error {
 		answer := httptest.NewRecorder()
 		w.publisher.Handler().ServeHTTP(answer, httptest.NewRequest("GET", trust.ListPath, nil))
 		if raw := answer.Body.String(); answer.Code == 200 && raw != last {
-			if err := deliver(raw); err != nil {
+			if err := deliver(raw, trust.Given("")); err != nil {
 				return err
 			}
 			last = raw
@@ -118,11 +122,9 @@ func TestF06F07RotationUnderTraffic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &shop{private: map[string]*signkey.Key{}}
-		for _, want := range []rotation.Verb{rotation.DuePrepare, rotation.DueActivate, rotation.DuePrepare} {
-			if got := s.step(t, every, terms); got != want {
-				t.Fatalf("%s is due, not %s", got, want)
-			}
+		s := newShop(t, terms)
+		if got := s.step(t, every, terms); got != rotation.DuePrepare {
+			t.Fatalf("%s is due, not %s", got, rotation.DuePrepare)
 		}
 		publisher, err := trust.NewPublisher(trust.PublisherConfig{
 			Terms: terms, Key: trustKey, Source: s, Refresh: 200 * time.Millisecond,

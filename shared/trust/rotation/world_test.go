@@ -12,7 +12,7 @@ import (
 
 // A world of processes whose clocks differ by up to the skew, whose commits take a
 // moment or longer than anything lives, fail, or are found after their process
-// died; of publishers that are slow, and audiences that hear late. Whoever relies
+// died; of publishers that are slow, and audiences that hear late. An audience that relies
 // on a list finds in it the key of every token that is alive, and no key whose
 // time is over.
 func TestF06F07InAnyOrder(t *testing.T) {
@@ -208,7 +208,7 @@ func (w *world) step(ring Ring, now time.Time) (Ring, error) {
 	case 1, 2, 3, 4:
 		return ring.Activate(kid, now, w.terms)
 	default:
-		return ring.Retire(kid, now)
+		return ring.Retire(kid, now, w.terms)
 	}
 }
 

@@ -7,12 +7,13 @@
 package server1v1
 
 import (
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -590,21 +591,24 @@ func file_handoff_server1_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_handoff_server1_v1_session_service_proto_rawDescData
 }
 
-var file_handoff_server1_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
-var file_handoff_server1_v1_session_service_proto_goTypes = []any{
-	(*SignInRequest)(nil),             // 0: handoff.server1.v1.SignInRequest
-	(*SignInResponse)(nil),            // 1: handoff.server1.v1.SignInResponse
-	(*SignOutRequest)(nil),            // 2: handoff.server1.v1.SignOutRequest
-	(*SignOutResponse)(nil),           // 3: handoff.server1.v1.SignOutResponse
-	(*SignOutEverywhereRequest)(nil),  // 4: handoff.server1.v1.SignOutEverywhereRequest
-	(*SignOutEverywhereResponse)(nil), // 5: handoff.server1.v1.SignOutEverywhereResponse
-	(*ChangePasswordRequest)(nil),     // 6: handoff.server1.v1.ChangePasswordRequest
-	(*ChangePasswordResponse)(nil),    // 7: handoff.server1.v1.ChangePasswordResponse
-	(*GetSessionRequest)(nil),         // 8: handoff.server1.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),        // 9: handoff.server1.v1.GetSessionResponse
-	(*Session)(nil),                   // 10: handoff.server1.v1.Session
-	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
-}
+var (
+	file_handoff_server1_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+	file_handoff_server1_v1_session_service_proto_goTypes  = []any{
+		(*SignInRequest)(nil),             // 0: handoff.server1.v1.SignInRequest
+		(*SignInResponse)(nil),            // 1: handoff.server1.v1.SignInResponse
+		(*SignOutRequest)(nil),            // 2: handoff.server1.v1.SignOutRequest
+		(*SignOutResponse)(nil),           // 3: handoff.server1.v1.SignOutResponse
+		(*SignOutEverywhereRequest)(nil),  // 4: handoff.server1.v1.SignOutEverywhereRequest
+		(*SignOutEverywhereResponse)(nil), // 5: handoff.server1.v1.SignOutEverywhereResponse
+		(*ChangePasswordRequest)(nil),     // 6: handoff.server1.v1.ChangePasswordRequest
+		(*ChangePasswordResponse)(nil),    // 7: handoff.server1.v1.ChangePasswordResponse
+		(*GetSessionRequest)(nil),         // 8: handoff.server1.v1.GetSessionRequest
+		(*GetSessionResponse)(nil),        // 9: handoff.server1.v1.GetSessionResponse
+		(*Session)(nil),                   // 10: handoff.server1.v1.Session
+		(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
+	}
+)
+
 var file_handoff_server1_v1_session_service_proto_depIdxs = []int32{
 	10, // 0: handoff.server1.v1.SignInResponse.details:type_name -> handoff.server1.v1.Session
 	10, // 1: handoff.server1.v1.GetSessionResponse.details:type_name -> handoff.server1.v1.Session

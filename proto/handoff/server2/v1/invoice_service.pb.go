@@ -7,13 +7,14 @@
 package server2v1
 
 import (
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
+
 	_ "github.com/handoff-auth/handoff/proto/handoff/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
 )
 
 const (
@@ -325,6 +326,116 @@ func (x *GetInvoiceResponse) GetInvoice() *Invoice {
 	return nil
 }
 
+// Asks for the user's invoices.
+type ListInvoicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many invoices to return at most. 0: 100, which is also the most.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before. Empty: the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvoicesRequest) Reset() {
+	*x = ListInvoicesRequest{}
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvoicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvoicesRequest) ProtoMessage() {}
+
+func (x *ListInvoicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvoicesRequest.ProtoReflect.Descriptor instead.
+func (*ListInvoicesRequest) Descriptor() ([]byte, []int) {
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListInvoicesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListInvoicesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Some of the user's invoices.
+type ListInvoicesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The invoices, in the order of their ids.
+	Invoices []*Invoice `protobuf:"bytes,1,rep,name=invoices,proto3" json:"invoices,omitempty"`
+	// Where the next page begins. Empty: there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListInvoicesResponse) Reset() {
+	*x = ListInvoicesResponse{}
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListInvoicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListInvoicesResponse) ProtoMessage() {}
+
+func (x *ListInvoicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListInvoicesResponse.ProtoReflect.Descriptor instead.
+func (*ListInvoicesResponse) Descriptor() ([]byte, []int) {
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListInvoicesResponse) GetInvoices() []*Invoice {
+	if x != nil {
+		return x.Invoices
+	}
+	return nil
+}
+
+func (x *ListInvoicesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // Pays one invoice.
 type PayInvoiceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -345,7 +456,7 @@ type PayInvoiceRequest struct {
 
 func (x *PayInvoiceRequest) Reset() {
 	*x = PayInvoiceRequest{}
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[5]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +468,7 @@ func (x *PayInvoiceRequest) String() string {
 func (*PayInvoiceRequest) ProtoMessage() {}
 
 func (x *PayInvoiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[5]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +481,7 @@ func (x *PayInvoiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PayInvoiceRequest.ProtoReflect.Descriptor instead.
 func (*PayInvoiceRequest) Descriptor() ([]byte, []int) {
-	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{5}
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PayInvoiceRequest) GetInvoiceId() string {
@@ -414,7 +525,7 @@ type PayInvoiceResponse struct {
 
 func (x *PayInvoiceResponse) Reset() {
 	*x = PayInvoiceResponse{}
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[6]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +537,7 @@ func (x *PayInvoiceResponse) String() string {
 func (*PayInvoiceResponse) ProtoMessage() {}
 
 func (x *PayInvoiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[6]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +550,7 @@ func (x *PayInvoiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PayInvoiceResponse.ProtoReflect.Descriptor instead.
 func (*PayInvoiceResponse) Descriptor() ([]byte, []int) {
-	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{6}
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PayInvoiceResponse) GetPayment() *Payment {
@@ -460,14 +571,16 @@ func (x *PayInvoiceResponse) GetRepeatedRequest() bool {
 type ExportPaymentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only payments of this invoice. Empty: of all.
-	InvoiceId     string `protobuf:"bytes,1,opt,name=invoice_id,json=invoiceId,proto3" json:"invoice_id,omitempty"`
+	InvoiceId string `protobuf:"bytes,1,opt,name=invoice_id,json=invoiceId,proto3" json:"invoice_id,omitempty"`
+	// Go on, after the payments that there are, with those that are made.
+	Follow        bool `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExportPaymentsRequest) Reset() {
 	*x = ExportPaymentsRequest{}
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[7]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +592,7 @@ func (x *ExportPaymentsRequest) String() string {
 func (*ExportPaymentsRequest) ProtoMessage() {}
 
 func (x *ExportPaymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[7]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +605,7 @@ func (x *ExportPaymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPaymentsRequest.ProtoReflect.Descriptor instead.
 func (*ExportPaymentsRequest) Descriptor() ([]byte, []int) {
-	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{7}
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExportPaymentsRequest) GetInvoiceId() string {
@@ -500,6 +613,13 @@ func (x *ExportPaymentsRequest) GetInvoiceId() string {
 		return x.InvoiceId
 	}
 	return ""
+}
+
+func (x *ExportPaymentsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
 }
 
 // One payment of the export.
@@ -513,7 +633,7 @@ type ExportPaymentsResponse struct {
 
 func (x *ExportPaymentsResponse) Reset() {
 	*x = ExportPaymentsResponse{}
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[8]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +645,7 @@ func (x *ExportPaymentsResponse) String() string {
 func (*ExportPaymentsResponse) ProtoMessage() {}
 
 func (x *ExportPaymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[8]
+	mi := &file_handoff_server2_v1_invoice_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +658,7 @@ func (x *ExportPaymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPaymentsResponse.ProtoReflect.Descriptor instead.
 func (*ExportPaymentsResponse) Descriptor() ([]byte, []int) {
-	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{8}
+	return file_handoff_server2_v1_invoice_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExportPaymentsResponse) GetPayment() *Payment {
@@ -576,7 +696,14 @@ const file_handoff_server2_v1_invoice_service_proto_rawDesc = "" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\"K\n" +
 	"\x12GetInvoiceResponse\x125\n" +
-	"\ainvoice\x18\x01 \x01(\v2\x1b.handoff.server2.v1.InvoiceR\ainvoice\"\x98\x01\n" +
+	"\ainvoice\x18\x01 \x01(\v2\x1b.handoff.server2.v1.InvoiceR\ainvoice\"Q\n" +
+	"\x13ListInvoicesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"w\n" +
+	"\x14ListInvoicesResponse\x127\n" +
+	"\binvoices\x18\x01 \x03(\v2\x1b.handoff.server2.v1.InvoiceR\binvoices\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x01\n" +
 	"\x11PayInvoiceRequest\x12\x1d\n" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x121\n" +
@@ -586,20 +713,21 @@ const file_handoff_server2_v1_invoice_service_proto_rawDesc = "" +
 	"\x04memo\x18\x04 \x01(\tR\x04memo\"v\n" +
 	"\x12PayInvoiceResponse\x125\n" +
 	"\apayment\x18\x01 \x01(\v2\x1b.handoff.server2.v1.PaymentR\apayment\x12)\n" +
-	"\x10repeated_request\x18\x02 \x01(\bR\x0frepeatedRequest\"6\n" +
+	"\x10repeated_request\x18\x02 \x01(\bR\x0frepeatedRequest\"N\n" +
 	"\x15ExportPaymentsRequest\x12\x1d\n" +
 	"\n" +
-	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\"O\n" +
+	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x16\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\"O\n" +
 	"\x16ExportPaymentsResponse\x125\n" +
-	"\apayment\x18\x01 \x01(\v2\x1b.handoff.server2.v1.PaymentR\apayment2\xd1\x02\n" +
-	"\x0eInvoiceService\x12c\n" +
+	"\apayment\x18\x01 \x01(\v2\x1b.handoff.server2.v1.PaymentR\apayment2\xc4\x03\n" +
+	"\x0eInvoiceService\x12e\n" +
 	"\n" +
-	"GetInvoice\x12%.handoff.server2.v1.GetInvoiceRequest\x1a&.handoff.server2.v1.GetInvoiceResponse\"\x06\xba\xcf\x18\x02\x10\x01\x12g\n" +
+	"GetInvoice\x12%.handoff.server2.v1.GetInvoiceRequest\x1a&.handoff.server2.v1.GetInvoiceResponse\"\b\xba\xcf\x18\x04\x10\x01 \x01\x12k\n" +
+	"\fListInvoices\x12'.handoff.server2.v1.ListInvoicesRequest\x1a(.handoff.server2.v1.ListInvoicesResponse\"\b\xba\xcf\x18\x04\x10\x01 \x01\x12i\n" +
 	"\n" +
-	"PayInvoice\x12%.handoff.server2.v1.PayInvoiceRequest\x1a&.handoff.server2.v1.PayInvoiceResponse\"\n" +
-	"\xba\xcf\x18\x06\n" +
-	"\x04memo\x12q\n" +
-	"\x0eExportPayments\x12).handoff.server2.v1.ExportPaymentsRequest\x1a*.handoff.server2.v1.ExportPaymentsResponse\"\x06\xba\xcf\x18\x02\x10\x010\x01BDZBgithub.com/handoff-auth/handoff/proto/handoff/server2/v1;server2v1b\x06proto3"
+	"PayInvoice\x12%.handoff.server2.v1.PayInvoiceRequest\x1a&.handoff.server2.v1.PayInvoiceResponse\"\f\xba\xcf\x18\b\n" +
+	"\x04memo(\x01\x12s\n" +
+	"\x0eExportPayments\x12).handoff.server2.v1.ExportPaymentsRequest\x1a*.handoff.server2.v1.ExportPaymentsResponse\"\b\xba\xcf\x18\x04\x10\x01 \x010\x01BDZBgithub.com/handoff-auth/handoff/proto/handoff/server2/v1;server2v1b\x06proto3"
 
 var (
 	file_handoff_server2_v1_invoice_service_proto_rawDescOnce sync.Once
@@ -613,39 +741,47 @@ func file_handoff_server2_v1_invoice_service_proto_rawDescGZIP() []byte {
 	return file_handoff_server2_v1_invoice_service_proto_rawDescData
 }
 
-var file_handoff_server2_v1_invoice_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
-var file_handoff_server2_v1_invoice_service_proto_goTypes = []any{
-	(*Money)(nil),                  // 0: handoff.server2.v1.Money
-	(*Invoice)(nil),                // 1: handoff.server2.v1.Invoice
-	(*Payment)(nil),                // 2: handoff.server2.v1.Payment
-	(*GetInvoiceRequest)(nil),      // 3: handoff.server2.v1.GetInvoiceRequest
-	(*GetInvoiceResponse)(nil),     // 4: handoff.server2.v1.GetInvoiceResponse
-	(*PayInvoiceRequest)(nil),      // 5: handoff.server2.v1.PayInvoiceRequest
-	(*PayInvoiceResponse)(nil),     // 6: handoff.server2.v1.PayInvoiceResponse
-	(*ExportPaymentsRequest)(nil),  // 7: handoff.server2.v1.ExportPaymentsRequest
-	(*ExportPaymentsResponse)(nil), // 8: handoff.server2.v1.ExportPaymentsResponse
-	(*timestamppb.Timestamp)(nil),  // 9: google.protobuf.Timestamp
-}
+var (
+	file_handoff_server2_v1_invoice_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+	file_handoff_server2_v1_invoice_service_proto_goTypes  = []any{
+		(*Money)(nil),                  // 0: handoff.server2.v1.Money
+		(*Invoice)(nil),                // 1: handoff.server2.v1.Invoice
+		(*Payment)(nil),                // 2: handoff.server2.v1.Payment
+		(*GetInvoiceRequest)(nil),      // 3: handoff.server2.v1.GetInvoiceRequest
+		(*GetInvoiceResponse)(nil),     // 4: handoff.server2.v1.GetInvoiceResponse
+		(*ListInvoicesRequest)(nil),    // 5: handoff.server2.v1.ListInvoicesRequest
+		(*ListInvoicesResponse)(nil),   // 6: handoff.server2.v1.ListInvoicesResponse
+		(*PayInvoiceRequest)(nil),      // 7: handoff.server2.v1.PayInvoiceRequest
+		(*PayInvoiceResponse)(nil),     // 8: handoff.server2.v1.PayInvoiceResponse
+		(*ExportPaymentsRequest)(nil),  // 9: handoff.server2.v1.ExportPaymentsRequest
+		(*ExportPaymentsResponse)(nil), // 10: handoff.server2.v1.ExportPaymentsResponse
+		(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
+	}
+)
+
 var file_handoff_server2_v1_invoice_service_proto_depIdxs = []int32{
 	0,  // 0: handoff.server2.v1.Invoice.amount:type_name -> handoff.server2.v1.Money
 	2,  // 1: handoff.server2.v1.Invoice.payment:type_name -> handoff.server2.v1.Payment
 	0,  // 2: handoff.server2.v1.Payment.amount:type_name -> handoff.server2.v1.Money
-	9,  // 3: handoff.server2.v1.Payment.pay_time:type_name -> google.protobuf.Timestamp
+	11, // 3: handoff.server2.v1.Payment.pay_time:type_name -> google.protobuf.Timestamp
 	1,  // 4: handoff.server2.v1.GetInvoiceResponse.invoice:type_name -> handoff.server2.v1.Invoice
-	0,  // 5: handoff.server2.v1.PayInvoiceRequest.amount:type_name -> handoff.server2.v1.Money
-	2,  // 6: handoff.server2.v1.PayInvoiceResponse.payment:type_name -> handoff.server2.v1.Payment
-	2,  // 7: handoff.server2.v1.ExportPaymentsResponse.payment:type_name -> handoff.server2.v1.Payment
-	3,  // 8: handoff.server2.v1.InvoiceService.GetInvoice:input_type -> handoff.server2.v1.GetInvoiceRequest
-	5,  // 9: handoff.server2.v1.InvoiceService.PayInvoice:input_type -> handoff.server2.v1.PayInvoiceRequest
-	7,  // 10: handoff.server2.v1.InvoiceService.ExportPayments:input_type -> handoff.server2.v1.ExportPaymentsRequest
-	4,  // 11: handoff.server2.v1.InvoiceService.GetInvoice:output_type -> handoff.server2.v1.GetInvoiceResponse
-	6,  // 12: handoff.server2.v1.InvoiceService.PayInvoice:output_type -> handoff.server2.v1.PayInvoiceResponse
-	8,  // 13: handoff.server2.v1.InvoiceService.ExportPayments:output_type -> handoff.server2.v1.ExportPaymentsResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	1,  // 5: handoff.server2.v1.ListInvoicesResponse.invoices:type_name -> handoff.server2.v1.Invoice
+	0,  // 6: handoff.server2.v1.PayInvoiceRequest.amount:type_name -> handoff.server2.v1.Money
+	2,  // 7: handoff.server2.v1.PayInvoiceResponse.payment:type_name -> handoff.server2.v1.Payment
+	2,  // 8: handoff.server2.v1.ExportPaymentsResponse.payment:type_name -> handoff.server2.v1.Payment
+	3,  // 9: handoff.server2.v1.InvoiceService.GetInvoice:input_type -> handoff.server2.v1.GetInvoiceRequest
+	5,  // 10: handoff.server2.v1.InvoiceService.ListInvoices:input_type -> handoff.server2.v1.ListInvoicesRequest
+	7,  // 11: handoff.server2.v1.InvoiceService.PayInvoice:input_type -> handoff.server2.v1.PayInvoiceRequest
+	9,  // 12: handoff.server2.v1.InvoiceService.ExportPayments:input_type -> handoff.server2.v1.ExportPaymentsRequest
+	4,  // 13: handoff.server2.v1.InvoiceService.GetInvoice:output_type -> handoff.server2.v1.GetInvoiceResponse
+	6,  // 14: handoff.server2.v1.InvoiceService.ListInvoices:output_type -> handoff.server2.v1.ListInvoicesResponse
+	8,  // 15: handoff.server2.v1.InvoiceService.PayInvoice:output_type -> handoff.server2.v1.PayInvoiceResponse
+	10, // 16: handoff.server2.v1.InvoiceService.ExportPayments:output_type -> handoff.server2.v1.ExportPaymentsResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_handoff_server2_v1_invoice_service_proto_init() }
@@ -659,7 +795,7 @@ func file_handoff_server2_v1_invoice_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_handoff_server2_v1_invoice_service_proto_rawDesc), len(file_handoff_server2_v1_invoice_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,7 @@ package server2v1
 
 import (
 	context "context"
+
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -20,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	InvoiceService_GetInvoice_FullMethodName     = "/handoff.server2.v1.InvoiceService/GetInvoice"
+	InvoiceService_ListInvoices_FullMethodName   = "/handoff.server2.v1.InvoiceService/ListInvoices"
 	InvoiceService_PayInvoice_FullMethodName     = "/handoff.server2.v1.InvoiceService/PayInvoice"
 	InvoiceService_ExportPayments_FullMethodName = "/handoff.server2.v1.InvoiceService/ExportPayments"
 )
@@ -29,7 +31,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // InvoiceService is the demo SERVER2's product: invoices, and their payment.
-// It has no users, no sessions and no passwords; whoever calls proves with a
+// It has no users, no sessions and no passwords; a caller proves with a
 // handoff token who asked and for what, and the handlers decide, by the token's
 // (iss, sub), whose invoice it is.
 //
@@ -43,18 +45,30 @@ type InvoiceServiceClient interface {
 	// Fails with NOT_FOUND (INVOICE_NOT_FOUND), INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE).
 	GetInvoice(ctx context.Context, in *GetInvoiceRequest, opts ...grpc.CallOption) (*GetInvoiceResponse, error)
+	// ListInvoices returns the user's invoices, a page at a time, in the order of
+	// their ids (AIP-158).
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID), UNAVAILABLE
+	// (DATABASE_UNAVAILABLE).
+	ListInvoices(ctx context.Context, in *ListInvoicesRequest, opts ...grpc.CallOption) (*ListInvoicesResponse, error)
 	// PayInvoice pays one of the user's invoices in full, once.
 	//
 	// Fails with NOT_FOUND (INVOICE_NOT_FOUND), FAILED_PRECONDITION
 	// (INVOICE_ALREADY_PAID, AMOUNT_DIFFERS), ALREADY_EXISTS (REQUEST_ID_REUSED)
 	// when the user has used the request id with other values, INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE). A call that fails has
-	// paid nothing, but for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
+	// paid nothing, except for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
 	// in the middle: hand off again with the same request id, which pays once.
+	//
+	// A handoff that has paid is given its first answer, as it was, however often its
+	// token comes with the same request while it is valid.
 	PayInvoice(ctx context.Context, in *PayInvoiceRequest, opts ...grpc.CallOption) (*PayInvoiceResponse, error)
 	// ExportPayments streams the user's payments, oldest first. The stream ends
 	// with UNAUTHENTICATED (TOKEN_EXPIRED) when the token expires before the
 	// export is complete.
+	//
+	// With follow it is never complete: each payment comes within some seconds of
+	// being made. One that was made within seconds of another may come after it.
 	ExportPayments(ctx context.Context, in *ExportPaymentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportPaymentsResponse], error)
 }
 
@@ -70,6 +84,16 @@ func (c *invoiceServiceClient) GetInvoice(ctx context.Context, in *GetInvoiceReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetInvoiceResponse)
 	err := c.cc.Invoke(ctx, InvoiceService_GetInvoice_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *invoiceServiceClient) ListInvoices(ctx context.Context, in *ListInvoicesRequest, opts ...grpc.CallOption) (*ListInvoicesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListInvoicesResponse)
+	err := c.cc.Invoke(ctx, InvoiceService_ListInvoices_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +134,7 @@ type InvoiceService_ExportPaymentsClient = grpc.ServerStreamingClient[ExportPaym
 // for forward compatibility.
 //
 // InvoiceService is the demo SERVER2's product: invoices, and their payment.
-// It has no users, no sessions and no passwords; whoever calls proves with a
+// It has no users, no sessions and no passwords; a caller proves with a
 // handoff token who asked and for what, and the handlers decide, by the token's
 // (iss, sub), whose invoice it is.
 //
@@ -124,18 +148,30 @@ type InvoiceServiceServer interface {
 	// Fails with NOT_FOUND (INVOICE_NOT_FOUND), INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE).
 	GetInvoice(context.Context, *GetInvoiceRequest) (*GetInvoiceResponse, error)
+	// ListInvoices returns the user's invoices, a page at a time, in the order of
+	// their ids (AIP-158).
+	//
+	// Fails with INVALID_ARGUMENT (ARGUMENT_INVALID), UNAVAILABLE
+	// (DATABASE_UNAVAILABLE).
+	ListInvoices(context.Context, *ListInvoicesRequest) (*ListInvoicesResponse, error)
 	// PayInvoice pays one of the user's invoices in full, once.
 	//
 	// Fails with NOT_FOUND (INVOICE_NOT_FOUND), FAILED_PRECONDITION
 	// (INVOICE_ALREADY_PAID, AMOUNT_DIFFERS), ALREADY_EXISTS (REQUEST_ID_REUSED)
 	// when the user has used the request id with other values, INVALID_ARGUMENT
 	// (ARGUMENT_INVALID), UNAVAILABLE (DATABASE_UNAVAILABLE). A call that fails has
-	// paid nothing, but for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
+	// paid nothing, except for UNAVAILABLE (OUTCOME_UNKNOWN), when the database is lost
 	// in the middle: hand off again with the same request id, which pays once.
+	//
+	// A handoff that has paid is given its first answer, as it was, however often its
+	// token comes with the same request while it is valid.
 	PayInvoice(context.Context, *PayInvoiceRequest) (*PayInvoiceResponse, error)
 	// ExportPayments streams the user's payments, oldest first. The stream ends
 	// with UNAUTHENTICATED (TOKEN_EXPIRED) when the token expires before the
 	// export is complete.
+	//
+	// With follow it is never complete: each payment comes within some seconds of
+	// being made. One that was made within seconds of another may come after it.
 	ExportPayments(*ExportPaymentsRequest, grpc.ServerStreamingServer[ExportPaymentsResponse]) error
 	mustEmbedUnimplementedInvoiceServiceServer()
 }
@@ -150,9 +186,15 @@ type UnimplementedInvoiceServiceServer struct{}
 func (UnimplementedInvoiceServiceServer) GetInvoice(context.Context, *GetInvoiceRequest) (*GetInvoiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetInvoice not implemented")
 }
+
+func (UnimplementedInvoiceServiceServer) ListInvoices(context.Context, *ListInvoicesRequest) (*ListInvoicesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListInvoices not implemented")
+}
+
 func (UnimplementedInvoiceServiceServer) PayInvoice(context.Context, *PayInvoiceRequest) (*PayInvoiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PayInvoice not implemented")
 }
+
 func (UnimplementedInvoiceServiceServer) ExportPayments(*ExportPaymentsRequest, grpc.ServerStreamingServer[ExportPaymentsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ExportPayments not implemented")
 }
@@ -191,6 +233,24 @@ func _InvoiceService_GetInvoice_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(InvoiceServiceServer).GetInvoice(ctx, req.(*GetInvoiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _InvoiceService_ListInvoices_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListInvoicesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InvoiceServiceServer).ListInvoices(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InvoiceService_ListInvoices_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InvoiceServiceServer).ListInvoices(ctx, req.(*ListInvoicesRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -234,6 +294,10 @@ var InvoiceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetInvoice",
 			Handler:    _InvoiceService_GetInvoice_Handler,
+		},
+		{
+			MethodName: "ListInvoices",
+			Handler:    _InvoiceService_ListInvoices_Handler,
 		},
 		{
 			MethodName: "PayInvoice",

@@ -1,4 +1,5 @@
--- Plain SQL that SQLite and PostgreSQL read alike. Times are Unix milliseconds, ids and digests are base64url text.
+-- Plain SQL that SQLite and PostgreSQL read alike, once "IN ORDER" is put into the words of the one or the other. Times are
+-- Unix milliseconds, ids and digests are base64url text.
 
 CREATE TABLE users (
     id            TEXT   PRIMARY KEY,      -- 128 random bits: the `sub` of the user's handoffs, never another user's
@@ -22,7 +23,7 @@ CREATE INDEX sessions_user_id ON sessions (user_id);
 CREATE INDEX sessions_idle_expires_at ON sessions (idle_expires_at);
 
 CREATE TABLE audit (
-    id          TEXT   PRIMARY KEY,
+    id          IN ORDER,         -- a number that grows: rows are added at the end
     occurred_at BIGINT NOT NULL,
     event       TEXT   NOT NULL, -- user_added, signed_in, signed_out, handoff_issued
     user_id     TEXT   NOT NULL, -- outlives the user: no reference

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/handoff-auth/handoff/server1/internal/account"
+	"github.com/handoff-auth/handoff/server1/internal/client"
+	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/handoff"
+)
+
+// run adds a client.
+func (c *addClientCommand) run(ctx context.Context, std console) (err error) {
+	if !account.ValidName(c.Name) {
+		return wrong("name", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+	}
+	for _, role := range c.Role {
+		if !account.ValidName(role) {
+			return wrong("role", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+		}
+	}
+	now := time.Now()
+	keys, err := client.Keys(c.Key, now)
+	if err != nil {
+		return wrong("key", err)
+	}
+	db, err := database.Open(ctx, c.Database)
+	if err != nil {
+		return wrong("database", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	roles := slices.Compact(slices.Sorted(slices.Values(c.Role)))
+	added := database.Client{User: database.User{ID: handoff.NewID(), Name: c.Name, Roles: roles, Created: now}, Keys: keys}
+	err = db.AddClient(ctx, added)
+	if errors.Is(err, database.ErrNameTaken) {
+		return fmt.Errorf("a client or a user %q exists", c.Name)
+	}
+	if err != nil {
+		return keyError(err)
+	}
+	fmt.Fprintf(std.stdout, "added %s: id %s, roles %s, key %s\n", added.Name, added.ID, rolesOf(added.User), idsOf(keys))
+	return nil
+}
+
+// keyError says what is wrong with a key that the database does not take.
+func keyError(err error) error {
+	switch {
+	case errors.Is(err, database.ErrKeyTaken):
+		return wrong("key", errors.New("is another client's, or signs handoffs: a key has one owner and one use"))
+	case errors.Is(err, database.ErrTooMany):
+		return wrong("key", fmt.Errorf("is one too many: a client has %d at most, while they change", database.MaxClientKeys))
+	}
+	return err
+}
+
+func idsOf(keys []database.ClientKey) string {
+	var ids []string
+	for _, key := range keys {
+		ids = append(ids, key.ID)
+	}
+	if len(ids) == 0 {
+		return "none"
+	}
+	return strings.Join(ids, ",")
+}
+
+// run lists the clients, by name.
+func (c *listClientsCommand) run(ctx context.Context, std console) (err error) {
+	db, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	clients, err := db.Clients(ctx)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE\tKEYS")
+	for _, client := range clients {
+		state := "active"
+		if !client.Disabled.IsZero() {
+			state = "disabled"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			client.Name, client.ID, rolesOf(client.User), client.Created.Format(time.DateOnly), state, idsOf(client.Keys))
+	}
+	return table.Flush()
+}
+
+// run disables a client. A running server notices at once, and its audiences within a
+// moment.
+func (c *disableClientCommand) run(ctx context.Context, std console) error {
+	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+		if err := db.DisableClient(ctx, c.Name, time.Now()); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "disabled %s: it is refused, and its handoffs are taken back\n", c.Name)
+		return unpublished(ctx, std, db)
+	})
+}
+
+// run enables a client.
+func (c *enableClientCommand) run(ctx context.Context, std console) error {
+	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+		if err := db.EnableClient(ctx, c.Name, time.Now()); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "enabled %s\n", c.Name)
+		return nil
+	})
+}
+
+// run gives a client a key.
+func (c *addClientKeyCommand) run(ctx context.Context, std console) error {
+	keys, err := client.Keys(c.Key, time.Now())
+	if err != nil {
+		return wrong("key", err)
+	}
+	if len(keys) != 1 {
+		return wrong("key", errors.New("has more than one key"))
+	}
+	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+		if err := db.AddClientKey(ctx, c.Name, keys[0]); err != nil {
+			return keyError(err)
+		}
+		fmt.Fprintf(std.stdout, "added key %s to %s\n", keys[0].ID, c.Name)
+		return nil
+	})
+}
+
+// run takes a key from a client.
+func (c *removeClientKeyCommand) run(ctx context.Context, std console) error {
+	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+		err := db.RemoveClientKey(ctx, c.Name, c.Kid, time.Now())
+		if errors.Is(err, database.ErrNotFound) {
+			return fmt.Errorf("there is no client %q with the key %q", c.Name, c.Kid)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "removed key %s from %s: its handoffs are taken back\n", c.Kid, c.Name)
+		return unpublished(ctx, std, db)
+	})
+}
+
+// changeClient makes a change of a client, who must be there.
+func (e existing) changeClient(ctx context.Context, name string, do func(*database.DB) error) (err error) {
+	db, err := e.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err = do(db); errors.Is(err, database.ErrNotFound) {
+		return fmt.Errorf("there is no client %q", name)
+	}
+	return err
+}
+
+// reserved returns the ids of the keys that this server signs with: no client may have
+// one.
+func (p *parts) reserved() (kids []string) {
+	if p.signs.one != nil {
+		kids = append(kids, p.signs.one.Key().ID())
+	}
+	if p.trustKey != nil {
+		kids = append(kids, p.trustKey.Key().ID())
+	}
+	return kids
+}
+
+// checkClients refuses keys of this server that are a client's.
+func (c *serveCommand) checkClients(ctx context.Context, p *parts) error {
+	clients, err := p.db.Clients(ctx)
+	if err != nil {
+		return wrong("database", err)
+	}
+	for _, client := range clients {
+		for _, key := range client.Keys {
+			setting := "key"
+			if p.trustKey != nil && p.trustKey.Key().ID() == key.ID {
+				setting = "trust-key"
+			}
+			if slices.Contains(p.reserved(), key.ID) {
+				return wrong(setting, fmt.Errorf("is the key of the client %q: give one of them another", client.Name))
+			}
+		}
+	}
+	return nil
+}

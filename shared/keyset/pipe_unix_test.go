@@ -1,0 +1,23 @@
+//go:build unix
+
+package keyset_test
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/handoff-auth/handoff/shared/keyset"
+)
+
+// A pipe is refused, and nobody waits for what it may say.
+func TestLoadRefusesAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyset.Load(pipe); err == nil || !strings.Contains(err.Error(), pipe) {
+		t.Errorf("a pipe: %v", err)
+	}
+}

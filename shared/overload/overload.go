@@ -1,0 +1,175 @@
+package overload
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+)
+
+// Config says how much a server takes on. Its zero value is a good choice.
+type Config struct {
+	// MaxInFlight is how many calls are checked at once. The others wait for their
+	// turn, first come, first served, until their call ends. A check keeps a
+	// processor busy, so more at once are no faster. Zero: 16 for each of GOMAXPROCS.
+	MaxInFlight int
+	// MaxWaiting is how many calls may wait for their turn. With them count the
+	// goroutines that wait for a processor, those of handlers among them: it should
+	// be well above MaxInFlight. With much room calls get old while they wait; with
+	// little, calls are refused that could be checked a moment later. Zero: 256 for
+	// each of GOMAXPROCS, which is some 20 ms of signature checks.
+	MaxWaiting int
+	// MaxOpen is how many calls may be open at once, from their header to their end,
+	// waiting for anything: a body, a turn, a database. One network (an IPv4
+	// address, an IPv6 /48) has a quarter of them, and once half are taken a 64th, or
+	// what it takes from a network that keeps more places than it by calls whose
+	// requests have not arrived: the oldest of those ends. An open call takes some
+	// 12 KiB of memory. Zero: 8192.
+	MaxOpen int
+	// BodyTimeout is how long a request may take to arrive after its header. Zero:
+	// 2 s.
+	BodyTimeout time.Duration
+	// Spare names what is served while calls wait: a full method name, or all of a
+	// service, "/grpc.health.v1.Health/". Nil: the health service.
+	Spare []string
+	// Shed, if set, is told of each call that Tap refuses, in the goroutine that
+	// reads the connection: it must be quick, and nothing recovers its panic.
+	Shed func(context.Context)
+}
+
+// ErrShed is Admit's error for a call that must not wait, as too many do.
+var ErrShed = errors.New("too many calls wait to be checked")
+
+// Shedder keeps one *grpc.Server at work when more comes than it can check. It is
+// safe for concurrent use.
+type Shedder struct {
+	queue *queue
+	open  *calls
+	body  time.Duration
+	spare []string
+	told  func(context.Context)
+}
+
+// New returns a shedder, or an error that names the field of config that it
+// refuses.
+func New(config Config) (*Shedder, error) {
+	for field, value := range map[string]int64{
+		"MaxInFlight": int64(config.MaxInFlight), "MaxWaiting": int64(config.MaxWaiting),
+		"MaxOpen": int64(config.MaxOpen), "BodyTimeout": int64(config.BodyTimeout),
+	} {
+		if value < 0 {
+			return nil, fmt.Errorf("overload: Config.%s is negative", field)
+		}
+	}
+	processors := runtime.GOMAXPROCS(0)
+	s := &Shedder{
+		queue: newQueue(cmp.Or(config.MaxInFlight, 16*processors), cmp.Or(config.MaxWaiting, 256*processors)),
+		open:  newCalls(cmp.Or(config.MaxOpen, 8192)),
+		body:  cmp.Or(config.BodyTimeout, 2*time.Second),
+		spare: slices.Clone(config.Spare),
+		told:  config.Shed,
+	}
+	if config.Spare == nil {
+		s.spare = []string{"/grpc.health.v1.Health/"}
+	}
+	return s, nil
+}
+
+// Admit waits for a call's turn to be checked. done ends the turn. The error is
+// ErrShed, or the cause of the end of ctx. It is handoffgrpc.Config.Admit.
+func (s *Shedder) Admit(ctx context.Context) (done func(), err error) {
+	if err := s.queue.enter(ctx); err != nil {
+		return nil, err
+	}
+	return s.queue.leave, nil
+}
+
+// Tap is a tap.ServerInHandle. It refuses a call on its header, before a goroutine
+// is started for it or a byte of its body is kept:
+//
+//   - while as many calls wait for a turn or a processor as may, unless it is spared;
+//   - while as many are open as may, in all or from the caller's network, and no
+//     call whose request has not arrived can make room for it.
+//
+// It ends a call whose request does not arrive in time; Unary and Stream tell it
+// that it has.
+func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, error) {
+	if s.queue.full(s.open.number()) && !s.isSpared(call.FullMethodName) {
+		return nil, s.shed(ctx)
+	}
+	canceled, cancel := context.WithCancelCause(ctx)
+	begun := s.open.begin(addressOf(ctx), cancel)
+	if begun == nil {
+		cancel(nil)
+		return nil, s.shed(ctx)
+	}
+	begun.late = time.AfterFunc(s.body, func() { cancel(errLate) })
+	context.AfterFunc(ctx, begun.end)
+	return context.WithValue(canceled, callKey{}, begun), nil
+}
+
+// callKey is the key of the call that waits for its request.
+type callKey struct{}
+
+// Unary is a grpc.UnaryServerInterceptor: the request has arrived.
+func (s *Shedder) Unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	arrived(ctx)
+	return handler(ctx, req)
+}
+
+// Stream is a grpc.StreamServerInterceptor, which sees the first request arrive.
+func (s *Shedder) Stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return handler(srv, receiver{stream})
+}
+
+type receiver struct{ grpc.ServerStream }
+
+func (r receiver) RecvMsg(m any) error {
+	err := r.ServerStream.RecvMsg(m)
+	if err == nil {
+		arrived(r.Context())
+	}
+	return err
+}
+
+func arrived(ctx context.Context) {
+	if begun, ok := ctx.Value(callKey{}).(*call); ok {
+		begun.arrived()
+	}
+}
+
+func addressOf(ctx context.Context) net.Addr {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr
+	}
+	return nil
+}
+
+func (s *Shedder) isSpared(method string) bool {
+	return slices.Contains(s.spare, method) || slices.Contains(s.spare, method[:strings.LastIndexByte(method, '/')+1])
+}
+
+// shed reports that a call is refused, and returns the caller's status: that of
+// package handoffgrpc for LIMIT_EXCEEDED.
+func (s *Shedder) shed(ctx context.Context) error {
+	if s.told != nil {
+		s.told(ctx)
+	}
+	refusal := status.New(codes.ResourceExhausted, "a limit of this server is reached")
+	if detailed, err := refusal.WithDetails(&errdetails.ErrorInfo{Domain: "handoff.v1", Reason: "LIMIT_EXCEEDED"}); err == nil {
+		refusal = detailed
+	}
+	return refusal.Err()
+}

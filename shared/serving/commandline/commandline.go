@@ -1,0 +1,199 @@
+// Package commandline reads what an operator sets, the same way in every program of
+// this module: flags, variables where a flag is not given, --help and --version.
+//
+//	chosen, err := commandline.Program{Name: "handoff-server1", Prefix: "HANDOFF_SERVER1_"}.Parse(&line, args, env, stdout)
+//
+// # Variables
+//
+// Each flag has a variable: the prefix and its name in capitals. A flag that is given
+// wins. An empty variable is one that is not set. A variable with the prefix that no
+// flag has is refused, because somebody believes to have set something; except those
+// that Kubernetes gives every pod for a Service of such a name (SERVICE_HOST,
+// SERVICE_PORT, PORT and their kin, with the values that it gives them): they are
+// nobody's settings.
+//
+// # Ids
+//
+// An id in base64url can begin with a dash. An argument that has the length of one and
+// is no flag is taken as an id, as it is.
+package commandline
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// Program is one that has a command line.
+type Program struct {
+	Name, Description string
+	// Prefix begins its variables: "HANDOFF_SERVER1_". Empty: it has none.
+	Prefix string
+	// Vars are for the tags of the command line: ${listen}.
+	Vars kong.Vars
+	// Groups have titles in the help.
+	Groups []kong.Group
+}
+
+// Parse returns the node of line that args and env choose, or nil where they asked
+// for help or the version and have got it on stdout.
+func (p Program) Parse(line any, args, env []string, stdout io.Writer) (*kong.Node, error) {
+	answered := false
+	variables := p.variables(env)
+	parser, err := kong.New(line,
+		kong.Name(p.Name), kong.Description(p.Description), p.Vars, kong.Vars{"version": p.Name + " " + Version()},
+		kong.Resolvers(variables), kong.ExplicitGroups(p.Groups), kong.ValueFormatter(p.describe), kong.Help(help),
+		kong.Writers(stdout, stdout), kong.Exit(func(int) { answered = true }))
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := parser.Parse(Ids(parser.Model, args))
+	if err == nil {
+		err = variables.unread(parser.Model)
+	} else {
+		err = variables.blame(parser.Model, args, err)
+	}
+	if answered || err != nil {
+		if answered {
+			err = nil
+		}
+		return nil, err
+	}
+	return chosen.Selected(), nil
+}
+
+// variables are the settings that the environment makes.
+type variables struct {
+	prefix string
+	values map[string]string // by the variable's name
+}
+
+func (p Program) variables(env []string) variables {
+	v := variables{p.Prefix, map[string]string{}}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		switch {
+		case p.Prefix == "" || !strings.HasPrefix(name, p.Prefix):
+		case value == "":
+			delete(v.values, name)
+		default:
+			v.values[name] = value
+		}
+	}
+	return v
+}
+
+// own reports whether a flag is the command line's own: no variable sets it.
+func own(name string) bool { return name == "help" || name == "version" }
+
+func variable(prefix, flag string) string {
+	return prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// Resolve is kong's way to ask for a flag that is not given.
+func (v variables) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if value, ok := v.values[variable(v.prefix, flag.Name)]; ok && !own(flag.Name) {
+		return value, nil
+	}
+	return nil, nil
+}
+
+// Validate has nothing to check before a command is chosen.
+func (variables) Validate(*kong.Application) error { return nil }
+
+// blame names the variable that a flag has come from whose value is wrong.
+func (v variables) blame(model *kong.Application, args []string, err error) error {
+	for name := range flagsOf(model) {
+		flag := "--" + name
+		given := slices.ContainsFunc(args, func(arg string) bool { return arg == flag || strings.HasPrefix(arg, flag+"=") })
+		from := variable(v.prefix, name)
+		if _, set := v.values[from]; set && !given && strings.HasPrefix(err.Error(), flag+": ") {
+			return fmt.Errorf("%w (of $%s)", err, from)
+		}
+	}
+	return err
+}
+
+// unread refuses a variable that no flag of any command has.
+func (v variables) unread(model *kong.Application) error {
+	known := map[string]bool{}
+	for name := range flagsOf(model) {
+		known[variable(v.prefix, name)] = !own(name)
+	}
+	var err error
+	for name, value := range v.values {
+		if !known[name] && !isServiceLink(strings.TrimPrefix(name, v.prefix), value) {
+			err = errors.Join(err, fmt.Errorf("%s: there is no such setting", name))
+		}
+	}
+	return err
+}
+
+// flagsOf returns the flags of all commands, by name, and whether each is a switch,
+// which takes no value.
+func flagsOf(model *kong.Application) map[string]bool {
+	all := map[string]bool{}
+	_ = kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			all[flag.Name] = flag.IsBool()
+		}
+		return next(nil)
+	})
+	return all
+}
+
+var links = []struct{ name, value *regexp.Regexp }{
+	{regexp.MustCompile(`^(\w+_)?SERVICE_HOST$`), regexp.MustCompile(`^[0-9a-f.:]+$`)},
+	{regexp.MustCompile(`^(\w+_)?SERVICE_PORT(_\w+)?$`), regexp.MustCompile(`^[0-9]+$`)},
+	{regexp.MustCompile(`^(\w+_)?PORT(_[0-9]+_(TCP|UDP|SCTP))?$`), regexp.MustCompile(`^(tcp|udp|sctp)://`)},
+	{regexp.MustCompile(`^(\w+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO$`), regexp.MustCompile(`^(tcp|udp|sctp)$`)},
+	{regexp.MustCompile(`^(\w+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_PORT$`), regexp.MustCompile(`^[0-9]+$`)},
+	{regexp.MustCompile(`^(\w+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR$`), regexp.MustCompile(`^[0-9a-f.:]+$`)},
+}
+
+// isServiceLink reports whether a variable, without the prefix, is one of those that
+// Kubernetes makes for a Service (kubelet, envvars.FromServices).
+func isServiceLink(name, value string) bool {
+	for _, link := range links {
+		if link.name.MatchString(name) && link.value.MatchString(value) {
+			return true
+		}
+	}
+	return false
+}
+
+var id = regexp.MustCompile(`^-[A-Za-z0-9_-]+$`)
+
+// Ids returns args with each id that begins with a dash (22 or 43 characters of
+// base64url) where kong does not take it for a flag: behind its own flag and "=", or
+// at the end, behind "--".
+func Ids(model *kong.Application, args []string) []string {
+	known := flagsOf(model)
+	var before, behind []string
+	for i, arg := range args {
+		if arg == "--" {
+			return slices.Concat(before, args[i:], behind)
+		}
+		_, isFlag := known[strings.TrimPrefix(arg, "--")]
+		if isFlag || !id.MatchString(arg) || len(arg) != 22 && len(arg) != 43 {
+			before = append(before, arg)
+			continue
+		}
+		if last := len(before) - 1; last >= 0 && strings.HasPrefix(before[last], "--") {
+			if isSwitch, isFlag := known[strings.TrimPrefix(before[last], "--")]; isFlag && !isSwitch {
+				before[last] += "=" + arg
+				continue
+			}
+		}
+		behind = append(behind, arg)
+	}
+	if behind == nil {
+		return before
+	}
+	return slices.Concat(before, []string{"--"}, behind)
+}

@@ -1,0 +1,181 @@
+package serving
+
+import (
+	"container/list"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/handoff-auth/handoff/shared/internal/quota"
+)
+
+// connections are those that a listener has open: so many in all, and of one network
+// a share. A new one for which there is no room takes the place of one without an
+// open call. It is safe for concurrent use.
+type connections struct {
+	all int
+
+	mu    sync.Mutex
+	taken int
+	by    map[netip.Prefix]*holder
+	from  map[net.Addr]*connection // by the very value that RemoteAddr returns, which no two share
+	turns uint64
+}
+
+// A holder is a network that has connections open.
+type holder struct {
+	open int
+	idle list.List // of *connection: those without an open call, the one first that has been for the longest time
+}
+
+// A connection makes room when it is closed.
+type connection struct {
+	net.Conn
+	in      *connections
+	address net.Addr
+	network netip.Prefix
+
+	// in.mu guards these.
+	calls int
+	idle  *list.Element // nil: it has an open call, or no place
+	since uint64        // the turn in which it became idle
+	gone  bool          // it has no place any more
+}
+
+func newConnections(all int) *connections {
+	return &connections{all: all, by: map[netip.Prefix]*holder{}, from: map[net.Addr]*connection{}}
+}
+
+// len returns how many are open.
+func (c *connections) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taken
+}
+
+// admit returns the connection with a place, or nil where there is none for it. What
+// had the place before is to be closed, if it is not nil: it has no open call and
+// gets none.
+func (c *connections) admit(conn net.Conn) (admitted, displaced *connection) {
+	address := conn.RemoteAddr()
+	network := quota.NetworkOf(address)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	held := 0
+	if of := c.by[network]; of != nil {
+		held = of.open
+	}
+	if c.taken >= c.all || held >= quota.Share(c.all, c.taken) {
+		if displaced = c.idlest(network, held); displaced == nil {
+			return nil, nil
+		}
+		c.leave(displaced)
+	}
+	of := c.by[network]
+	if of == nil {
+		of = &holder{}
+		c.by[network] = of
+	}
+	c.taken++
+	of.open++
+	admitted = &connection{Conn: conn, in: c, address: address, network: network}
+	c.from[address] = admitted
+	c.rest(admitted)
+	return admitted, displaced
+}
+
+// idlest returns the connection whose place one of the network can take, which holds
+// so many: the longest idle of the network that holds the most, of those with an idle
+// one. Which has its quarter takes of its own only; and nobody takes from who holds
+// neither more than it does nor more than the 64th that everybody can have. It looks
+// at each network, which takes less time than the handshake that follows.
+func (c *connections) idlest(network netip.Prefix, held int) (found *connection) {
+	most := 0
+	for at, of := range c.by {
+		candidate := of.idlest()
+		if candidate == nil || at != network && (held >= quota.Share(c.all, 0) || of.open <= min(held, quota.Share(c.all, c.all))) {
+			continue
+		}
+		if of.open > most || of.open == most && candidate.since < found.since {
+			found, most = candidate, of.open
+		}
+	}
+	return found
+}
+
+func (h *holder) idlest() *connection {
+	if front := h.idle.Front(); front != nil {
+		return front.Value.(*connection)
+	}
+	return nil
+}
+
+// begin notes that a call begins on the connection from an address, which keeps its
+// place until the call's end. It reports false if the place is another's already. An
+// address that is not of these connections has nothing to lose.
+func (c *connections) begin(address net.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conn := c.from[address]
+	if conn == nil {
+		return true
+	}
+	if conn.gone {
+		return false
+	}
+	if conn.calls++; conn.calls == 1 {
+		c.by[conn.network].idle.Remove(conn.idle)
+		conn.idle = nil
+	}
+	return true
+}
+
+// end notes the end of a call for which begin has reported true.
+func (c *connections) end(address net.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conn := c.from[address]
+	if conn == nil || conn.gone {
+		return
+	}
+	if conn.calls--; conn.calls == 0 {
+		c.rest(conn)
+	}
+}
+
+// rest puts a connection behind all others that are idle.
+func (c *connections) rest(conn *connection) {
+	c.turns++
+	conn.since = c.turns
+	conn.idle = c.by[conn.network].idle.PushBack(conn)
+}
+
+// leave gives a connection's place back, once.
+func (c *connections) leave(conn *connection) {
+	if conn.gone {
+		return
+	}
+	conn.gone = true
+	of := c.by[conn.network]
+	if conn.idle != nil {
+		of.idle.Remove(conn.idle)
+		conn.idle = nil
+	}
+	c.taken--
+	if of.open--; of.open == 0 {
+		delete(c.by, conn.network)
+	}
+}
+
+// RemoteAddr returns the same value each time.
+func (c *connection) RemoteAddr() net.Addr { return c.address }
+
+// Close closes the connection and gives its place back.
+func (c *connection) Close() error {
+	err := c.Conn.Close()
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.in.leave(c)
+	delete(c.in.from, c.address)
+	return err
+}

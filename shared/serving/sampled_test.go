@@ -1,0 +1,63 @@
+package serving
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// I04: who has calls refused without end fills no log: of equal lines few are
+// written, and the next one says how many were not. Other lines are all there.
+func TestI04RefusedCallsAreSampled(t *testing.T) {
+	var out bytes.Buffer
+	handler := Sampled(slog.NewTextHandler(&out, nil)).(*sampled)
+	now := time.Unix(1_900_000_000, 0)
+	handler.counts.now = func() time.Time { return now }
+	log := slog.New(handler).With("component", "x")
+	refuse := func(n int) {
+		for i := range n {
+			log.Warn("finished call", "grpc.method", "Pay", "grpc.code", "Unauthenticated", "peer.address", fmt.Sprint("192.0.2.1:", i))
+			log.Warn("handoff", "outcome", "refused", "method", "/a.B/Pay", "reason", "TOKEN_INVALID", "subject", fmt.Sprint(i))
+			log.Info("finished call", "grpc.method", "Pay", "grpc.code", "OK", "i", i)
+			log.Warn("something else", "i", i)
+		}
+	}
+	lines := func(part string) int { return strings.Count(out.String(), part) }
+	refuse(1000)
+	for part, want := range map[string]int{
+		"grpc.code=Unauthenticated": sampleLines, "outcome=refused": sampleLines, "grpc.code=OK": 1000, `"something else"`: 1000, "unwritten": 0,
+	} {
+		if got := lines(part); got != want {
+			t.Errorf("%s: %d lines, want %d", part, got, want)
+		}
+	}
+	log.Warn("handoff", "outcome", "refused", "method", "/a.B/Pay", "reason", "TOKEN_REPLAYED")
+	if lines("TOKEN_REPLAYED") != 1 {
+		t.Error("another reason has no line")
+	}
+	now = now.Add(samplePeriod)
+	out.Reset()
+	refuse(1)
+	if got := lines(fmt.Sprint("unwritten=", 1000-sampleLines)); got != 2 {
+		t.Errorf("%d lines say how many were not written, want 2:\n%s", got, out.String())
+	}
+}
+
+// What is kept of lines is bounded, also where a caller chooses what is in them.
+func TestKindsOfLinesAreBounded(t *testing.T) {
+	var out bytes.Buffer
+	handler := Sampled(slog.NewTextHandler(&out, nil)).(*sampled)
+	log := slog.New(handler)
+	for i := range 100 * sampleKinds {
+		log.Warn("finished call", "grpc.method", fmt.Sprint("m", i), "grpc.code", "Unimplemented")
+	}
+	if n := len(handler.counts.by); n > sampleKinds+1 {
+		t.Errorf("%d kinds are kept", n)
+	}
+	if n := strings.Count(out.String(), "\n"); n > sampleKinds+2*sampleLines {
+		t.Errorf("%d lines", n)
+	}
+}
