@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/scripts/bench/measure"
 )
 
 const resultsFile = "RESULTS.md"
 
 // write keeps the table, with what it takes to judge it.
-func (t *table) write(ctx context.Context, args []string, now time.Time) error {
+func write(ctx context.Context, t *measure.Table, args []string, now time.Time) error {
 	measured := commit(ctx) // before there is a change: the results
 	f, err := os.Create(resultsFile)
 	if err != nil {
@@ -25,7 +27,8 @@ func (t *table) write(ctx context.Context, args []string, now time.Time) error {
 	defer f.Close()
 	w := bufio.NewWriter(f)
 	fmt.Fprintf(w, "# Results\n\nThe last run that was kept. How it measures: `go doc ./scripts/bench`. Times are processor time of one\n"+
-		"operation, unless a line says otherwise; a ratio is to the first line of its group. Compare ratios, not microseconds.\n\n")
+		"operation, unless a line says otherwise. A ratio is to the line of its group that has 1.00. Compare ratios: microseconds are the\n"+
+		"machine's.\n\n")
 	for _, fact := range [][2]string{
 		{"date", now.UTC().Format(time.DateOnly)},
 		{"command", strings.Join(append([]string{"go run -C scripts/bench ."}, args...), " ")},
@@ -36,7 +39,7 @@ func (t *table) write(ctx context.Context, args []string, now time.Time) error {
 		fmt.Fprintf(w, "* %s: %s\n", fact[0], fact[1])
 	}
 	fmt.Fprintln(w)
-	if err := t.print(w); err != nil {
+	if err := t.Print(w); err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {
