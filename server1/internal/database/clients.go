@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Client is an API client: a user who has keys in place of a password and sessions.
@@ -195,20 +197,13 @@ func (db *DB) Clients(ctx context.Context) (clients []Client, err error) {
 func keysOf(ctx context.Context, tx *transaction, clientID string) (keys []ClientKey, err error) {
 	const find = `SELECT kid, jwk, added_at FROM client_keys WHERE client_id = $1 ORDER BY added_at, kid`
 	rows, err := tx.QueryContext(ctx, find, clientID)
-	if err != nil {
-		return nil, wrap("reading keys", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var key ClientKey
+	keys, err = serving.Rows(rows, err, func() (key ClientKey, err error) {
 		var added int64
-		if err := rows.Scan(&key.ID, &key.JWK, &added); err != nil {
-			return nil, wrap("reading keys", err)
-		}
+		err = rows.Scan(&key.ID, &key.JWK, &added)
 		key.Added = fromMillis(added)
-		keys = append(keys, key)
-	}
-	return keys, wrap("reading keys", rows.Err())
+		return key, err
+	})
+	return keys, wrap("reading keys", err)
 }
 
 const selectClient = `SELECT client_keys.jwk, ` + userColumns + `

@@ -11,6 +11,8 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/trust"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Grant is what a user lets an API client do for them.
@@ -105,18 +107,8 @@ func (db *DB) Grants(ctx context.Context, userID string, now time.Time) (grants 
 	const find = `SELECT ` + grantColumns + ` FROM grants JOIN users AS client ON client.id = grants.client_id
 		WHERE grants.user_id = $1 AND grants.expires_at > $2 ORDER BY grants.created_at DESC, grants.id`
 	rows, err := db.read.QueryContext(ctx, find, userID, toMillis(now))
-	if err != nil {
-		return nil, wrap("reading grants", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		g, err := scanGrant(rows)
-		if err != nil {
-			return nil, wrap("reading grants", err)
-		}
-		grants = append(grants, g)
-	}
-	return grants, wrap("reading grants", rows.Err())
+	grants, err = serving.Rows(rows, err, func() (Grant, error) { return scanGrant(rows) })
+	return grants, wrap("reading grants", err)
 }
 
 // GrantOf returns a client's grant with its user, or ErrNotFound if the client has none
@@ -274,18 +266,11 @@ func renew(ctx context.Context, tx *transaction, ids []string) error {
 // Their user or their client is held. most is empty, or bounds how many.
 func (db *DB) heldGrants(ctx context.Context, tx *transaction, condition, most string, args ...any) (ids []string, err error) {
 	rows, err := tx.QueryContext(ctx, `SELECT id FROM grants WHERE `+condition+db.dialect.holdInOrder+most, args...)
-	if err != nil {
-		return nil, wrap("reading grants", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, wrap("reading grants", err)
-		}
-		ids = append(ids, id)
-	}
-	return ids, wrap("reading grants", rows.Err())
+	ids, err = serving.Rows(rows, err, func() (id string, err error) {
+		err = rows.Scan(&id)
+		return id, err
+	})
+	return ids, wrap("reading grants", err)
 }
 
 // holdGrants is heldGrants for who does not ask which.

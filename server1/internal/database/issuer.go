@@ -10,6 +10,8 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // TermsInterval is how often a process that issues calls KeepTerms.
@@ -152,20 +154,13 @@ func (e *knownEntries) read(ctx context.Context, tx *transaction, now time.Time)
 func readEntries(ctx context.Context, tx *transaction, now time.Time) (entries []trust.Entry, err error) {
 	const live = `SELECT kind, id, cut_off_at, ends_at FROM revocations WHERE ends_at > $1`
 	rows, err := tx.QueryContext(ctx, live, toMillis(now))
-	if err != nil {
-		return nil, wrap("reading revocations", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var e trust.Entry
+	entries, err = serving.Rows(rows, err, func() (e trust.Entry, err error) {
 		var cutOff, ends int64
-		if err := rows.Scan(&e.Kind, &e.ID, &cutOff, &ends); err != nil {
-			return nil, wrap("reading revocations", err)
-		}
+		err = rows.Scan(&e.Kind, &e.ID, &cutOff, &ends)
 		e.Cutoff, e.Until = fromMillis(cutOff), fromMillis(ends)
-		entries = append(entries, e)
-	}
-	return entries, wrap("reading revocations", rows.Err())
+		return e, err
+	})
+	return entries, wrap("reading revocations", err)
 }
 
 // Ring returns the issuer's signing keys. It returns ErrNoIssuer if no process has

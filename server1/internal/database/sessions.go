@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Session is a user's session. Its id is kept nowhere; the digest finds it.
@@ -80,18 +82,11 @@ func leastUsed(ctx context.Context, tx *transaction, u standing) (tooMany []stri
 	const find = `SELECT handoff_id FROM sessions WHERE user_id = $1
 		ORDER BY idle_expires_at DESC, created_at DESC, handoff_id LIMIT $2 OFFSET $3`
 	rows, err := tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1)
-	if err != nil {
-		return nil, wrap("reading sessions", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var handoffID string
-		if err := rows.Scan(&handoffID); err != nil {
-			return nil, wrap("reading sessions", err)
-		}
-		tooMany = append(tooMany, handoffID)
-	}
-	return tooMany, wrap("reading sessions", rows.Err())
+	tooMany, err = serving.Rows(rows, err, func() (handoffID string, err error) {
+		err = rows.Scan(&handoffID)
+		return handoffID, err
+	})
+	return tooMany, wrap("reading sessions", err)
 }
 
 // LiveSession returns the session with this digest of its id, or ErrNotFound if

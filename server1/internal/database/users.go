@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // User is somebody who can sign in.
@@ -57,18 +59,8 @@ func usersOf(ctx context.Context, q interface {
 }, kind string,
 ) (users []User, err error) {
 	rows, err := q.QueryContext(ctx, `SELECT `+userColumns+` FROM users WHERE kind = $1 ORDER BY name`, kind)
-	if err != nil {
-		return nil, wrap("reading users", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		u, err := scanUser(rows)
-		if err != nil {
-			return nil, wrap("reading users", err)
-		}
-		users = append(users, u)
-	}
-	return users, wrap("reading users", rows.Err())
+	users, err = serving.Rows(rows, err, func() (User, error) { return scanUser(rows) })
+	return users, wrap("reading users", err)
 }
 
 // standing is what a change must know of a user. It stands until the change ends.

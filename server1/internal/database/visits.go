@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/trust"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Visits returns the visits that were issued, have not expired and are not taken back: of
@@ -45,20 +47,12 @@ func (db *DB) visitsBefore(ctx context.Context, now, expires int64, id string, m
 			AND audit.expires_at <= $2 AND (audit.expires_at < $2 OR audit.handoff_id < $3)
 		ORDER BY audit.expires_at DESC, audit.handoff_id DESC LIMIT $4`
 	rows, err := db.read.QueryContext(ctx, open, now, expires, id, most)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var visit trust.Visit
+	return serving.Rows(rows, err, func() (visit trust.Visit, err error) {
 		var expires int64
-		if err := rows.Scan(&visit.ID, &expires); err != nil {
-			return nil, err
-		}
+		err = rows.Scan(&visit.ID, &expires)
 		visit.Expires = fromMillis(expires)
-		visits = append(visits, visit)
-	}
-	return visits, rows.Err()
+		return visit, err
+	})
 }
 
 // roomForVisit returns ErrTooMany if as many visits of the user stand as may.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Invoice is something to be paid by its owner.
@@ -86,17 +88,12 @@ func (db *DB) Invoices(ctx context.Context, owner Owner, after string, limit int
 		FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.invoice_id
 		WHERE i.issuer = $1 AND i.subject = $2 AND i.invoice_id > $3 ORDER BY i.invoice_id LIMIT $4`
 	rows, err := db.read.QueryContext(ctx, query, owner.Issuer, owner.Subject, after, limit)
-	if err != nil {
-		return nil, failed("reading invoices", err)
-	}
-	defer rows.Close()
-	var page []Invoice
-	for rows.Next() {
-		in := Invoice{Owner: owner}
+	page, err := serving.Rows(rows, err, func() (in Invoice, err error) {
+		in.Owner = owner
 		var id, currency, memo, handoff sql.NullString
 		var units, paidAt sql.NullInt64
 		if err := rows.Scan(&in.ID, &in.Amount.CurrencyCode, &in.Amount.MinorUnits, &id, &currency, &units, &paidAt, &memo, &handoff); err != nil {
-			return nil, failed("reading invoices", err)
+			return in, err
 		}
 		if id.Valid {
 			in.Payment = &Payment{
@@ -104,9 +101,9 @@ func (db *DB) Invoices(ctx context.Context, owner Owner, after string, limit int
 				Time: time.UnixMilli(paidAt.Int64).UTC(), Memo: memo.String, HandoffID: handoff.String,
 			}
 		}
-		page = append(page, in)
-	}
-	if err := rows.Err(); err != nil {
+		return in, nil
+	})
+	if err != nil {
 		return nil, failed("reading invoices", err)
 	}
 	return page, nil

@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"errors"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Order is what Pay is asked to do.
@@ -137,19 +139,8 @@ func (db *DB) Payments(ctx context.Context, payer Owner, invoiceID string, after
 	const query = selectPayment + `WHERE issuer = $1 AND subject = $2 AND ($3 = '' OR invoice_id = $3)
 		AND (paid_at > $4 OR paid_at = $4 AND payment_id > $5) ORDER BY paid_at, payment_id LIMIT $6`
 	rows, err := db.read.QueryContext(ctx, query, payer.Issuer, payer.Subject, invoiceID, since, after.ID, limit)
+	page, err := serving.Rows(rows, err, func() (Payment, error) { return scanPayment(rows) })
 	if err != nil {
-		return nil, failed("reading payments", err)
-	}
-	defer rows.Close()
-	var page []Payment
-	for rows.Next() {
-		p, err := scanPayment(rows)
-		if err != nil {
-			return nil, failed("reading payments", err)
-		}
-		page = append(page, p)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, failed("reading payments", err)
 	}
 	return page, nil
