@@ -333,6 +333,9 @@ func (c *serveCommand) permitted(log *slog.Logger, record *audit.Record) (*polic
 		}
 	}
 	permitted, err := policy.Load(c.Policy, methods, policy.Limits{Handoff: c.MaxLifetime, Visit: c.MaxVisitLifetime})
+	if errors.Is(err, rule.ErrUnknownMethod) && c.Descriptors == "" {
+		err = fmt.Errorf("%w: only methods that are built in are known here; others come from a file of descriptors (--descriptors)", err)
+	}
 	if err != nil {
 		return nil, wrong("policy", err)
 	}

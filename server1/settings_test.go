@@ -117,7 +117,7 @@ func TestMistakesInSettings(t *testing.T) {
 		"a policy with a comma too many":   {policy("comma", "{\n\"audiences\": {\n},\n}"), "line 4"},
 		"a policy with an unknown member":  {policy("member", `{"audiences": {}, "default": "allow"}`), "--policy"},
 		"a policy without audiences":       {policy("empty", `{}`), "--policy"},
-		"a policy for an unknown method":   {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--policy"},
+		"a policy for an unknown method":   {methods("method", `"/handoff.server2.v1.InvoiceService/Steal": {"roles": ["x"]}`), "--descriptors"},
 		"a policy for a ruleless method":   {methods("ruleless", `"/handoff.server1.v1.SessionService/SignIn": {"roles": ["x"]}`), "--policy"},
 		"a policy for nobody":              {methods("nobody", `"`+payInvoice+`": {"roles": []}`), "--policy"},
 		"a policy above --max-lifetime":    {change{"max-lifetime": "29s", "lifetime": "1s"}, "--policy"},
