@@ -66,6 +66,9 @@ type Config struct {
 	// Linked is how many audiences, the last ones, read the trust list through a
 	// link of their own: Pair.Links.
 	Linked int
+	// FollowAll has each audience read the trust list of every SERVER1, and not just of
+	// the first.
+	FollowAll bool
 	// Guests is how many users there are besides: guest-1, guest-2, and so on, who
 	// may look at invoices, and have none.
 	Guests int
@@ -167,12 +170,15 @@ func (p *Pair) makeLinks(ctx context.Context) error {
 	return nil
 }
 
-// trustSource is where an audience reads the trust list.
-func (p *Pair) trustSource(i int) string {
+// trustSources are where an audience reads the trust list.
+func (p *Pair) trustSources(i int) []string {
 	if linked := i - (len(p.Audiences) - len(p.Links)); linked >= 0 {
-		return p.Links[linked].Address()
+		return []string{p.Links[linked].Address()}
 	}
-	return p.listen1[0]
+	if p.config.FollowAll {
+		return p.listen1
+	}
+	return p.listen1[:1]
 }
 
 // Dial returns a client of the pair.
@@ -456,8 +462,11 @@ func (p *Pair) StartServer2(ctx context.Context, i int) (err error) {
 		"--audience", Audience, "--issuer", Issuer, "--database", p.database2(i), "--unseal-key", p.unsealKey(), "--client-certificates",
 	}
 	if p.config.Trust {
-		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust", "grpc://"+p.trustSource(i), "--trust-ca", p.CA,
+		args = append(args, "--trust-key", p.server2(i, "issuer.jwks"), "--trust-ca", p.CA,
 			"--http", p.web2[i], "--issuer-origin", p.Shop(), "--issuer-return", p.Shop()+"/orders/")
+		for _, source := range p.trustSources(i) {
+			args = append(args, "--trust", "grpc://"+source)
+		}
 	} else {
 		args = append(args, "--keys", p.server2(i, "issuer.jwks"))
 	}
