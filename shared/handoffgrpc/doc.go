@@ -21,6 +21,9 @@
 // A token can be bound to its client's TLS certificate (RFC 8705), so that nobody else
 // can present it: see PeerCertificate, with a client and a server that run.
 //
+// Behind grpc-gateway it is the same guard: scripts/adopter/README.md says what the
+// gateway's program must link, and which of its handlers go around the guard.
+//
 // # Invariants
 //
 // A guarded handler runs only with a grant for the very request it is given: the
