@@ -16,7 +16,7 @@ import (
 )
 
 // attacks are those that the story tries in both browsers.
-const attacks = "H01, H02, H03, H04, H05, J01, J02, J03, J04, J05, J06, J07, J09"
+const attacks = "H01, H02, H03, H04, H05, J01, J02, J03, J04, J05, J06, J07, J08, J09"
 
 // What happens in real browsers, side by side. Every page is looked at by axe-core,
 // and its screenshots are kept in shots/.
@@ -62,7 +62,7 @@ func inBrowser(t *testing.T, kind, bin, only string) {
 	}
 	story := exec.CommandContext(ctx, "node", "story.mjs")
 	story.Env = append(os.Environ(), "BROWSER="+kind, "EXECUTABLE="+executable, "SHOP="+p.Shop(), "BILLING="+p.Billing(),
-		"PASSWORD="+pair.Password, "CONTROL="+control.URL, "SHOTS="+shots, "TLS="+filepath.Dir(p.CA), "ONLY="+only, "XDG_CONFIG_HOME="+t.TempDir(), "HOME="+t.TempDir())
+		"PASSWORD="+pair.Password, "CONTROL="+control.URL, "GRPC="+p.Server2.Address, "SHOTS="+shots, "TLS="+filepath.Dir(p.CA), "ONLY="+only, "XDG_CONFIG_HOME="+t.TempDir(), "HOME="+t.TempDir())
 	var told strings.Builder
 	story.Stdout, story.Stderr = io.MultiWriter(t.Output(), &told), t.Output()
 	if err := story.Run(); err != nil {
@@ -113,5 +113,8 @@ func start(t *testing.T, bin string) *pair.Pair {
 			t.Error(err)
 		}
 	})
+	if err := p.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from 'node:tls'
 import puppeteer from 'puppeteer-core'
 
-const { BROWSER, EXECUTABLE, SHOP, BILLING, PASSWORD, CONTROL, SHOTS, TLS, ONLY } = process.env
+const { BROWSER, EXECUTABLE, SHOP, BILLING, PASSWORD, CONTROL, GRPC, SHOTS, TLS, ONLY } = process.env
 const chromium = BROWSER === 'chromium'
 const axe = readFileSync(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8')
 mkdirSync(SHOTS, { recursive: true })
@@ -188,6 +188,35 @@ function slow(origin, path, protocol) {
     socket.on('close', () => answered(Number(text.split(' ')[1]))) // it is closed: nothing is held
     socket.write(`POST ${path} HTTP/1.1\r\nHost: ${host}\r\n${Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\nhandoff=`)
   })
+}
+
+// crowd takes all places that billing has for calls of one network, with calls whose
+// body never comes: each ends after two seconds, and then there is another. full is when
+// the first is refused, which leaves most of the two seconds.
+function crowd() {
+  const sessions = []
+  const full = new Promise((refused) => {
+    for (let i = 0; i < 24; i++) {
+      const session = connectHTTP2(`https://${GRPC}`, { rejectUnauthorized: false })
+      sessions.push(session)
+      session.on('error', () => {})
+      const call = () => {
+        if (session.destroyed) return
+        const stream = session.request({ ':method': 'POST', ':path': '/grpc.health.v1.Health/Check', 'content-type': 'application/grpc', te: 'trailers' })
+        let wait = 0
+        stream.on('error', () => {})
+        stream.on('response', (headers) => {
+          if (headers['grpc-status'] !== '8') return // RESOURCE_EXHAUSTED
+          wait = 200
+          refused()
+        })
+        stream.on('close', () => setTimeout(call, wait))
+        stream.resume()
+      }
+      session.on('connect', () => { for (let j = 0; j < 100; j++) call() })
+    }
+  })
+  return { full, end: () => sessions.forEach((session) => session.destroy()) }
 }
 const slowOnes = [[BILLING, '/handoff', 400], [SHOP, '/sign-in', 408]].flatMap(([origin, path, status]) => ['HTTP/1.1', 'HTTP/2'].map((protocol) => {
   const one = { name: `${protocol} to ${origin}`, status }
@@ -793,6 +822,28 @@ await check('a stale trust list: 503, and the same page works later', async () =
   assert.equal(page.url(), at)
   await go(page, 'Pay 7.00 EUR')
   await wants(page, /INV-46 is paid/)
+})
+
+await check('J08 overload: 503, nothing is spent, and the same page works later', async () => {
+  const person = await newPerson()
+  const page = await pay(person, 'INV-48')
+  const at = page.url()
+  const pressed = await button(page, 'Pay 19.00 EUR')
+  const others = crowd()
+  try {
+    await others.full
+    const [response] = await Promise.all([page.waitForNavigation(), pressed.click()])
+    assert.equal(response.status(), 503)
+    assert.equal(response.headers()['retry-after'], '5')
+    await wants(page, /does not work at the moment/, /too much to do/, /nothing has happened/)
+    await look(page, 'overload')
+  } finally {
+    others.end()
+  }
+  await follow(page, 'Try again')
+  assert.equal(page.url(), at)
+  await go(page, 'Pay 19.00 EUR')
+  await wants(page, /INV-48 is paid/)
 })
 
 await check('the whole way over HTTP/1.1, and each form that is refused', async () => {

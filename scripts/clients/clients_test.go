@@ -91,6 +91,9 @@ func start(t *testing.T) (p *pair.Pair, bin string) {
 			t.Error(err)
 		}
 	})
+	if err := p.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return p, bin
 }
 
