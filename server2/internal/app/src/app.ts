@@ -19,20 +19,25 @@ let following = new AbortController()
 let lastMinute = 0 // timers
 let over = 0
 
-// start shows the app from the beginning, also after it has failed.
+// start shows the app from the beginning, also after it has failed. What else begins
+// meanwhile, or stops, has the last word.
 async function start(): Promise<void> {
   stop()
+  const { signal } = following
   loading()
   try {
     const asked = await ask()
+    if (signal.aborted) return
     if ('over' in asked) return signedOut(asked.over)
     visit = asked.visit
     if (whose(visit) !== person) forget()
     person = whose(visit)
     await read()
   } catch (error) {
+    if (signal.aborted) return
     return failed(error)
   }
+  if (signal.aborted) return
   watchTheTime(visit)
   shown()
   void follow()
