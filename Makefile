@@ -90,7 +90,7 @@ browser: ## the tests in Chromium and Firefox; pictures of each page in scripts/
 
 .PHONY: clients
 clients: ## the clients in TypeScript and Python, generated and run against the pair, and the second verifier
-	@for program in protoc grpc_python_plugin node npm; do command -v $$program >/dev/null || \
+	@for program in protoc grpc_python_plugin node npm jq; do command -v $$program >/dev/null || \
 		{ echo "no $$program: scripts/clients/README.md says what the clients take"; exit 1; }; done
 	@/usr/bin/python3 -c 'import grpc, google.protobuf, cryptography' || { echo "no grpcio for /usr/bin/python3: scripts/clients/README.md says what the clients take"; exit 1; }
 	@echo "trying the clients in other languages"
