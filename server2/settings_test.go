@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -15,6 +16,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -335,7 +339,9 @@ func TestStricterRules(t *testing.T) {
 	if err := key.Save(unseal); err != nil {
 		t.Fatal(err)
 	}
+	var certificate string
 	r := startWith(t, func(s settings) {
+		certificate = s["tls-cert"]
 		s["rules"] = write(t, filepath.Join(t.TempDir(), "rules.json"),
 			[]byte(`{"rules": {"`+payMethod+`": {"sealed": true}, "`+getMethod+`": {"certificate_bound": true}}}`))
 		s["unseal-key"], s["client-certificates"] = unseal, "true"
@@ -350,13 +356,30 @@ func TestStricterRules(t *testing.T) {
 		t.Errorf("sealed: %v", err)
 	}
 	look := &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
+	client := r.client
 	get := func(change func(*handoff.IssueParams)) error {
-		_, err := r.client.GetInvoice(t.Context(), look, handoffgrpc.Token(token(t, r.issuer, getMethod, look, change)))
+		_, err := client.GetInvoice(t.Context(), look, handoffgrpc.Token(token(t, r.issuer, getMethod, look, change)))
 		return err
 	}
 	wantReason(t, "bound to none", get(nil), handoff.ReasonCertificateMismatch)
-	wantReason(t, "bound to another's", get(func(p *handoff.IssueParams) { p.Certificate = &x509.Certificate{Raw: []byte("another's")} }),
-		handoff.ReasonCertificateMismatch)
+	boundTo := func(c *x509.Certificate) func(*handoff.IssueParams) {
+		return func(p *handoff.IssueParams) { p.Certificate = c }
+	}
+	another := &x509.Certificate{Raw: []byte("another's")}
+	wantReason(t, "bound to another's", get(boundTo(another)), handoff.ReasonCertificateMismatch)
+	own := servingtest.NewAuthority(t).Issue(t, filepath.Join(t.TempDir(), "alice"), "alice")
+	conn, err := grpc.NewClient(r.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: poolOf(t, certificate), Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS13,
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	client = server2v1.NewInvoiceServiceClient(conn)
+	if err := get(boundTo(own.Leaf)); err != nil {
+		t.Errorf("bound to her own: %v", err)
+	}
+	wantReason(t, "bound to another's, with a certificate", get(boundTo(another)), handoff.ReasonCertificateMismatch)
 }
 
 // A variable of the environment counts, and its mistakes too; a flag wins.
