@@ -56,6 +56,7 @@ SAY_SKIPPED = command -v redis-server >/dev/null || echo "no redis-server: leavi
 	command -v pgbouncer >/dev/null || echo "no pgbouncer: leaving out the test with it"; \
 	command -v promtool >/dev/null || echo "no promtool: leaving out the tests of the alerts"; \
 	command -v systemd-analyze >/dev/null || echo "no systemd-analyze: leaving out the tests of the units"; \
+	[ -n "$$HANDOFF_CI$$HANDOFF_LONG" ] || echo "killing, crowding and waiting less than .ci/run and make chaos do"; \
 	echo "leaving out the tests in real browsers: make browser runs them"; \
 	echo "leaving out the clients in other languages, which take protoc, Node and Python: make clients runs them"
 
@@ -102,10 +103,9 @@ chaos: ## the tests that kill, stop and cut off, in full: ten minutes
 	@$(SAY_SKIPPED)
 	@HANDOFF_LONG=1 go test -v -count=1 -timeout 20m ./scripts/e2e
 	@echo "killing SERVER1 100 times, and a process with a journal 500 times (three minutes)"
-	@HANDOFF_REVOKE_KILLS=100 HANDOFF_REPLAY_KILLS=500 go test -count=1 -timeout 20m \
-		-run '^(TestF04Killed|TestE02JournalKilled)$$' ./server1 ./shared/replay
-	@echo "killing, stopping and cutting off a Redis for 30 s, without SERVER2 before it"
-	@HANDOFF_REDIS_CHAOS=30s go test -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay
+	@HANDOFF_LONG=1 go test -count=1 -timeout 20m -run '^(TestF04Killed|TestE02JournalKilled)$$' ./server1 ./shared/replay
+	@echo "killing, stopping and cutting off a Redis and a PostgreSQL for 30 s, without SERVER2 before them"
+	@HANDOFF_LONG=1 go test -count=1 -timeout 20m -run '^TestE01E03Chaos$$' ./shared/replay/redisreplay ./shared/replay/sqlreplay
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (30s) each

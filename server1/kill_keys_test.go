@@ -66,6 +66,13 @@ func (o *operator) note(acknowledged *[]string, kid string) {
 	*acknowledged = append(*acknowledged, kid)
 }
 
+// count is how many keys were prepared.
+func (o *operator) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.prepared)
+}
+
 // keys runs the program on the keys, as a process of its own, and says whether it
 // ended well.
 func (o *operator) keys(t testing.TB, verb string, args ...string) (stdout string, ok bool) {

@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +28,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/measure"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/trust"
 
@@ -43,8 +43,6 @@ const (
 	asMain = "HANDOFF_TEST_AS_SERVER1_MAIN"
 	// commitTakes has each commit of that program take so long, as on a slow disk.
 	commitTakes = "HANDOFF_TEST_COMMIT_TAKES"
-	// kills is how often TestF04Killed kills it, 6 times unless told.
-	kills = "HANDOFF_REVOKE_KILLS"
 )
 
 func TestMain(m *testing.M) {
@@ -208,6 +206,13 @@ func (a *acknowledged) note(kind string, revoked *handoffv1.IssueHandoffResponse
 	}
 }
 
+// kinds is how many kinds of revocation there were.
+func (a *acknowledged) kinds() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.counts)
+}
+
 // use signs a user in, and out, and takes handoffs back, until the context ends.
 // What fails is not noted: it may have been done or not.
 func (a *acknowledged) use(ctx context.Context, t testing.TB, conn *grpc.ClientConn, user string) {
@@ -256,7 +261,7 @@ func (a *acknowledged) use(ctx context.Context, t testing.TB, conn *grpc.ClientC
 func TestF04Killed(t *testing.T) {
 	t.Parallel()
 	s := newQuickSite(t)
-	s.underKills(t, 6, func(p *process) bool {
+	s.underKills(t, measure.Of(3, 6, 100), func(p *process) bool {
 		p.kill()
 		return true
 	})
@@ -265,12 +270,6 @@ func TestF04Killed(t *testing.T) {
 // underKills has users revoke and sign out, and keys change by the clock and by
 // hand, while kill ends things, and says whether the process is one of them.
 func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
-	if text := os.Getenv(kills); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil {
-			t.Fatal(err)
-		}
-	}
 	users := []string{"u0", "u1", "u2", "u3", "u4", "u5"}
 	for _, user := range users {
 		s.addUser(t, user, "payer")
@@ -306,7 +305,10 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 	keys := s.operator(t)
 	wg.Go(func() { keys.work(ctx, t) })
 	probe := s.probe(t, conn)
-	for range rounds {
+	happened := func() bool { // of what could go wrong
+		return said.kinds() >= 2 && feed.count() >= rounds && keys.count() >= max(1, rounds/10)
+	}
+	for round := 0; round < rounds || !happened() && round < 10*rounds; round++ {
 		time.Sleep(time.Duration(100+rand.IntN(500)) * time.Millisecond)
 		revoked, ended := said.soFar()
 		if kill(p) {
@@ -336,13 +338,13 @@ func (s *site) underKills(t *testing.T, rounds int, kill func(*process) bool) {
 	slices.Sort(starts)
 	median := starts[len(starts)/2]
 	signed := keys.activations(t)
-	t.Logf("%d rounds; acknowledged %v; %d lists; starts: the first %s, later the quickest %s, median %s, slowest %s",
-		rounds, said.counts, lists, first, starts[0], median, starts[len(starts)-1])
+	t.Logf("acknowledged %v; %d lists; starts: the first %s, later the quickest %s, median %s, slowest %s",
+		said.counts, lists, first, starts[0], median, starts[len(starts)-1])
 	t.Logf("%d keys have signed; acknowledged: %d prepared, %d tainted by hand; %d commands were killed", signed, len(keys.prepared), len(keys.tainted), keys.killed)
 	if starts[0] > 2*first+time.Second { // the others may have waited for a processor
 		t.Errorf("even the quickest start after a kill took %s, the first %s", starts[0], first)
 	}
-	if len(said.counts) < 2 || lists < rounds || len(keys.prepared) < rounds/10 {
+	if !happened() {
 		t.Errorf("too little has happened: %v, %d lists, %d keys", said.counts, lists, len(keys.prepared))
 	}
 }

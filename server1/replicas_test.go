@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/measure"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
@@ -177,7 +178,7 @@ func TestF04PostgresKilled(t *testing.T) {
 	s := newQuickSite(t)
 	s.database = server.Database(t)
 	processToo := true
-	s.underKills(t, 4, func(p *process) bool {
+	s.underKills(t, measure.Of(2, 4, 4), func(p *process) bool {
 		if processToo = !processToo; processToo {
 			p.kill()
 		}

@@ -43,6 +43,7 @@ var rooms = []room{
 	{path: "shared/internal/prepared", modules: []string{edwards, nistec}, public: true},
 	{path: "shared/internal/quota", public: true},
 	{path: "shared/internal/vectors"}, // for tests
+	{path: "shared/measure"},          // likewise
 	{path: "shared/strictjson", modules: []string{jsontext}, public: true},
 	{path: "shared/vetted", public: true},
 	{

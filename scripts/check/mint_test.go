@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 // What a binary shows in `go tool nm` when it can make tokens, and when it can let them in.
@@ -25,6 +27,7 @@ var (
 // A stolen SERVER2 forges nothing: its binary has no code that signs a token. SERVER1's has, which shows that these are
 // the names to look for; and the other way round for the guard.
 func TestServer2CannotMint(t *testing.T) {
+	measure.InCI(t) // TestRoomsNeverLink knows as much, from the source
 	for _, c := range []struct {
 		server    string
 		has, lack []string

@@ -10,6 +10,7 @@ import (
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 // E06: a replica that does not reach its Redis says so to health at the first
@@ -30,7 +31,7 @@ func TestBalancedClientsAvoidADoubtfulReplica(t *testing.T) {
 		}
 		return err
 	}
-	calls := inShort(150, 1500)
+	calls := measure.Of(100, 150, 1500)
 	var others lateness
 	for _, fault := range []struct {
 		name string

@@ -11,6 +11,7 @@ import (
 
 // The story of `make cluster` goes as told, and nothing is left.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cluster, temporary := program(ctx, t, "demo", "cluster")

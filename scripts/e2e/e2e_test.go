@@ -36,15 +36,6 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// inShort is the measure of a test that `make chaos` runs in full, with
-// HANDOFF_LONG set.
-func inShort(short, full int) int {
-	if os.Getenv("HANDOFF_LONG") != "" {
-		return full
-	}
-	return short
-}
-
 // progress says every few seconds how far a test has come, which shows where
 // tests are told to be verbose, until done is called.
 func progress(t *testing.T, how func() string) (done func()) {
@@ -94,6 +85,7 @@ func program(ctx context.Context, t *testing.T, name string, args ...string) (co
 // The story of `make demo`: each line goes as told, and afterwards nothing is
 // left, neither a process nor a file.
 func TestStory(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	demo, temporary := program(ctx, t, "demo")

@@ -16,6 +16,7 @@ import (
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 // F04: PostgreSQL is stopped and killed while users sign in, are issued handoffs,
@@ -47,12 +48,12 @@ func TestPostgresRestarts(t *testing.T) {
 		visitor := visitorOf(t, p, fmt.Sprintf("guest-%d", i+1))
 		group.Go(func() { visitor.comeAndGo(ctx, said) })
 	}
-	rounds := inShort(4, 16)
+	rounds := measure.Of(2, 4, 16)
 	var slowest time.Duration
 	var restarts atomic.Int64
 	defer progress(t, func() string { return fmt.Sprintf("%d of %d restarts", restarts.Load(), rounds) })()
 	for round := range rounds {
-		time.Sleep(time.Duration(inShort(400, 1500)) * time.Millisecond)
+		time.Sleep(time.Duration(measure.Of(400, 400, 1500)) * time.Millisecond)
 		end := postgres.Halt
 		if round%2 == 1 {
 			end = postgres.Kill

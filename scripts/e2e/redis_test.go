@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 const (
@@ -33,7 +35,7 @@ func TestRedisStandsStill(t *testing.T) {
 	const callers = 8 // of each replica
 	s := startShared(t)
 	s.calm(replicas, 1)
-	lasts := time.Duration(inShort(4, 60)) * time.Second
+	lasts := time.Duration(measure.Of(2, 4, 60)) * time.Second
 	var tokens [16]string // none of them is spent, or else it does not matter
 	for i := range tokens {
 		issued, err := s.bob.Issue(t.Context(), s.bob.session, pair.Audience, server2v1.InvoiceService_PayInvoice_FullMethodName, order, 300*time.Second)
@@ -86,7 +88,7 @@ func TestRedisStandsStill(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := s.back()
-	t.Logf("%d refusals; all replicas accept again %s after Redis went on", all.count, took.Round(time.Millisecond))
+	t.Logf("%d refusals; all replicas accept again %s after Redis went on", all.calls(), took.Round(time.Millisecond))
 	all.inTime(t, &others)
 }
 
@@ -107,31 +109,34 @@ func (s *shared) back() time.Duration {
 // lateness is how long calls took.
 type lateness struct {
 	mu      sync.Mutex
-	count   int
+	took    []time.Duration
 	slowest time.Duration
 }
 
 func (l *lateness) add(took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.count++
+	l.took = append(l.took, took)
 	l.slowest = max(l.slowest, took)
 }
 
 func (l *lateness) calls() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.count
+	return len(l.took)
 }
 
-// inTime holds every refusal to its time. What the machine itself is late with
-// shows in other calls, which do not wait for the Redis.
+// inTime holds refusals to their time; in `make test` all but one in 20, which the
+// machine may have delayed more than the others. What it is late with shows in other
+// calls, which do not wait for the Redis.
 func (l *lateness) inTime(t *testing.T, others *lateness) {
 	t.Helper()
+	slices.Sort(l.took)
+	late := l.took[(len(l.took)-1)*measure.Of(95, 100, 100)/100]
 	t.Logf("the slowest of %d refusals took %s, the slowest of %d other calls %s",
-		l.count, l.slowest.Round(time.Millisecond), others.count, others.slowest.Round(time.Millisecond))
-	if l.slowest > refusedWithin+others.slowest {
-		t.Errorf("a refusal took %s, more than %s", l.slowest, refusedWithin)
+		len(l.took), l.slowest.Round(time.Millisecond), len(others.took), others.slowest.Round(time.Millisecond))
+	if late > refusedWithin+others.slowest {
+		t.Errorf("a refusal took %s, more than %s", late, refusedWithin)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/keyset"
+	"github.com/handoff-auth/handoff/shared/measure"
 	"github.com/handoff-auth/handoff/shared/signkey"
 )
 
@@ -107,7 +108,7 @@ const patience = 30 * time.Second
 // or later by as much as the machine itself is.
 func TestRevocationsArriveWithinASecond(t *testing.T) {
 	const guests = 10 // no user can have more than 100 listed
-	revocations := inShort(300, 1000)
+	revocations := measure.Of(100, 300, 1000)
 	p := trusting(t, pair.Config{Audiences: 3, Guests: guests})
 	var users []*user
 	for i := range guests {

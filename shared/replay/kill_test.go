@@ -9,20 +9,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
-// killed tells a child process of these tests where its journal is; kills how
-// often TestE02JournalKilled kills one, 20 times unless told.
-const (
-	killed = "HANDOFF_REPLAY_KILLED"
-	kills  = "HANDOFF_REPLAY_KILLS"
-)
+// killed tells a child process of these tests where its journal is.
+const killed = "HANDOFF_REPLAY_KILLED"
 
 // inChild runs one test of this binary in another process, which writes to the
 // pipe that is returned.
@@ -97,14 +93,7 @@ func token(id string) handoff.Redemption {
 // segment is begun too, no acknowledged redemption is accepted again; and the
 // next process accepts at once.
 func TestE02JournalKilled(t *testing.T) {
-	rounds := 20
-	if text := os.Getenv(kills); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rounds = n
-	}
+	rounds := measure.Of(5, 20, 500)
 	path := filepath.Join(t.TempDir(), "journal")
 	long := time.Now().Add(-time.Minute)
 	if err := Create(path, Config{Now: func() time.Time { return long }}); err != nil {

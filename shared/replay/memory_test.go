@@ -11,6 +11,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handofftest"
+	"github.com/handoff-auth/handoff/shared/measure"
 	"github.com/handoff-auth/handoff/shared/replay"
 )
 
@@ -177,7 +178,8 @@ func TestMemoryFindsEachOfMany(t *testing.T) {
 	s := replay.NewMemory(c.config())
 	c.Add(10 * time.Second)
 	r := c.token()
-	const each, workers = 25_000, 4
+	const workers = 4
+	each := measure.Of(2_500, 25_000, 25_000)
 	for _, want := range []error{nil, handoff.ErrReplayed} {
 		var wait sync.WaitGroup
 		for w := range workers {

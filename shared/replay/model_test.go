@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 // life is what a journal goes through: redemptions and replays, idle hours, a
@@ -30,7 +31,7 @@ type life struct {
 // E01, E02, F01: after anything that happens to it, a journal accepts no token twice that a
 // verifier with its clock lets through.
 func TestE02JournalWhateverHappens(t *testing.T) {
-	for range 8 {
+	for range measure.Of(2, 8, 8) {
 		synctest.Test(t, func(t *testing.T) {
 			seed := rand.Uint64()
 			l := &life{

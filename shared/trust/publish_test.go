@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/measure"
 )
 
 // refusedField is the field that a *handoff.ConfigError names, or empty.
@@ -277,6 +278,7 @@ func TestTrustKeyIsNotListed(t *testing.T) {
 // No bound refuses the revocation that would pass it: what would make a list too long
 // for followers is taken back by a cut-off for all.
 func TestListTooLong(t *testing.T) {
+	measure.InCI(t)
 	c, key, trustKey := newClock(), newSigner(), newSigner()
 	s := &fixed{state: long(c, maxEntries+1, key.Key())}
 	p := newPublisher(t, PublisherConfig{Key: trustKey, Source: s, Now: c.Now})
