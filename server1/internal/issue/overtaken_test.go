@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,9 +188,21 @@ func claimsOf(t *testing.T, raw string) handoff.Claims {
 func engines(t *testing.T, tests map[string]func(t *testing.T, location func() string)) {
 	t.Helper()
 	server := servingtest.StartPostgres(t)
-	for name, test := range tests {
-		t.Run("SQLite/"+name, func(t *testing.T) { test(t, func() string { return filepath.Join(t.TempDir(), "server1.db") }) })
-		t.Run("PostgreSQL/"+name, func(t *testing.T) { test(t, func() string { return server.Database(t) }) })
+	var mu sync.Mutex // the server is for one goroutine
+	postgres := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return server.Database(t)
+	}
+	for name, test := range tests { // which wait for the next second
+		t.Run("SQLite/"+name, func(t *testing.T) {
+			t.Parallel()
+			test(t, func() string { return filepath.Join(t.TempDir(), "server1.db") })
+		})
+		t.Run("PostgreSQL/"+name, func(t *testing.T) {
+			t.Parallel()
+			test(t, postgres)
+		})
 	}
 }
 
