@@ -33,7 +33,8 @@ type VerifierConfig struct {
 // Verifier checks assertions for one issuer. It is safe for concurrent use.
 type Verifier struct {
 	config VerifierConfig
-	opener *handoff.Opener // prepares the keys of clients that call often
+	// open is Profile.Open, and prepares the keys of clients that call often.
+	open func(ctx context.Context, raw string, keys handoff.KeySource) (payload string, key handoff.Key, err error)
 }
 
 // NewVerifier returns a verifier, or an error that names the field of config that it
@@ -61,7 +62,7 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 // ISSUER_UNAVAILABLE. raw may come from anybody and be anything.
 func (v *Verifier) Verify(ctx context.Context, raw string, clients Clients) (*Claims, error) {
 	owner := &owner{clients: clients}
-	payload, _, err := v.opener.Open(ctx, raw, owner)
+	payload, _, err := v.open(ctx, raw, owner)
 	if err != nil {
 		return nil, unopened(err)
 	}

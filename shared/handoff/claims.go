@@ -14,8 +14,6 @@ import (
 
 // Bounds of the token. A configuration can be stricter, never looser.
 const (
-	// DefaultLifetime is how long a token lives when its issuer is not told.
-	DefaultLifetime = 60 * time.Second
 	// MaxLifetime is the longest that a token can live.
 	MaxLifetime = 300 * time.Second
 	// DefaultSkew is how far the issuer's clock may run ahead.

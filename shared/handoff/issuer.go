@@ -64,7 +64,7 @@ func NewIssuer(config IssuerConfig) (*Issuer, error) {
 		config.MaxLifetime = MaxLifetime
 	}
 	if config.Lifetime == 0 {
-		config.Lifetime = min(DefaultLifetime, config.MaxLifetime)
+		config.Lifetime = min(KindHandoff.DefaultLifetime(), config.MaxLifetime)
 	}
 	if err := checkLifetime("handoff.IssuerConfig.MaxLifetime", config.MaxLifetime, MaxLifetime); err != nil {
 		return nil, err

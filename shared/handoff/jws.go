@@ -94,35 +94,31 @@ func (p Profile) Open(ctx context.Context, raw string, keys KeySource) (payload 
 	return opened.payload, opened.key, err
 }
 
-// Opener is Profile.Open for who opens many tokens: what is prepared of the keys that
-// sign often makes their signatures cheaper to check. Its memory is bounded. It is safe
-// for concurrent use.
-type Opener struct {
-	profile  Profile
-	prepared *prepared.Cache
+// Opener returns Open for who opens many tokens: what is prepared of the keys that sign
+// often makes their signatures cheaper to check. Its memory is bounded, and it reads the
+// time from now. It is safe for concurrent use.
+func (p Profile) Opener(now func() time.Time) func(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+	cache := prepared.NewCache(now)
+	return func(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+		return p.openPrepared(ctx, raw, keys, cache)
+	}
 }
 
-// Opener returns one of the profile, which reads the time from now.
-func (p Profile) Opener(now func() time.Time) *Opener {
-	return &Opener{p, prepared.NewCache(now)}
-}
-
-// Open is Profile.Open.
-func (o *Opener) Open(ctx context.Context, raw string, keys KeySource) (payload string, key Key, err error) {
+func (p Profile) openPrepared(ctx context.Context, raw string, keys KeySource, cache *prepared.Cache) (payload string, key Key, err error) {
 	find := func(ctx context.Context, h header, _ string) (Key, error) {
 		key, err := keys.Key(ctx, h.kid)
 		if err == nil {
-			key.prepared = o.prepared.Get(key.id)
+			key.prepared = cache.Get(key.id)
 		}
 		return key, err
 	}
-	opened, err := open(ctx, raw, o.profile.MaxLength, typs{o.profile.Typ}, find)
+	opened, err := open(ctx, raw, p.MaxLength, typs{p.Typ}, find)
 	if err != nil {
 		return "", Key{}, err
 	}
 	key = opened.key
 	key.prepared = nil // as it came
-	o.prepared.Used(key.id, key.public)
+	cache.Used(key.id, key.public)
 	return opened.payload, key, nil
 }
 

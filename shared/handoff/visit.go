@@ -61,7 +61,7 @@ func (k Kind) DefaultLifetime() time.Duration {
 	if k == KindVisit {
 		return 15 * time.Minute
 	}
-	return DefaultLifetime
+	return time.Minute
 }
 
 // Of reports whether raw says of itself that it is of the kind. Nothing else of it is

@@ -64,7 +64,7 @@ func (i *Issuer) good(t testing.TB, audience, subject, method string, request pr
 	if err != nil {
 		t.Fatalf("handofftest: %v", err)
 	}
-	lifetime := handoff.DefaultLifetime
+	lifetime := handoff.KindHandoff.DefaultLifetime()
 	if op.MaxLifetime > 0 {
 		lifetime = min(lifetime, op.MaxLifetime)
 	}

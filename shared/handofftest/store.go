@@ -63,7 +63,7 @@ func (t *storeTest) fresh() handoff.Redemption {
 	issued := time.Now().Add(t.ahead).Truncate(time.Second)
 	return handoff.Redemption{
 		Issuer: "https://shop.example", ID: handoff.NewID(),
-		IssuedAt: issued, Expires: issued.Add(handoff.DefaultLifetime),
+		IssuedAt: issued, Expires: issued.Add(handoff.KindHandoff.DefaultLifetime()),
 	}
 }
 

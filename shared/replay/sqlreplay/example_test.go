@@ -30,7 +30,7 @@ func ExampleOpen() {
 	issued := store.Ready()
 	err = store.Redeem(ctx, handoff.Redemption{
 		Issuer: "https://shop.example", ID: handoff.NewID(),
-		IssuedAt: issued, Expires: issued.Add(handoff.DefaultLifetime),
+		IssuedAt: issued, Expires: issued.Add(handoff.KindHandoff.DefaultLifetime()),
 	})
 	fmt.Println("redeemed:", err == nil)
 }

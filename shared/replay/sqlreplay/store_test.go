@@ -113,7 +113,7 @@ func age(t testing.TB, db *sql.DB) {
 // token is a redemption of a token that is issued now.
 func token() handoff.Redemption {
 	issued := time.Now().Truncate(time.Second)
-	return handoff.Redemption{Issuer: "https://shop.example", ID: handoff.NewID(), IssuedAt: issued, Expires: issued.Add(handoff.DefaultLifetime)}
+	return handoff.Redemption{Issuer: "https://shop.example", ID: handoff.NewID(), IssuedAt: issued, Expires: issued.Add(handoff.KindHandoff.DefaultLifetime())}
 }
 
 func eventually(t testing.TB, what string, holds func() bool) {
