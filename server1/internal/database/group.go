@@ -100,22 +100,24 @@ func (g *group) recordAll(all []*member) {
 
 const holdUsers = `SELECT COUNT(*) FROM (SELECT id FROM users WHERE id = ANY($1) ORDER BY id COLLATE "C" FOR UPDATE) AS held`
 
+// recordHandoffs joins each row that is asked for with one of each table, by its key, and
+// once: so its plan is good before PostgreSQL has any statistics of the tables, too.
 const recordHandoffs = `WITH asked AS (
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[])
-			AS a (session, id, audience, method, iat, exp, at, client, kid, assertion, event, roles)
-	), good AS (
-		SELECT asked.id, sessions.user_id, sessions.handoff_id AS session
-		FROM asked JOIN sessions ON sessions.id_sha256 = asked.session
+			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[], $9::text[])
+			AS a (session, id, audience, method, iat, exp, at, client, kid, assertion, event, roles, user_id)
+	), good AS MATERIALIZED (
+		SELECT asked.*, sessions.handoff_id
+		FROM asked JOIN sessions ON sessions.id_sha256 = asked.session AND sessions.user_id = asked.user_id
 		WHERE asked.client = '' AND sessions.idle_expires_at > asked.at AND sessions.expires_at > asked.at
 		UNION ALL
-		SELECT asked.id, client_keys.client_id, NULL
-		FROM asked JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client
+		SELECT asked.*, NULL
+		FROM asked JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client AND client_keys.client_id = asked.user_id
 	), recorded AS (
 		INSERT INTO audit (occurred_at, event, user_id, session, handoff_id, audience, method, expires_at, assertion)
-		SELECT a.at, a.event, users.id, good.session, a.id, a.audience, a.method, a.exp, NULLIF(a.assertion, '')
-		FROM good JOIN asked a ON a.id = good.id JOIN users ON users.id = good.user_id
-		WHERE users.disabled_at IS NULL AND users.cut_off_at < a.iat AND users.roles = a.roles AND users.id = ANY($9)
+		SELECT good.at, good.event, users.id, good.handoff_id, good.id, good.audience, good.method, good.exp, NULLIF(good.assertion, '')
+		FROM good JOIN users ON users.id = good.user_id
+		WHERE users.disabled_at IS NULL AND users.cut_off_at < good.iat AND users.roles = good.roles
 		` + unlessSpent + `
 		RETURNING handoff_id, user_id
 	), latest AS (
