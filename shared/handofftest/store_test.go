@@ -30,6 +30,7 @@ var mistakes = map[string]string{
 	"lower-case":       "TestNaive/chosen",
 	"ignores-context":  "TestNaive/a_context",
 	"ignores-skew":     "TestNaive/E02",
+	"loses-marks":      "TestNaive/chaos",
 	"none":             "",
 }
 
@@ -59,6 +60,17 @@ func TestNaive(t *testing.T) {
 	if mistake == "" {
 		t.Skip("TestStoreCatches runs it")
 	}
+	t.Run("chaos", func(t *testing.T) {
+		n := &naive{mistake: mistake, seen: map[any]time.Time{}}
+		handofftest.Chaos(t, 100*time.Millisecond, 5, func() {
+			time.Sleep(time.Millisecond)
+			if mistake == "loses-marks" {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				clear(n.seen)
+			}
+		}, n, n)
+	})
 	handofftest.Store(t, func(*testing.T) handoff.Store {
 		n := &naive{mistake: mistake, seen: map[any]time.Time{}}
 		if mistake == "ignores-skew" {

@@ -111,6 +111,13 @@ func age(t testing.TB, db *sql.DB) {
 }
 
 // token is a redemption of a token that is issued now.
+func stores(replicas []*opened) (all []handoff.Store) {
+	for _, s := range replicas {
+		all = append(all, s)
+	}
+	return all
+}
+
 func token() handoff.Redemption {
 	issued := time.Now().Truncate(time.Second)
 	return handoff.Redemption{Issuer: "https://shop.example", ID: handoff.NewID(), IssuedAt: issued, Expires: issued.Add(handoff.KindHandoff.DefaultLifetime())}
@@ -171,7 +178,7 @@ func testReplicas(t *testing.T, location string) {
 	}
 	age(t, replicas[0].db)
 	for range 20 {
-		if redeemed, _ := crowd(t, replicas); !redeemed {
+		if redeemed, _ := handofftest.Crowd(t, stores(replicas)...); !redeemed {
 			t.Error("nobody redeems the token")
 		}
 	}
@@ -433,7 +440,7 @@ func testPooler(t *testing.T, location string) {
 	through = servingtest.StartPgBouncer(t, location, "pool_mode=transaction")
 	store = open(t, through+"&default_query_exec_mode=exec", sqlreplay.Config{})
 	age(t, direct)
-	if redeemed, _ := crowd(t, []*opened{store}); !redeemed {
+	if redeemed, _ := handofftest.Crowd(t, store); !redeemed {
 		t.Error("nobody redeems the token")
 	}
 }
