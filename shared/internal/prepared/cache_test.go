@@ -8,6 +8,7 @@ import (
 	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -156,24 +157,29 @@ func BenchmarkVerify(b *testing.B) {
 	signature := ed25519.Sign(private, message)
 	base := base25519()
 	key, other := newEd25519(public, base), newP256(&onP256.PublicKey)
-	b.Run("Ed25519", func(b *testing.B) {
-		for b.Loop() {
-			key.Verify(message, signature)
-		}
-	})
-	b.Run("Ed25519/standard", func(b *testing.B) {
-		for b.Loop() {
-			ed25519.Verify(public, message, signature)
-		}
-	})
-	b.Run("Ed25519/prepare", func(b *testing.B) {
-		for b.Loop() {
-			newEd25519(public, base)
-		}
-	})
-	b.Run("ES256", func(b *testing.B) {
-		for b.Loop() {
-			other.Verify(message, signature)
-		}
-	})
+	digest := sha256.Sum256(message)
+	r, s, err := ecdsa.Sign(rand.Reader, onP256, digest[:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	pair := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+	for _, way := range []struct {
+		name string
+		do   func() bool
+	}{
+		{"Ed25519", func() bool { return key.Verify(message, signature) }},
+		{"Ed25519/standard", func() bool { return ed25519.Verify(public, message, signature) }},
+		{"Ed25519/prepare", func() bool { return newEd25519(public, base) != nil }},
+		{"ES256", func() bool { return other.Verify(message, pair) }},
+		{"ES256/standard", func() bool { digest := sha256.Sum256(message); return ecdsa.Verify(&onP256.PublicKey, digest[:], r, s) }},
+		{"ES256/prepare", func() bool { return newP256(&onP256.PublicKey) != nil }},
+	} {
+		b.Run(way.name, func(b *testing.B) {
+			for b.Loop() {
+				if !way.do() {
+					b.Fatal("a good signature is refused")
+				}
+			}
+		})
+	}
 }

@@ -1,18 +1,19 @@
 package prepared
 
-// A scalar is written in base 32, with digits from -15 to 16. One of 256 bits has
-// 52 of them: the last one stands for its highest bit, and a carry.
+// A scalar is written in base 64, with digits from -31 to 32. One of 256 bits has 43
+// of them: the last one stands for its four highest bits, and a carry.
 const (
-	radix  = 32
+	width  = 6
+	radix  = 1 << width
 	half   = radix / 2
-	digits = 52
+	digits = 43
 )
 
 // signedDigits returns the digits of k, the lowest one first. k is little-endian.
 func signedDigits(k *[32]byte) (out [digits]int8) {
 	carry := 0
 	for i := range out {
-		at, shift := i*5/8, i*5%8
+		at, shift := i*width/8, i*width%8
 		bits := int(k[at])
 		if at+1 < len(k) {
 			bits |= int(k[at+1]) << 8

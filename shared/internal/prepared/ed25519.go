@@ -8,7 +8,7 @@ import (
 	"filippo.io/edwards25519/field"
 )
 
-// ed25519Key is a prepared Ed25519 public key. It takes 98 KB, and as much again is
+// ed25519Key is a prepared Ed25519 public key. It takes 165 KB, and as much again is
 // shared by all keys for the base point. It is immutable and safe for concurrent
 // use.
 type ed25519Key struct {
@@ -55,7 +55,7 @@ func (key *ed25519Key) Verify(message, signature []byte) bool {
 	return sum.isEncodedAs(signature[:32])
 }
 
-// multiples are [j * 32^i]P in row i, for j from 1 to 16.
+// multiples are [j * radix^i]P in row i, for j from 1 to half.
 type multiples [digits][half]affine
 
 // affine is a point (x, y) as y+x, y-x and 2dxy: what an addition needs of it.

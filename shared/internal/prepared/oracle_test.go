@@ -168,14 +168,14 @@ func TestFlippedBits(t *testing.T) {
 // Random scalars do not reach the digits at the ends: these do.
 func TestSignedDigits(t *testing.T) {
 	for name, k := range map[string][32]byte{
-		"zero": {}, "one": {1}, "sixteen": {16}, "seventeen": {17}, "all ones": [32]byte(repeat(0xff)), "alternating": [32]byte(repeat(0xaa)),
+		"zero": {}, "one": {1}, "half": {half}, "half and one": {half + 1}, "all ones": [32]byte(repeat(0xff)), "alternating": [32]byte(repeat(0xaa)),
 	} {
 		sum := new(big.Int)
 		for i, digit := range signedDigits(&k) {
 			if digit > half || digit < -half {
 				t.Errorf("%s: digit %d", name, digit)
 			}
-			sum.Add(sum, new(big.Int).Lsh(big.NewInt(int64(digit)), uint(5*i)))
+			sum.Add(sum, new(big.Int).Lsh(big.NewInt(int64(digit)), uint(width*i)))
 		}
 		var bigEndian [32]byte
 		for i := range k {

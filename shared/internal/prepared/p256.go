@@ -12,7 +12,7 @@ import (
 // p256Key is a prepared public key on P-256. It takes 132 KB. It is immutable and
 // safe for concurrent use.
 type p256Key struct {
-	rows [digits][half]nistec.P256Point // [j * 32^i]Q in row i, for j from 1 to 16
+	rows [digits][half]nistec.P256Point // [j * radix^i]Q in row i, for j from 1 to half
 }
 
 // newP256 prepares a key, or returns nil for one that is not on the curve.
