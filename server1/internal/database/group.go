@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -46,6 +47,7 @@ func (g *group) record(ctx context.Context, h issued) (recorded bool, err error)
 		case <-m.made:
 			return m.recorded, m.err
 		case g.making <- struct{}{}:
+			runtime.Gosched() // those who are about to ask, ask now
 			g.recordAll(g.next())
 		case <-ctx.Done():
 			if g.withdraw(m) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -107,6 +108,7 @@ func (w *writer) change(ctx context.Context, queue *[]*change, c *change) error 
 		case <-c.made:
 			return c.err
 		case w.making <- struct{}{}:
+			runtime.Gosched() // others who are about to ask are committed with this one
 			w.makeAll(w.next())
 		case <-ctx.Done():
 			if w.withdraw(queue, c) {
