@@ -34,7 +34,7 @@ cluster: build ## the story of two SERVER1s and three SERVER2s, over a PostgreSQ
 .PHONY: build
 build: ## build the programs into bin/
 	@echo "building the programs (the first time takes about a minute)"
-	@go build -trimpath -o bin/handoff-server1 ./server1
+	@go build -trimpath -o bin/handoff-server1 ./server1/cmd/handoff-server1
 	@go build -trimpath -o bin/handoff-server2 ./server2
 	@go build -trimpath -o bin/handoff ./shared/cmd/handoff
 	@go build -trimpath -o bin/demo ./scripts/demo

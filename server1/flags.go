@@ -1,4 +1,4 @@
-package main
+package server1
 
 import (
 	"context"
@@ -49,6 +49,7 @@ type commandLine struct {
 	} `cmd:"" help:"Read the audit."`
 	Keys struct {
 		List     listKeysCommand `cmd:"" help:"List the signing keys and their states."`
+		Public   publicCommand   `cmd:"" help:"Write the public half of a key, which SERVER2 takes, as \"handoff public\" does: of one in a PKCS#11 token as well."`
 		Prepare  prepareCommand  `cmd:"" help:"Make a key and publish it. It does not sign yet."`
 		Activate activateCommand `cmd:"" help:"Have a prepared key sign. Refused, with how long to wait, while an audience may not have heard of it."`
 		Retire   retireCommand   `cmd:"" help:"End a key that signed before. Refused, with how long to wait, while a process may still sign with it. It stays published until its last token is dead."`
@@ -61,10 +62,10 @@ type serveCommand struct {
 	postgres.Pool `embed:""`
 
 	Issuer           string        `required:"" placeholder:"URL" help:"This service's own name, https://…: the iss of every token, by which audiences trust it."`
-	Key              string        `placeholder:"FILE" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone. Required unless --key-dir is set."`
+	Key              string        `placeholder:"FILE|URI" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone; or pkcs11:… (RFC 7512), in a build that \"make pkcs11\" makes. Required unless --key-dir is set."`
 	KeyDir           string        `placeholder:"DIR" help:"Folder of signing keys that change, a file each, for its owner alone; shared by all processes of one issuer. Made where there is none, with a first key unless --key is it. Needs --trust-key, as audiences learn of keys by the trust list."`
 	RotateEvery      time.Duration `default:"0s" placeholder:"TIME" help:"How often the signing key changes. 0s: when \"keys\" says so. Needs --key-dir."`
-	TrustKey         string        `placeholder:"FILE" help:"Key that signs the trust list and nothing else, as \"handoff keygen\" makes it. Unless set, no trust list is published and no handoff can be taken back: RevokeHandoff and \"revoke\" refuse, and ending a session or a user leaves handoffs alive until they expire."`
+	TrustKey         string        `placeholder:"FILE|URI" help:"Key that signs the trust list and nothing else, as \"handoff keygen\" makes it, or pkcs11:… as --key. Unless set, no trust list is published and no handoff can be taken back: RevokeHandoff and \"revoke\" refuse, and ending a session or a user leaves handoffs alive until they expire."`
 	TrustLifetime    time.Duration `default:"60s" placeholder:"TIME" help:"How long a trust list lives, in whole seconds from 2s to 24h: the longest age at which any audience relies on one (its --max-staleness). A new key is published for as long before it signs."`
 	TrustFile        string        `placeholder:"FILE" help:"Where the newest trust list is kept as well, replaced atomically."`
 	HTTP             string        `name:"http" placeholder:"HOST:PORT" help:"Address to serve the trust list (/.well-known/handoff-trust) and the public keys (/.well-known/jwks.json) on, over HTTPS with TLS 1.3; and pages to sign in and to pay orders, if the policy says where an audience's pages are (web). The line \"https on ADDRESS\" on stdout tells which. Off unless set."`
@@ -199,10 +200,14 @@ type listKeysCommand struct {
 	existing `embed:""`
 }
 
+type publicCommand struct {
+	Key string `required:"" placeholder:"FILE|URI" help:"The private key: a file, or pkcs11:… as with \"serve\"."`
+}
+
 type prepareCommand struct {
 	existing `embed:""`
 	KeyDir   string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now."`
-	Key      string `placeholder:"FILE" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
+	Key      string `placeholder:"FILE|URI" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
 	Lost     string `placeholder:"KID" help:"The id of the key that signs, where its private half is lost for good: the folder need not have it. Taint that key next, which has the new one sign."`
 }
 

@@ -1,10 +1,13 @@
-package main
+package server1
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -46,7 +49,7 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 	var first *signkey.Key
 	if c.Key != "" {
 		var err error
-		if first, err = loadKey("key", c.Key); err != nil {
+		if first, err = std.build.loadKey("key", c.Key); err != nil {
 			return err
 		}
 	}
@@ -152,15 +155,47 @@ func (e existing) take(ctx context.Context, keyDir string, step func(rotation.St
 	return err
 }
 
-// loadKey loads a private key. A public one in its place is refused as what it is:
-// others may well read that.
-func loadKey(setting, path string) (*signkey.Key, error) {
-	key, err := signkey.Load(path)
+// loadKey loads a private key, from a file or by the URI of one in a PKCS#11 token. A
+// public one in a file is refused as what it is: others may well read that.
+func (c Config) loadKey(setting, where string) (*signkey.Key, error) {
+	if strings.HasPrefix(where, "pkcs11:") {
+		if c.PKCS11 == nil {
+			return nil, wrong(setting, errors.New("is a key in a PKCS#11 token, which this build of the program cannot reach: take the one that \"make pkcs11\" builds"))
+		}
+		key, err := c.PKCS11(where)
+		if err != nil {
+			return nil, wrong(setting, err)
+		}
+		return key, nil
+	}
+	key, err := signkey.Load(where)
 	if err == nil {
 		return key, nil
 	}
-	if _, notPublic := keyset.Load(path); notPublic == nil {
-		err = fmt.Errorf("%s: these are public keys, which verify: a private key, as \"handoff keygen\" makes it, is needed", path)
+	if _, notPublic := keyset.Load(where); notPublic == nil {
+		err = fmt.Errorf("%s: these are public keys, which verify: a private key, as \"handoff keygen\" makes it, is needed", where)
 	}
 	return nil, wrong(setting, err)
+}
+
+// run writes the public half of a key as a key set.
+func (c *publicCommand) run(_ context.Context, std console) error {
+	key, err := std.build.loadKey("key", c.Key)
+	if err != nil {
+		return err
+	}
+	set, err := keyset.New(key.Key())
+	if err != nil {
+		return wrong("key", err)
+	}
+	text, err := set.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	var legible bytes.Buffer
+	if err := json.Indent(&legible, text, "", "  "); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(std.stdout, legible.String())
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package server1
 
 import (
 	"bufio"
@@ -247,4 +247,11 @@ func with(t testing.TB, values ...string) context.Context {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", value)
 	}
 	return ctx
+}
+
+// main and run are the program, as most builds have it.
+func main() { Main(Config{}) }
+
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return Config{}.run(ctx, args, env, stdin, stdout, stderr)
 }

@@ -1,4 +1,4 @@
-package main
+package server1
 
 import (
 	"context"
@@ -43,16 +43,16 @@ func (r *keyring) Signer(ctx context.Context) (handoff.Signer, error) {
 
 // readKeys reads the keys that the operator names, and checks where others, and the
 // trust list, are to be kept.
-func (c *serveCommand) readKeys(p *parts) (err error) {
+func (c *serveCommand) readKeys(build Config, p *parts) (err error) {
 	if c.Key != "" {
-		if p.signs.one, err = loadKey("key", c.Key); err != nil {
+		if p.signs.one, err = build.loadKey("key", c.Key); err != nil {
 			return err
 		}
 	}
 	if c.TrustKey == "" {
 		return nil
 	}
-	if p.trustKey, err = loadKey("trust-key", c.TrustKey); err != nil {
+	if p.trustKey, err = build.loadKey("trust-key", c.TrustKey); err != nil {
 		return err
 	}
 	if p.signs.one != nil && p.signs.one.Key().ID() == p.trustKey.Key().ID() {

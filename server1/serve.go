@@ -1,4 +1,4 @@
-package main
+package server1
 
 import (
 	"context"
@@ -76,7 +76,7 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if method := p.permitted.CertificateBound(); method != "" && !c.ClientCerts {
 		return wrong("client-certificates", fmt.Errorf("is required: handoffs of %s are bound to a client certificate", method))
 	}
-	if err := c.readKeys(p); err != nil {
+	if err := c.readKeys(std.build, p); err != nil {
 		return err
 	}
 	if p.db, err = database.Open(ctx, c.Database); err != nil {

@@ -88,7 +88,7 @@ func inBrowser(t *testing.T, kind, bin, only string) {
 func build(t *testing.T) (bin string) {
 	t.Helper()
 	bin = filepath.Join(t.TempDir(), "bin")
-	for name, from := range map[string]string{"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2"} {
+	for name, from := range map[string]string{"handoff": "shared/cmd/handoff", "handoff-server1": "server1/cmd/handoff-server1", "handoff-server2": "server2"} {
 		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+from) // as make build does
 		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := build.CombinedOutput(); err != nil {

@@ -32,7 +32,7 @@ func TestServer2CannotMint(t *testing.T) {
 		server    string
 		has, lack []string
 	}{
-		{server: "server1", has: minting[:2], lack: guarding},
+		{server: "server1/cmd/handoff-server1", has: minting[:2], lack: guarding},
 		{server: "server2", has: guarding[:2], lack: minting},
 	} {
 		t.Run(c.server, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestServer2CannotMint(t *testing.T) {
 // symbolsOf builds a program, as `make build` does, and lists the symbols of its binary.
 func symbolsOf(t *testing.T, dir string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), dir)
+	binary := filepath.Join(t.TempDir(), filepath.Base(dir))
 	if _, err := run("go", "build", "-trimpath", "-o", binary, "./"+dir); err != nil {
 		t.Fatal(err)
 	}

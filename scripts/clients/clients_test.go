@@ -75,7 +75,7 @@ func TestK01K02Clients(t *testing.T) {
 func start(t *testing.T) (p *pair.Pair, bin string) {
 	t.Helper()
 	bin = filepath.Join(t.TempDir(), "bin")
-	for name, from := range map[string]string{"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2"} {
+	for name, from := range map[string]string{"handoff": "shared/cmd/handoff", "handoff-server1": "server1/cmd/handoff-server1", "handoff-server2": "server2"} {
 		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+from)
 		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
 		if output, err := build.CombinedOutput(); err != nil {

@@ -60,7 +60,7 @@ func progress(t *testing.T, how func() string) (done func()) {
 
 func build() error {
 	for name, from := range map[string]string{
-		"handoff": "shared/cmd/handoff", "handoff-server1": "server1", "handoff-server2": "server2", "demo": "scripts/demo",
+		"handoff": "shared/cmd/handoff", "handoff-server1": "server1/cmd/handoff-server1", "handoff-server2": "server2", "demo": "scripts/demo",
 	} {
 		command := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+from)
 		command.Dir, command.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
