@@ -2,7 +2,7 @@
 # its tools are pinned in scripts/tools/go.mod and built the first time they are called.
 
 TOOL     := go tool -modfile=scripts/tools/go.mod
-NESTED   := $(patsubst %/go.mod,%,$(wildcard scripts/*/go.mod))
+NESTED   := $(patsubst %/go.mod,%,$(wildcard scripts/*/go.mod server1/pkcs11/go.mod))
 STRANGER := $(wildcard scripts/adopter/go.mod)
 FUZZTIME ?= 30s
 
@@ -38,6 +38,16 @@ build: ## build the programs into bin/
 	@go build -trimpath -o bin/handoff-server2 ./server2
 	@go build -trimpath -o bin/handoff ./shared/cmd/handoff
 	@go build -trimpath -o bin/demo ./scripts/demo
+
+.PHONY: pkcs11
+pkcs11: ## build SERVER1 for keys in PKCS#11 tokens, into bin/pkcs11; takes a C compiler. Test it where SoftHSM is installed
+	@echo "building SERVER1 with cgo"
+	@CGO_ENABLED=1 go build -C server1/pkcs11 $(WITH_CGO) -o "$(CURDIR)/bin/pkcs11/handoff-server1" ./cmd/handoff-server1
+	@command -v softhsm2-util >/dev/null && command -v pkcs11-tool >/dev/null || echo "no softhsm2 or no opensc: leaving out the tests with tokens"
+	@CGO_ENABLED=1 go test -C server1/pkcs11 $(WITH_CGO) -count=1 ./...
+
+# Only the token's library is reached by cgo: all else is what is compiled without it.
+WITH_CGO = -tags netgo,osusergo
 
 ##
 ## change it

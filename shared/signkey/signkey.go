@@ -11,6 +11,8 @@
 //
 //	key, err := signkey.New(handoff.ES256, signer)
 //
+// server1/pkcs11, a module of its own, makes one of a key in a PKCS#11 token.
+//
 // # The file
 //
 // One key a file, as a private JWK (RFC 7517, RFC 7518 section 6, RFC 8037): that
