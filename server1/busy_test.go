@@ -15,7 +15,7 @@ import (
 )
 
 // I04: what takes back, and every command of an operator, takes effect beside a
-// server that issues as fast as 32 callers ask, on a disk where a commit takes 20 ms.
+// server that issues as fast as 64 callers ask, on a disk where a commit takes 20 ms.
 func TestI04CommandsBesideABusyServer(t *testing.T) {
 	t.Parallel()
 	s := newQuickSite(t)
@@ -56,7 +56,7 @@ func TestI04CommandsBesideABusyServer(t *testing.T) {
 	busy, stop := context.WithCancel(alice)
 	var issued atomic.Int64
 	var issuing sync.WaitGroup
-	for range 32 {
+	for range 64 {
 		issuing.Go(func() {
 			for busy.Err() == nil {
 				if _, err := handoffs.IssueHandoff(busy, pay(t)); err == nil { // else it had to wait for too long
