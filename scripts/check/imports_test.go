@@ -35,10 +35,11 @@ type room struct {
 var rooms = []room{
 	{
 		path:    "shared/handoff",
-		ours:    []string{"shared/internal/prepared", "shared/strictjson"},
+		ours:    []string{"shared/internal/ident", "shared/internal/prepared", "shared/strictjson"},
 		modules: []string{jose, jsontext}, public: true,
 	},
 	{path: "shared/internal/forge", ours: []string{"shared/handoff"}}, // for tests: it signs anything
+	{path: "shared/internal/ident", public: true},
 	{path: "shared/internal/jwk", public: true},
 	{path: "shared/internal/prepared", modules: []string{edwards, nistec}, public: true},
 	{path: "shared/internal/quota", public: true},
@@ -61,7 +62,7 @@ var rooms = []room{
 	{path: "shared/replay", ours: []string{"shared/handoff", "shared/vetted"}, modules: []string{jose, "golang.org/x/sys"}, public: true},
 	{
 		path: "shared/assertion",
-		ours: []string{"shared/handoff", "shared/strictjson"}, modules: []string{jsontext}, public: true,
+		ours: []string{"shared/handoff", "shared/internal/ident", "shared/strictjson"}, modules: []string{jsontext}, public: true,
 	},
 	{
 		path: "shared/replay/redisreplay",
@@ -74,7 +75,7 @@ var rooms = []room{
 	},
 	{
 		path:    "shared/trust",
-		ours:    []string{"shared/handoff", "shared/keyset", "shared/strictjson", "shared/vetted", "proto/handoff/v1"},
+		ours:    []string{"shared/handoff", "shared/internal/ident", "shared/keyset", "shared/strictjson", "shared/vetted", "proto/handoff/v1"},
 		modules: []string{errdetails, grpc, jose, jsontext, protobuf}, public: true,
 	},
 	{

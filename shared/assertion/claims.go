@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -22,7 +23,6 @@ const (
 	MaxLifetime = 60 * time.Second
 
 	maxTime = 253402300799 // the last second of the year 9999
-	maxName = 255          // bytes of a client's id and of an issuer's name
 )
 
 // Claims are what an assertion says: a closed schema, defined in section 8 of
@@ -68,17 +68,17 @@ func decode(payload string) (*Claims, error) {
 		return r.Object(func(name string) (err error) {
 			switch name {
 			case "iss":
-				c.Client, err = text(r, "claim.iss", isName)
+				c.Client, err = text(r, "claim.iss", ident.Name)
 			case "sub":
-				subject, err = text(r, "claim.sub", isName)
+				subject, err = text(r, "claim.sub", ident.Name)
 			case "aud":
-				c.Audience, err = text(r, "claim.aud", isName)
+				c.Audience, err = text(r, "claim.aud", ident.Name)
 			case "iat":
 				c.IssuedAt, err = seconds(r, "claim.iat")
 			case "exp":
 				c.Expires, err = seconds(r, "claim.exp")
 			case "jti":
-				c.ID, err = text(r, "claim.jti", isRandom128)
+				c.ID, err = text(r, "claim.jti", ident.ID)
 			default:
 				err = &claimError{"payload.members", "it has a claim that no assertion has"}
 			}
@@ -152,35 +152,4 @@ func within(check handoff.Check, err error) error {
 		return err
 	}
 	return &claimError{check, err.Error()}
-}
-
-// isName reports whether s can be an issuer's name or a client's id: 1 to 255 visible
-// ASCII characters other than the double quote and the backslash.
-func isName(s string) bool {
-	if s == "" || len(s) > maxName {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
-// isRandom128 reports whether s is 128 bits in base64url, in its one spelling.
-func isRandom128(s string) bool {
-	if len(s) != 22 {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return false
-		}
-	}
-	switch s[21] { // the four bits that are left over are zero
-	case 'A', 'Q', 'g', 'w':
-		return true
-	}
-	return false
 }

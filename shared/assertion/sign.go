@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // Params says who asks whom.
@@ -22,10 +23,10 @@ type Params struct {
 // Check returns nil if Sign takes the parameters, and else an error that names the field.
 func (p Params) Check() error {
 	for _, field := range []struct{ name, value string }{{"Client", p.Client}, {"Audience", p.Audience}} {
-		if !isName(field.value) {
+		if !ident.Name(field.value) {
 			return &handoff.ConfigError{
 				Field:   "assertion.Params." + field.name,
-				Problem: fmt.Sprintf("must be 1 to %d visible ASCII characters without space, quote or backslash", maxName),
+				Problem: fmt.Sprintf("must be 1 to %d visible ASCII characters without space, quote or backslash", ident.MaxName),
 			}
 		}
 	}

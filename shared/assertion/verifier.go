@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // Clients is where a verifier finds whose key a kid names. Implementations are safe
@@ -40,7 +41,7 @@ type Verifier struct {
 // NewVerifier returns a verifier, or an error that names the field of config that it
 // refuses.
 func NewVerifier(config VerifierConfig) (*Verifier, error) {
-	if !isName(config.Audience) {
+	if !ident.Name(config.Audience) {
 		return nil, &handoff.ConfigError{Field: "assertion.VerifierConfig.Audience", Problem: "must be the issuer's name"}
 	}
 	if config.Skew == 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
 
@@ -22,7 +23,6 @@ const (
 	MaxSkew = 60 * time.Second
 
 	maxTime = 253402300799 // the last second of the year 9999
-	maxName = 255          // bytes of an iss, aud, sub or method
 )
 
 // Claims are what a token says: a closed schema, defined in SPEC.md.
@@ -78,11 +78,11 @@ func parseClaims(kind Kind, payload string) (*Claims, error) {
 		return r.Object(func(name string) (err error) {
 			switch name {
 			case "iss":
-				c.Issuer, err = readText(r, "claim.iss", isName)
+				c.Issuer, err = readText(r, "claim.iss", ident.Name)
 			case "aud":
-				c.Audience, err = readText(r, "claim.aud", isName)
+				c.Audience, err = readText(r, "claim.aud", ident.Name)
 			case "sub":
-				c.Subject, err = readText(r, "claim.sub", isName)
+				c.Subject, err = readText(r, "claim.sub", ident.Name)
 			case "iat":
 				c.IssuedAt, err = readSeconds(r, "claim.iat")
 			case "exp":
@@ -90,9 +90,9 @@ func parseClaims(kind Kind, payload string) (*Claims, error) {
 			case "nbf":
 				c.NotBefore, err = readSeconds(r, "claim.nbf")
 			case "jti":
-				c.ID, err = readText(r, "claim.jti", isRandom128)
+				c.ID, err = readText(r, "claim.jti", ident.ID)
 			case "sid":
-				c.Session, err = readText(r, "claim.sid", isRandom128)
+				c.Session, err = readText(r, "claim.sid", ident.ID)
 			case "cnf":
 				c.CertificateSHA256, err = readConfirmation(r)
 			case "act":
@@ -191,7 +191,7 @@ func (c *Claims) readActor(r *strictjson.Reader) error {
 		if name != "sub" {
 			return &claimError{check, "a member that the profile does not have"}
 		}
-		c.Actor, err = readText(r, check, isName)
+		c.Actor, err = readText(r, check, ident.Name)
 		return err
 	})
 	var claim *claimError
@@ -329,7 +329,7 @@ func (c *Claims) append(b []byte) []byte {
 	}
 	member := func(name, value string) {
 		begin(name)
-		b, _ = jsontext.AppendQuote(b, value) // values are valid UTF-8: Operation.normal and isName see to it
+		b, _ = jsontext.AppendQuote(b, value) // values are valid UTF-8: Operation.normal and package ident see to it
 	}
 	number := func(name string, at time.Time) {
 		begin(name)
@@ -373,28 +373,10 @@ func (c *Claims) append(b []byte) []byte {
 	return append(b, "}]}"...)
 }
 
-// isName reports whether s can be an iss, aud or sub: 1 to 255 visible ASCII
-// characters other than the double quote and the backslash, so that it has one
-// spelling in JSON, in logs and to the eye.
-func isName(s string) bool {
-	if s == "" || len(s) > maxName {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
-// isRandom128 reports whether s is 128 bits in base64url.
-func isRandom128(s string) bool { return len(s) == 22 && isBase64URL(s) }
-
 // isMethod reports whether s is a full gRPC method name, "/package.Service/Method".
 func isMethod(s string) bool {
 	service, method, ok := strings.Cut(strings.TrimPrefix(s, "/"), "/")
-	return ok && len(s) <= maxName && s[0] == '/' && isDotted(service) && isDotted(method) && !strings.Contains(method, ".")
+	return ok && len(s) <= ident.MaxName && s[0] == '/' && isDotted(service) && isDotted(method) && !strings.Contains(method, ".")
 }
 
 // isDotted reports whether s is names of letters, digits and underscores between

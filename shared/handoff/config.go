@@ -3,6 +3,8 @@ package handoff
 import (
 	"fmt"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // A ConfigError says which field of a configuration, or of a method's parameters,
@@ -34,12 +36,12 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 func missing(field string) error { return &ConfigError{Field: field, Problem: "is required"} }
 
 func checkName(field, s string) error {
-	if isName(s) {
+	if ident.Name(s) {
 		return nil
 	}
 	return &ConfigError{
 		Field:   field,
-		Problem: fmt.Sprintf("must be 1 to %d visible ASCII characters without space, quote or backslash", maxName),
+		Problem: fmt.Sprintf("must be 1 to %d visible ASCII characters without space, quote or backslash", ident.MaxName),
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // Signer is a signing key: it signs for one public key. package signkey makes
@@ -172,7 +174,7 @@ func (params IssueParams) checkNames() error {
 	if err := checkName("handoff.IssueParams.Subject", params.Subject); err != nil {
 		return err
 	}
-	if params.Session != "" && !isRandom128(params.Session) {
+	if params.Session != "" && !ident.ID(params.Session) {
 		return &ConfigError{
 			Field:   "handoff.IssueParams.Session",
 			Problem: "must be 128 random bits in base64url: 22 characters",

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // keyLister is a KeySource that can list its keys: none while it cannot tell.
@@ -75,7 +77,7 @@ func (s *issuers) find(ctx context.Context, h header, payload string) (Key, erro
 // that this package has issued. The payload may be anything.
 func namedIssuer(payload string) string {
 	const begin = `{"iss":"`
-	const most = (len(begin) + maxName + 1 + 2) / 3 * 4 // whole groups of four characters
+	const most = (len(begin) + ident.MaxName + 1 + 2) / 3 * 4 // whole groups of four characters
 	var room [most / 4 * 3]byte
 	n, err := base64url.Decode(room[:], []byte(payload[:min(len(payload), most)]))
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 	"github.com/handoff-auth/handoff/shared/internal/prepared"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
@@ -343,7 +344,7 @@ func parseHeader(text string) (header, error) {
 // refused.
 func (t typs) checkHeader(h header) error {
 	switch {
-	case !slices.Contains(t, h.typ) || !isName(h.typ):
+	case !slices.Contains(t, h.typ) || !ident.Name(h.typ):
 		return invalid("header.typ")
 	case !isThumbprint(h.kid):
 		return invalid("header.kid")

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // cutClaims returns the claims of a payload that is spelled as Claims.encode spells
@@ -45,7 +47,7 @@ func cutClaims(kind Kind, payload string) *Claims {
 
 // inForm reports whether each claim that is there has its form.
 func (c *Claims) inForm(kind Kind) bool {
-	if !isName(c.Issuer) || !isName(c.Audience) || !isName(c.Subject) || !isRandom128(c.ID) || c.Session != "" && !isRandom128(c.Session) {
+	if !ident.Name(c.Issuer) || !ident.Name(c.Audience) || !ident.Name(c.Subject) || !ident.ID(c.ID) || c.Session != "" && !ident.ID(c.Session) {
 		return false
 	}
 	if kind == KindVisit {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 )
@@ -68,7 +69,7 @@ func decodeList(payload string) (*list, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case !isName(l.issuer):
+	case !ident.Name(l.issuer):
 		return nil, errors.New("iss is missing or not a name")
 	case l.issuedAt.IsZero() || !l.expires.After(l.issuedAt) || l.expires.Sub(l.issuedAt) > MaxListLifetime:
 		return nil, errors.New("iat or exp is missing, or exp not within a day after iat")

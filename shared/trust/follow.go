@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 	"github.com/handoff-auth/handoff/shared/keyset"
 )
 
@@ -98,7 +99,7 @@ func NewFollower(config FollowerConfig) (*Follower, error) {
 		config.Now = time.Now
 	}
 	switch {
-	case !isName(config.Issuer):
+	case !ident.Name(config.Issuer):
 		return nil, refused("FollowerConfig.Issuer", "must be 1 to 255 visible ASCII characters without space, quote or backslash")
 	case len(config.TrustKeys) < 1 || len(config.TrustKeys) > 2:
 		return nil, refused("FollowerConfig.TrustKeys", "has %d keys: it takes one, or two while the trust key changes", len(config.TrustKeys))

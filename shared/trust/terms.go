@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/ident"
 )
 
 // Terms are the times that an issuer keeps to. From them follows when anything
@@ -41,7 +42,7 @@ const (
 func (t Terms) check() (Terms, error) {
 	t = t.filled()
 	switch {
-	case !isName(t.Issuer):
+	case !ident.Name(t.Issuer):
 		return t, refused("Terms.Issuer", "must be 1 to 255 visible ASCII characters without space, quote or backslash")
 	case t.TokenLifetime < time.Second || t.TokenLifetime > handoff.KindVisit.MaxLifetime() || t.TokenLifetime%time.Second != 0:
 		return t, refused("Terms.TokenLifetime", "is %s: it must be whole seconds from 1s to %s", t.TokenLifetime, handoff.KindVisit.MaxLifetime())
@@ -150,7 +151,7 @@ func (t Terms) Session(id string, now time.Time) (Entry, error) {
 // What the issuer does about tokens that are being signed at that moment, see
 // Wait.
 func (t Terms) Subject(sub string, latest time.Time) (Entry, error) {
-	if !isName(sub) || !isName(t.Issuer) {
+	if !ident.Name(sub) || !ident.Name(t.Issuer) {
 		return Entry{}, errors.New("the subject or Terms.Issuer is not one that a token can have")
 	}
 	t = t.filled()
@@ -178,27 +179,11 @@ func Wait(cutoff, now time.Time) time.Duration {
 	return max(0, cutoff.Truncate(time.Second).Add(time.Second).Sub(now))
 }
 
-// maxName is the longest iss or sub, in bytes (package handoff, SPEC.md).
-const maxName = 255
-
 // subjectDigest is the SHA-256 of iss, a zero byte and sub, neither of which can
 // contain one. It does not allocate.
 func subjectDigest(issuer, subject string) digest {
-	var buf [maxName + 1 + maxName]byte
-	n := copy(buf[:maxName], issuer) + 1
+	var buf [ident.MaxName + 1 + ident.MaxName]byte
+	n := copy(buf[:ident.MaxName], issuer) + 1
 	n += copy(buf[n:], subject)
 	return sha256.Sum256(buf[:n])
-}
-
-// isName reports whether s can be an iss or sub.
-func isName(s string) bool {
-	if s == "" || len(s) > maxName {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }
