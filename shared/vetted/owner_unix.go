@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// modesTell says that a file's mode tells who can read and write it.
+const modesTell = true
+
 func ownerOf(info os.FileInfo) owner {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {

@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 )
 
 // File is a regular file and what is demanded of it.
@@ -95,6 +96,9 @@ func (f File) vet(info os.FileInfo) error {
 // what they could do, and does not name the file.
 func Closed(info os.FileInfo, harm string) error {
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		if !modesTell {
+			return fmt.Errorf("file modes do not tell who can write it on %s, so it is taken for one that others can, and so %s", runtime.GOOS, harm)
+		}
 		return fmt.Errorf("others can write it (mode %04o), and so %s: chmod go-w it (umask 002 lets the group write what is made)", mode, harm)
 	}
 	return nil
@@ -115,6 +119,8 @@ func Kept(info os.FileInfo, harm string) error {
 func secret(info os.FileInfo) error {
 	mode := info.Mode().Perm()
 	switch owner := ownerOf(info); {
+	case !modesTell:
+		return fmt.Errorf("file modes do not tell who can read it on %s, so no secret is taken from a file", runtime.GOOS)
 	case owner == ours && mode&0o077 != 0:
 		return fmt.Errorf("others can use it (mode %04o), so take what is in it as known to them: a secret of this user's must have mode 0600 at most", mode)
 	case owner == roots && mode&0o037 != 0:
