@@ -152,7 +152,8 @@ func (i *Issuer) Issue(ctx context.Context, params IssueParams) (raw string, cla
 
 	claims = i.claims(params, lifetime)
 	claims.Method, claims.Fields = op.Method, op.Bound
-	if canonical := appendCanonical(nil, op.Bound); len(canonical) > maxInlineFields || len(op.Bound) > maxInlineNumber {
+	var room [maxInlineFields]byte // on the stack; what is longer gets room of its own
+	if canonical := appendCanonical(room[:0], op.Bound); len(canonical) > maxInlineFields || len(op.Bound) > maxInlineNumber {
 		claims.Fields, claims.FieldsSHA256 = nil, digest(canonical)
 	}
 	if raw, err = i.sign(ctx, KindHandoff, claims); err != nil {

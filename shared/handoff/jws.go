@@ -215,10 +215,13 @@ func (p Profile) Seal(ctx context.Context, payload []byte, signer Signer) (strin
 	if err := checkName("Profile.Typ", p.Typ); err != nil {
 		return "", err
 	}
-	header := `{"alg":"` + string(key.algorithm) + `","kid":"` + key.id + `","typ":"` + p.Typ + `"}`
+	var room [256]byte
+	header := append(append(room[:0], `{"alg":"`...), key.algorithm...)
+	header = append(append(header, `","kid":"`...), key.id...)
+	header = append(append(append(header, `","typ":"`...), p.Typ...), `"}`...)
 	size := base64url.EncodedLen(len(header)) + 1 + base64url.EncodedLen(len(payload))
 	compact := make([]byte, 0, size+1+base64url.EncodedLen(512))
-	compact = base64url.AppendEncode(compact, []byte(header))
+	compact = base64url.AppendEncode(compact, header)
 	compact = append(compact, '.')
 	compact = base64url.AppendEncode(compact, payload)
 	signature, err := signer.Sign(ctx, compact)
