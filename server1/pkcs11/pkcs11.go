@@ -19,7 +19,8 @@
 // A PIN is read from a file, as the program starts, and is in no error. One that the
 // token has refused is not tried again: tokens lock. A session that is lost is opened
 // anew, once a signature; the key that is found then is the one that was loaded, or
-// nothing is signed. Each signature is verified before anyone gets it.
+// nothing is signed. Each signature is verified before anyone gets it. A token that does not
+// answer holds nobody for longer than 5 s.
 package pkcs11
 
 import (
@@ -35,7 +36,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -77,7 +78,7 @@ func load(text string) (*privateKey, error) {
 	if module == nil {
 		return nil, fmt.Errorf("%s cannot be loaded: there is no PKCS#11 library that this program can run", u.module)
 	}
-	k := &privateKey{uri: u, pin: strings.TrimRight(string(pin), "\r\n"), module: module}
+	k := &privateKey{uri: u, pin: strings.TrimRight(string(pin), "\r\n"), module: module, turn: make(chan struct{}, 1)}
 	return k, k.open()
 }
 
@@ -91,7 +92,7 @@ type privateKey struct {
 	public    crypto.PublicKey
 	mechanism uint
 
-	mu      sync.Mutex
+	turn    chan struct{}         // full while somebody signs, who alone uses what follows
 	session *pkcs11.SessionHandle // nil: it was lost
 	object  pkcs11.ObjectHandle
 	refused error // the PIN was
@@ -106,15 +107,40 @@ func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([
 	if hash := opts.HashFunc(); k.algorithm == handoff.EdDSA && hash != 0 || k.algorithm != handoff.EdDSA && (hash == 0 || len(digest) != hash.Size()) {
 		return nil, errors.New("the key does not sign that")
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	signature, err := k.try(digest)
-	if err != nil { // the session may be lost, or the token may have been away
-		k.close()
-		signature, err = k.try(digest)
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case k.turn <- struct{}{}:
+	case <-late.C:
+		return nil, errLate
 	}
-	return signature, err
+	type answer struct {
+		signature []byte
+		err       error
+	}
+	answered := make(chan answer, 1)
+	digest = slices.Clone(digest)
+	go func() { // nothing ends a call of a library that does not return
+		defer func() { <-k.turn }()
+		signature, err := k.try(digest)
+		if err != nil { // the session may be lost, or the token may have been away
+			k.close()
+			signature, err = k.try(digest)
+		}
+		answered <- answer{signature, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.signature, a.err
+	case <-late.C:
+		return nil, errLate
+	}
 }
+
+// patience is how long a caller waits for a signature, and for others' before it.
+const patience = 5 * time.Second
+
+var errLate = fmt.Errorf("signing: the token has not answered for %s", patience)
 
 // try signs once, and verifies that: a library may have given the session to somebody
 // else, and a signature that hardware has got wrong can tell the key.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -367,4 +369,16 @@ func TestSignRefuses(t *testing.T) {
 			t.Errorf("%s signs %d bytes as of %s", path, c.length, c.hash)
 		}
 	}
+}
+
+// A token that does not answer holds nobody.
+func TestTokenHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := &privateKey{algorithm: handoff.ES256, turn: make(chan struct{}, 1)}
+		key.turn <- struct{}{} // somebody signs, and does not get an answer
+		began := time.Now()
+		if _, err := key.Sign(nil, make([]byte, 32), crypto.SHA256); !errors.Is(err, errLate) || time.Since(began) != patience {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
 }

@@ -32,10 +32,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
-const (
-	password = "a long enough password"
-	patience = time.Minute // for a busy machine
-)
+const password = "a long enough password"
 
 const policy = `{"audiences": {"https://billing.example": {"target": "127.0.0.1:8442", "methods": {
 	"/handoff.server2.v1.InvoiceService/GetInvoice": {"roles": ["payer"]}}}}}`
@@ -238,7 +235,7 @@ func (c *client) handOff() (issued *handoffv1.IssueHandoffResponse, session stri
 // becomes waits until SERVER2 makes that of a token; 0 is that it lets it through.
 func (c *client) becomes(token string, want handoff.Reason) {
 	c.Helper()
-	ctx, cancel := context.WithTimeout(c.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.Context(), time.Minute) // on a busy machine
 	defer cancel()
 	for said := ""; ; time.Sleep(50 * time.Millisecond) {
 		_, err := server2v1.NewInvoiceServiceClient(c.billing).GetInvoice(ctx, look, handoffgrpc.Token(token))
