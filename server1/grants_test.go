@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
@@ -182,6 +183,7 @@ func TestI04GrantsInALoop(t *testing.T) {
 		_, err := r.grants().DeleteGrant(user, &handoffv1.DeleteGrantRequest{GrantId: id})
 		return err
 	}
+	began := time.Now()
 	for range 3 {
 		if err := remove(alice, r.allow(t, alice, nightly).GetGrantId()); err != nil {
 			t.Fatal(err)
@@ -191,13 +193,25 @@ func TestI04GrantsInALoop(t *testing.T) {
 		wantReason(t, "withdrawing what is none", remove(alice, handoff.NewID()), handoff.ReasonArgumentInvalid)
 	}
 	before := column(t, s.open(t), `SELECT COUNT(*) FROM audit`)[0]
+	let := 0 // through, of those that withdraw one more
 	for range 50 {
+		if time.Since(began) > 15*time.Second { // a busy machine: 20 s after the first she may make another
+			break
+		}
 		_, err := r.grants().CreateGrant(alice, grantPay(nightly))
 		wantReason(t, "making one more", err, handoff.ReasonLimitExceeded)
 		if wait := retryOf(err); wait <= 0 || wait > time.Minute/3 {
 			t.Errorf("it is to be tried again in %s", wait)
 		}
-		wantReason(t, "withdrawing one more", remove(alice, handoff.NewID()), handoff.ReasonLimitExceeded)
+		err = remove(alice, handoff.NewID())
+		if handoffgrpc.ReasonOf(err) == handoff.ReasonArgumentInvalid {
+			let++
+			continue
+		}
+		wantReason(t, "withdrawing one more", err, handoff.ReasonLimitExceeded)
+	}
+	if most := int(time.Since(began) / (3 * time.Second)); let > most {
+		t.Errorf("%d more are let through in %s, want %d at most", let, time.Since(began), most)
 	}
 	if after := column(t, s.open(t), `SELECT COUNT(*) FROM audit`)[0]; after != before {
 		t.Errorf("the audit has %s rows, before %s", after, before)
