@@ -26,9 +26,9 @@
 // # What is not reached
 //
 // A handoff was to cost SERVER1, on SQLite, 4.5 times its signature. In the profile of
-// 64 callers an eighth of its processor time is the signature. A quarter goes into the
-// record: half of that into the commit, the rest into two prepared statements. 15 % go
-// into reading the session and its user, 6 % into the log line, and nearly all the
+// 64 callers a sixth of its processor time is the signature. A quarter goes into the
+// record: a third of that into the transactions, the rest into two prepared statements.
+// 15 % go into reading the session and its user, 5 % into the log line, and nearly all the
 // others into gRPC, TLS and their memory. No part is large. It would take one statement
 // in place of three, or sessions that are kept in memory, which a sign-out in another
 // process must then reach.
