@@ -138,6 +138,9 @@ func TestG09Idle(t *testing.T) {
 		if _, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{}); err != nil {
 			t.Fatal(err)
 		}
+		for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() { // it is told after the call can begin
+			conn.WaitForStateChange(t.Context(), state)
+		}
 		start := time.Now()
 		if !conn.WaitForStateChange(t.Context(), connectivity.Ready) {
 			t.Fatal("nothing happened")
