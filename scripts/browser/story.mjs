@@ -617,6 +617,22 @@ await check("another person's visit in another tab: the app shows theirs, and no
   assert.doesNotMatch(await text(page), /INV-4[246-9]/)
 })
 
+await check('the app, begun again while it begins, shows what was begun last', async () => {
+  const person = await newPerson()
+  await openApp(person)
+  const { page } = person
+  const failed = await page.evaluate(async () => {
+    for (let i = 0; i < 40; i++) {
+      window.dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))
+      await new Promise((go) => setTimeout(go, 5 * (i % 8)))
+      if (document.querySelector('.warning') !== null) return document.body.innerText
+    }
+    return ''
+  })
+  assert.equal(failed, '')
+  await wants(page, /Your invoices/, /INV-42/)
+})
+
 await check('the app without invoices', async () => {
   const page = await openApp(await newPerson('guest-1'))
   await wants(page, /no invoices here yet/, /No payments yet/)

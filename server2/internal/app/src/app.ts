@@ -15,15 +15,13 @@ const payments = new Map<string, Payment>() // oldest first
 let fresh: string | undefined // an invoice that has just been paid
 let due = false // what came in is about to be shown
 let interrupted = false // what is shown may be old
-let following = new AbortController()
+let doing = new AbortController() // what was begun last: all that has a signal of before ends
 let lastMinute = 0 // timers
 let over = 0
 
-// start shows the app from the beginning, also after it has failed. What else begins
-// meanwhile, or stops, has the last word.
+// start shows the app from the beginning, also after it has failed.
 async function start(): Promise<void> {
-  stop()
-  const { signal } = following
+  const signal = begin()
   loading()
   try {
     const asked = await ask()
@@ -32,7 +30,7 @@ async function start(): Promise<void> {
     visit = asked.visit
     if (whose(visit) !== person) forget()
     person = whose(visit)
-    await read()
+    await read(signal)
   } catch (error) {
     if (signal.aborted) return
     return failed(error)
@@ -40,7 +38,7 @@ async function start(): Promise<void> {
   if (signal.aborted) return
   watchTheTime(visit)
   shown()
-  void follow()
+  void follow(signal)
 }
 
 const whose = ({ issuer, subject }: Visit) => `${issuer} ${subject}` // no issuer has a space
@@ -56,36 +54,40 @@ function forget(): void {
 // another begins again where another person's visit has begun in another tab: the
 // browser has one visit, and each call is made with that.
 async function another(): Promise<void> {
+  const { signal } = doing
   try {
     const asked = await ask()
-    if ('visit' in asked && visit !== undefined && whose(asked.visit) !== person) await start()
+    if (!signal.aborted && 'visit' in asked && visit !== undefined && whose(asked.visit) !== person) await start()
   } catch {} // what is shown is still this person's
 }
 
-function stop(): void {
-  following.abort()
-  following = new AbortController()
+// begin ends what is being done, and returns the signal of what begins: whoever has
+// waited looks at it first, so that what began last has the last word.
+function begin(): AbortSignal {
+  doing.abort()
+  doing = new AbortController()
   clearTimeout(lastMinute)
   clearTimeout(over)
+  return doing.signal
 }
 
 // read reads all invoices again.
-async function read(): Promise<void> {
+async function read(signal: AbortSignal): Promise<void> {
   const found = new Map<string, Invoice>()
   for (let pageToken = ''; ;) {
-    const page = await service.listInvoices({ pageToken }, { signal: following.signal })
+    const page = await service.listInvoices({ pageToken }, { signal })
     for (const invoice of page.invoices) found.set(invoice.invoiceId, invoice)
     pageToken = page.nextPageToken
     if (pageToken === '') break
   }
+  signal.throwIfAborted()
   invoices.clear()
   for (const [id, invoice] of found) invoices.set(id, invoice)
 }
 
 // follow shows payments as they are made, until the visit is over. A stream ends now and
 // then; that is said only where there is no other.
-async function follow(): Promise<void> {
-  const { signal } = following
+async function follow(signal: AbortSignal): Promise<void> {
   for (let wait = 500; ; wait = Math.min(2 * wait, 15000)) {
     try {
       for await (const { payment } of service.exportPayments({ follow: true }, { signal })) {
@@ -101,9 +103,10 @@ async function follow(): Promise<void> {
     if (signal.aborted) return
     try {
       const asked = await ask()
+      if (signal.aborted) return
       if ('over' in asked) return signedOut(asked.over)
       if (whose(asked.visit) !== person) return await start()
-      await read()
+      await read(signal)
       calm()
     } catch (error) {
       if (signal.aborted) return
@@ -140,13 +143,14 @@ function took(payment: Payment): void {
 
 // ended asks why the visit does not count any more.
 async function ended(): Promise<void> {
-  stop()
+  const signal = begin()
   try {
     const asked = await ask()
+    if (signal.aborted) return
     if ('over' in asked) return signedOut(asked.over)
     return start() // it is another one, begun in another tab
   } catch (error) {
-    failed(error)
+    if (!signal.aborted) failed(error)
   }
 }
 
@@ -253,7 +257,7 @@ const why: Record<string, string> = {
 }
 
 function signedOut(end: Over): void {
-  stop()
+  begin()
   visit = undefined
   forget()
   const renew = address(end.renew)
@@ -265,12 +269,10 @@ function signedOut(end: Over): void {
 }
 
 function failed(error: unknown): void {
-  stop()
-  if (error instanceof ConnectError && error.code === Code.Unauthenticated) {
-    void ask().then((asked) => 'over' in asked ? signedOut(asked.over) : unreachable(), unreachable)
-    return
-  }
-  unreachable()
+  const signal = begin()
+  if (!(error instanceof ConnectError && error.code === Code.Unauthenticated)) return unreachable()
+  const unless = (then: () => void) => { if (!signal.aborted) then() }
+  void ask().then((asked) => unless(() => 'over' in asked ? signedOut(asked.over) : unreachable()), () => unless(unreachable))
 }
 
 let retry = 0
