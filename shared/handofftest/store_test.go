@@ -2,6 +2,7 @@ package handofftest_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -55,6 +56,31 @@ func TestStoreCatches(t *testing.T) {
 	}
 }
 
+// Chaos that cannot go on says why, and leaves nothing running.
+func TestChaosEnds(t *testing.T) {
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mistake, want := range map[string]string{
+		"harm-fails":  "the harm cannot be done",
+		"no-replicas": "Chaos is given no replicas",
+	} {
+		t.Run(mistake, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestNaive$/^chaos$")
+			cmd.Env = append(os.Environ(), mistakeEnv+"="+mistake)
+			out, err := cmd.CombinedOutput()
+			said := string(out)
+			if err == nil || !strings.Contains(said, want) || strings.Contains(said, "panic") || strings.Contains(said, stillRunning) {
+				t.Errorf("%v, want %q\n%s", err, want, out)
+			}
+		})
+	}
+}
+
+const stillRunning = "redeemed after the end of the test"
+
 func TestNaive(t *testing.T) {
 	mistake := os.Getenv(mistakeEnv)
 	if mistake == "" {
@@ -62,12 +88,21 @@ func TestNaive(t *testing.T) {
 	}
 	t.Run("chaos", func(t *testing.T) {
 		n := &naive{mistake: mistake, seen: map[any]time.Time{}}
+		if mistake == "no-replicas" {
+			handofftest.Chaos(t, 0, 0, func() {})
+		}
+		defer func() {
+			before := n.called()
+			time.Sleep(20 * time.Millisecond)
+			if n.called() != before {
+				t.Error(stillRunning)
+			}
+		}()
 		handofftest.Chaos(t, 100*time.Millisecond, 5, func() {
 			time.Sleep(time.Millisecond)
-			if mistake == "loses-marks" {
-				n.mu.Lock()
-				defer n.mu.Unlock()
-				clear(n.seen)
+			n.restart()
+			if mistake == "harm-fails" {
+				t.Fatal("the harm cannot be done")
 			}
 		}, n, n)
 	})
@@ -90,6 +125,8 @@ type naive struct {
 	mistake string
 	mu      sync.Mutex
 	seen    map[any]time.Time
+	down    bool
+	calls   int
 }
 
 func (n *naive) Redeem(ctx context.Context, r handoff.Redemption) error {
@@ -99,6 +136,10 @@ func (n *naive) Redeem(ctx context.Context, r handoff.Redemption) error {
 	key := n.key(r)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.calls++
+	if n.down {
+		return errors.New("down")
+	}
 	expires, seen := n.seen[key]
 	switch {
 	case n.mistake == "forgets-at-exp" && !time.Now().Before(expires):
@@ -113,6 +154,26 @@ func (n *naive) Redeem(ctx context.Context, r handoff.Redemption) error {
 	}
 	n.seen[key] = r.Expires
 	return nil
+}
+
+// restart has all callers refused for a while, as when a server restarts.
+func (n *naive) restart() {
+	n.mu.Lock()
+	n.down = true
+	if n.mistake == "loses-marks" {
+		clear(n.seen)
+	}
+	n.mu.Unlock()
+	time.Sleep(5 * time.Millisecond)
+	n.mu.Lock()
+	n.down = false
+	n.mu.Unlock()
+}
+
+func (n *naive) called() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.calls
 }
 
 func (n *naive) key(r handoff.Redemption) any {
