@@ -97,6 +97,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	leavings = append(leavings, into)
 	for _, build := range []struct{ in, cgo, tags, of, name string }{
 		{".", "1", "netgo,osusergo", "./cmd/handoff-server1", "handoff-server1"},
 		{filepath.Join("..", ".."), "0", "", "./server2", "handoff-server2"},
@@ -118,9 +119,11 @@ func newOperators(t *testing.T, h softHSM) (operators, *servingtest.Authority) {
 	}
 	o, authority := operators{T: t, folder: t.TempDir()}, servingtest.NewAuthority(t)
 	authority.Issue(t, filepath.Join(o.folder, "tls"), "127.0.0.1")
-	o.environ = []string{
-		"PATH=" + into + ":" + os.Getenv("PATH"), "SOFTHSM2_CONF=" + os.Getenv("SOFTHSM2_CONF"), "MODULE=" + h.module, "PIN=" + pin,
+	config := filepath.Join(o.folder, "softhsm2.conf") // with tokens of its own, as it makes keys in them
+	if err := errors.Join(os.CopyFS(filepath.Join(o.folder, "tokens"), os.DirFS(filepath.Join(h.folder, "tokens"))), configure(config)); err != nil {
+		t.Fatal(err)
 	}
+	o.environ = []string{"PATH=" + into + ":" + os.Getenv("PATH"), "SOFTHSM2_CONF=" + config, "MODULE=" + h.module, "PIN=" + pin}
 	return o, authority
 }
 
