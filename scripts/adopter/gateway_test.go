@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,11 +50,14 @@ type detail struct {
 }
 
 // post makes a call. Of a stream it reads the first message.
-func post(t *testing.T, mux http.Handler, method, body, token string) answered {
+func post(t *testing.T, mux http.Handler, method, body, token string, headers ...string) answered {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, method, strings.NewReader(body))
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
 	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Add("Authorization", "Bearer "+token)
 	}
 	w := httptest.NewRecorder()
 	mux.ServeHTTP(w, r)
@@ -75,7 +79,8 @@ func wantReason(t *testing.T, what string, details []detail, want handoff.Reason
 	t.Errorf("%s: %+v, want %s", what, details, want)
 }
 
-// everybodys is Billing for any issuer's users.
+// everybodys is Billing for any issuer's users. Metadata beyond what README.md says a
+// gateway sends is an error.
 type everybodys struct{ Billing }
 
 func (everybodys) Pay(ctx context.Context, _ *billingv1.PayRequest) (*billingv1.PayResponse, error) {
@@ -83,8 +88,13 @@ func (everybodys) Pay(ctx context.Context, _ *billingv1.PayRequest) (*billingv1.
 	if !ok {
 		return nil, status.Error(codes.Internal, "no grant")
 	}
-	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("grpcgateway-authorization")) != 1 {
-		return nil, status.Error(codes.Internal, "the gateway no longer sends the token twice: README.md says it does")
+	md, _ := metadata.FromIncomingContext(ctx)
+	for name, values := range md {
+		if !slices.Contains([]string{
+			":authority", "authorization", "content-type", "grpc-accept-encoding", "user-agent", "x-forwarded-for", "x-forwarded-host",
+		}, name) || len(values) != 1 {
+			return nil, status.Errorf(codes.Internal, "the gateway sends %d values of %s", len(values), name)
+		}
 	}
 	return &billingv1.PayResponse{ReceiptId: grant.ID()}, nil
 }
@@ -97,8 +107,8 @@ func (everybodys) List(_ *billingv1.ListRequest, stream grpc.ServerStreamingServ
 // refusal back.
 func TestGateway(t *testing.T) {
 	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, everybodys{}) })
-	mux := runtime.NewServeMux()
-	if err := gateway.RegisterBillingHandler(t.Context(), mux, server.Conn); err != nil {
+	mux, err := NewGateway(t.Context(), server.Conn)
+	if err != nil {
 		t.Fatal(err)
 	}
 	const pay, list = billingv1.Billing_Pay_FullMethodName, billingv1.Billing_List_FullMethodName
@@ -138,6 +148,40 @@ func TestGateway(t *testing.T) {
 	}
 	if again := post(t, unlinked, pay, payJSON, raw); again.status != http.StatusInternalServerError || again.Code != codes.Internal {
 		t.Errorf("without error details: %+v", again)
+	}
+}
+
+// What a gateway would make of these by default is calls that nobody signed for, or more
+// than the server would read itself. The token of all of them is good, and stays so.
+func TestGatewayRefuses(t *testing.T) {
+	server := handofftest.Serve(t, func(s grpc.ServiceRegistrar) { billingv1.RegisterBillingServer(s, everybodys{}) })
+	mux, err := NewGateway(t.Context(), server.Conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pay = billingv1.Billing_Pay_FullMethodName
+	raw := server.Token(t, "u-1", pay, &billingv1.PayRequest{InvoiceId: "INV-1", Cents: 1200})
+	for what, body := range map[string]string{
+		"an unknown member":      strings.Replace(payJSON, "}", `, "tip": "500"}`, 1),
+		"a member twice":         strings.Replace(payJSON, "}", `, "cents": "1200"}`, 1),
+		"another document after": payJSON + strings.Replace(payJSON, "1200", "1", 1),
+		"garbage after":          payJSON + "]",
+		"a long body":            payJSON + strings.Repeat(" ", 64<<20),
+		"a long member":          strings.Replace(payJSON, "}", `, "memo": "`+strings.Repeat("m", 64<<10)+`"}`, 1),
+		"no body":                "",
+	} {
+		if got := post(t, mux, pay, body, raw); got.status != http.StatusBadRequest || got.Code != codes.InvalidArgument {
+			t.Errorf("%s: %+v", what, got)
+		}
+	}
+	wantReason(t, "a token in metadata", post(t, mux, pay, payJSON, "", "Grpc-Metadata-Authorization", "Bearer "+raw).Details, handoff.ReasonTokenMissing)
+	if got := post(t, mux, pay, payJSON, raw, "Authorization", "Bearer "+raw); got.status == http.StatusOK {
+		t.Errorf("two tokens: %+v", got)
+	}
+	paid := post(t, mux, pay, payJSON, raw, // everybodys looks at what arrives
+		"Cookie", "session=1", "Origin", "https://evil.example", "Grpc-Metadata-Internal-Admin", "1", "Grpc-Metadata-Authorization", "Bearer other")
+	if paid.status != http.StatusOK || paid.ReceiptID == "" {
+		t.Errorf("the payment, with headers that are to be dropped: %+v", paid)
 	}
 }
 
