@@ -158,11 +158,12 @@ func (e existing) take(ctx context.Context, keyDir string, step func(rotation.St
 // loadKey loads a private key, from a file or by the URI of one in a PKCS#11 token. A
 // public one in a file is refused as what it is: others may well read that.
 func (c Config) loadKey(setting, where string) (*signkey.Key, error) {
-	if strings.HasPrefix(where, "pkcs11:") {
+	uri := strings.Trim(where, " \t\r\n'\"")
+	if scheme, _, ok := strings.Cut(uri, ":"); ok && strings.EqualFold(scheme, "pkcs11") {
 		if c.PKCS11 == nil {
 			return nil, wrong(setting, errors.New("is a key in a PKCS#11 token, which this build of the program cannot reach: take the one that \"make pkcs11\" builds"))
 		}
-		key, err := c.PKCS11(where)
+		key, err := c.PKCS11(uri)
 		if err != nil {
 			return nil, wrong(setting, err)
 		}

@@ -39,6 +39,19 @@ func TestKeyInAToken(t *testing.T) {
 	if status, out, complaint := public(reaching, uri+"s"); status != 2 || out != "" || !strings.Contains(complaint, "--key") || !strings.Contains(complaint, "no such key") {
 		t.Errorf("a key that is not there: status %d: %s", status, complaint)
 	}
+	for _, written := range []string{" " + uri, uri + "\n", `"` + uri + `"`, "'" + uri + "'"} {
+		if status, again, complaint := public(reaching, written); status != 0 || again != out {
+			t.Errorf("%q: status %d: %s", written, status, complaint)
+		}
+	}
+	// What is no URI that can be used is not repeated: a PIN may be in it.
+	for _, written := range []string{"PKCS11:pin-value=4711", " Pkcs11:pin-value=4711", "file:pkcs11:pin-value=4711", "‘pkcs11:pin-value=4711’", "./PKCS11:/x?pin-value=4711"} {
+		for _, build := range []Config{{}, reaching} {
+			if status, out, complaint := public(build, written); status != 2 || out != "" || !strings.Contains(complaint, "--key") || strings.Contains(complaint, "4711") {
+				t.Errorf("%q: status %d: %s", written, status, complaint)
+			}
+		}
+	}
 	if status, out, complaint := public(Config{}, uri); status != 2 || out != "" || !strings.Contains(complaint, "make pkcs11") {
 		t.Errorf("another build: status %d: %s", status, complaint)
 	}

@@ -19,8 +19,8 @@ type uri struct {
 
 // parse reads a URI. No error has a value of it in its text: one may be a PIN.
 func parse(text string) (*uri, error) {
-	rest, ok := strings.CutPrefix(text, "pkcs11:")
-	if !ok {
+	scheme, rest, ok := strings.Cut(text, ":")
+	if !ok || !strings.EqualFold(scheme, "pkcs11") {
 		return nil, errors.New("not a pkcs11: URI")
 	}
 	path, query, _ := strings.Cut(rest, "?")

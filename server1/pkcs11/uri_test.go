@@ -13,6 +13,9 @@ func TestParse(t *testing.T) {
 	if u.token != "the shop" || u.serial != "12" || *u.slot != 7 || u.object != "signing" || u.id != "\x01\xff" || u.module != "/usr/lib/x.so" || u.pin != "/etc/pin" {
 		t.Errorf("%+v", u)
 	}
+	if _, err := parse("PKCS11:id=%01?module-path=/x.so&pin-source=/etc/pin"); err != nil { // RFC 3986, section 3.1
+		t.Error(err)
+	}
 	for _, source := range []string{"/etc/pin", "file:/etc/pin", "file:///etc/pin"} {
 		if u, err := parse("pkcs11:id=%01?module-path=/x.so&pin-source=" + source); err != nil || u.pin != "/etc/pin" {
 			t.Errorf("%s: %v, %v", source, u, err)

@@ -31,6 +31,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 )
 
 // File is a regular file and what is demanded of it.
@@ -41,10 +42,13 @@ type File struct {
 }
 
 // Read returns the file's content. The error names the path and nothing of the
-// content.
+// content. A path in which there is a pkcs11: URI is refused and not named.
 func (f File) Read() ([]byte, error) {
 	if f.Path == "" {
 		return nil, errors.New("no file is named")
+	}
+	if strings.Contains(strings.ToLower(f.Path), "pkcs11:") {
+		return nil, errors.New("a file is needed, and not the URI of a key in a PKCS#11 token, which is not repeated here as a PIN may be in it")
 	}
 	text, err := f.read()
 	var path *os.PathError
