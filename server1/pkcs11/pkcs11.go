@@ -16,11 +16,12 @@
 //
 // # Invariants
 //
-// A PIN is read from a file, as the program starts, and is in no error. One that the
-// token has refused is not tried again: tokens lock. A session that is lost is opened
-// anew, once a signature; the key that is found then is the one that was loaded, or
-// nothing is signed. Each signature is verified before anyone gets it. A token that does not
-// answer holds nobody for longer than 5 s.
+// A PIN is read from a file when the program starts, and is in no error. After a login that
+// failed, the process never logs in to that token again, with any of its keys: tokens lock.
+// Only errors that say that the token is away do not count. A lost session is opened again,
+// once per signature and not within a second of a failure. Each signature is verified with the
+// public key that was loaded. A token that does not answer holds nobody for longer than 5 s,
+// and refuses at once whoever calls after that.
 package pkcs11
 
 import (
@@ -29,13 +30,16 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/sha512"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -57,12 +61,7 @@ func Load(text string) (*signkey.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := signkey.New(k.algorithm, k)
-	if err != nil {
-		k.close()
-		return nil, err
-	}
-	return key, nil
+	return signkey.New(k.algorithm, k)
 }
 
 func load(text string) (*privateKey, error) {
@@ -70,32 +69,67 @@ func load(text string) (*privateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	pin, err := vetted.File{Path: u.pin, Secret: true, Max: 256}.Read()
+	content, err := vetted.File{Path: u.pin, Secret: true, Max: 256}.Read()
 	if err != nil {
 		return nil, fmt.Errorf("pin-source: %w", err)
 	}
+	pin := strings.TrimRight(string(content), "\r\n")
+	if pin == "" {
+		return nil, fmt.Errorf("pin-source: %s: the PIN is empty", u.pin)
+	}
+	info, err := os.Stat(u.module)
+	if err == nil {
+		err = vetted.Kept(info, "run code in this program")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the module %s cannot be loaded: %w", u.module, err)
+	}
 	module := pkcs11.New(u.module)
 	if module == nil {
-		return nil, fmt.Errorf("%s cannot be loaded: there is no PKCS#11 library that this program can run", u.module)
+		return nil, fmt.Errorf("the module %s cannot be loaded: there is no PKCS#11 library that this program can run", u.module)
 	}
-	k := &privateKey{uri: u, pin: strings.TrimRight(string(pin), "\r\n"), module: module, turn: make(chan struct{}, 1)}
-	return k, k.open()
+	return use(module, u, pin)
+}
+
+// use finds the key of a URI.
+func use(module module, u *uri, pin string) (*privateKey, error) {
+	k := &privateKey{uri: u, pin: pin, module: module, turn: make(chan struct{}, 1)}
+	if _, err := k.bounded(func() ([]byte, error) { return nil, k.open() }); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// module is what is used of a PKCS#11 library.
+type module interface {
+	Initialize(...pkcs11.InitializeOption) error
+	GetSlotList(tokenPresent bool) ([]uint, error)
+	GetTokenInfo(slot uint) (pkcs11.TokenInfo, error)
+	OpenSession(slot, flags uint) (pkcs11.SessionHandle, error)
+	CloseSession(pkcs11.SessionHandle) error
+	Login(session pkcs11.SessionHandle, user uint, pin string) error
+	FindObjectsInit(pkcs11.SessionHandle, []*pkcs11.Attribute) error
+	FindObjects(session pkcs11.SessionHandle, limit int) ([]pkcs11.ObjectHandle, bool, error)
+	FindObjectsFinal(pkcs11.SessionHandle) error
+	GetAttributeValue(pkcs11.SessionHandle, pkcs11.ObjectHandle, []*pkcs11.Attribute) ([]*pkcs11.Attribute, error)
+	SignInit(pkcs11.SessionHandle, []*pkcs11.Mechanism, pkcs11.ObjectHandle) error
+	Sign(pkcs11.SessionHandle, []byte) ([]byte, error)
 }
 
 // privateKey is a crypto.Signer. It is safe for concurrent use: one signature at a time.
 type privateKey struct {
 	uri    *uri
 	pin    string
-	module *pkcs11.Ctx
+	module module
+	kind   // does not change once the key is loaded
 
-	algorithm handoff.Algorithm
-	public    crypto.PublicKey
-	mechanism uint
+	began atomic.Pointer[time.Time] // when the token was last asked; nil: it has answered
 
-	turn    chan struct{}         // full while somebody signs, who alone uses what follows
-	session *pkcs11.SessionHandle // nil: it was lost
-	object  pkcs11.ObjectHandle
-	refused error // the PIN was
+	turn     chan struct{}         // full while somebody asks the token, who alone uses what follows
+	session  *pkcs11.SessionHandle // nil: it was lost
+	object   pkcs11.ObjectHandle
+	failed   error // at the time of failedAt
+	failedAt time.Time
 }
 
 // Public implements crypto.Signer.
@@ -106,6 +140,31 @@ func (k *privateKey) Public() crypto.PublicKey { return k.public }
 func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if hash := opts.HashFunc(); k.algorithm == handoff.EdDSA && hash != 0 || k.algorithm != handoff.EdDSA && (hash == 0 || len(digest) != hash.Size()) {
 		return nil, errors.New("the key does not sign that")
+	}
+	digest = slices.Clone(digest)
+	return k.bounded(func() ([]byte, error) {
+		had := k.session != nil
+		signature, err := k.try(digest)
+		if err != nil && had { // the session may be lost
+			k.close()
+			signature, err = k.try(digest)
+		}
+		return signature, err
+	})
+}
+
+const (
+	patience = 5 * time.Second // how long a caller waits for the token, and for others before it
+	pause    = time.Second     // how long the token is left alone after a failure
+)
+
+var errLate = fmt.Errorf("the token has not answered for %s", patience)
+
+// bounded asks the token, in its turn. Nothing ends a call of a library that does not return,
+// so callers end their wait.
+func (k *privateKey) bounded(ask func() ([]byte, error)) ([]byte, error) {
+	if began := k.began.Load(); began != nil && time.Since(*began) >= patience {
+		return nil, errLate
 	}
 	late := time.NewTimer(patience)
 	defer late.Stop()
@@ -119,14 +178,17 @@ func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([
 		err       error
 	}
 	answered := make(chan answer, 1)
-	digest = slices.Clone(digest)
-	go func() { // nothing ends a call of a library that does not return
+	go func() {
 		defer func() { <-k.turn }()
-		signature, err := k.try(digest)
-		if err != nil { // the session may be lost, or the token may have been away
-			k.close()
-			signature, err = k.try(digest)
+		if k.failed != nil && time.Since(k.failedAt) < pause {
+			answered <- answer{nil, k.failed}
+			return
 		}
+		now := time.Now()
+		k.began.Store(&now)
+		signature, err := ask()
+		k.began.Store(nil)
+		k.failed, k.failedAt = err, time.Now()
 		answered <- answer{signature, err}
 	}()
 	select {
@@ -137,11 +199,6 @@ func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([
 	}
 }
 
-// patience is how long a caller waits for a signature, and for others' before it.
-const patience = 5 * time.Second
-
-var errLate = fmt.Errorf("signing: the token has not answered for %s", patience)
-
 // try signs once, and verifies that: a library may have given the session to somebody
 // else, and a signature that hardware has got wrong can tell the key.
 func (k *privateKey) try(digest []byte) ([]byte, error) {
@@ -150,6 +207,10 @@ func (k *privateKey) try(digest []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
+	return k.sign(digest)
+}
+
+func (k *privateKey) sign(digest []byte) ([]byte, error) {
 	if err := k.module.SignInit(*k.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(k.mechanism, nil)}, k.object); err != nil {
 		return nil, failed("signing", err)
 	}
@@ -181,13 +242,10 @@ func (k *privateKey) close() {
 
 // open opens a session, and finds the key.
 func (k *privateKey) open() (err error) {
-	if k.refused != nil {
-		return k.refused
-	}
 	if err := k.module.Initialize(); err != nil && !is(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		return failed("the module "+k.uri.module, err)
 	}
-	slot, err := k.slot()
+	slot, info, err := k.slot()
 	if err != nil {
 		return err
 	}
@@ -201,34 +259,30 @@ func (k *privateKey) open() (err error) {
 			k.close()
 		}
 	}()
-	err = k.module.Login(session, pkcs11.CKU_USER, k.pin)
-	if is(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED) {
-		k.refused = fmt.Errorf("the token does not take the PIN in %s (%w): it is not tried again until the program is started anew, as tokens lock", k.uri.pin, err)
-		return k.refused
-	}
-	if err != nil && !is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
-		return failed("logging in", err)
+	if err := loginOf(info).in(k.module, session, info.Flags, k.pin, k.uri.pin); err != nil {
+		return err
 	}
 	return k.find()
 }
 
 // slot returns where the token is.
-func (k *privateKey) slot() (uint, error) {
+func (k *privateKey) slot() (slot uint, token pkcs11.TokenInfo, err error) {
 	slots, err := k.module.GetSlotList(true)
 	if err != nil {
-		return 0, failed("looking for tokens", err)
+		return 0, token, failed("looking for tokens", err)
 	}
-	var found []uint
-	for _, slot := range slots {
-		info, err := k.module.GetTokenInfo(slot)
-		if err == nil && info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 && k.uri.fits(slot, info) {
-			found = append(found, slot)
+	found := 0
+	for _, s := range slots {
+		info, err := k.module.GetTokenInfo(s)
+		if err == nil && info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 && k.uri.fits(s, info) {
+			slot, token = s, info
+			found++
 		}
 	}
-	if len(found) != 1 {
-		return 0, fmt.Errorf("the URI fits %d of the tokens in %d slots: it must fit one (token, serial, slot-id)", len(found), len(slots))
+	if found != 1 {
+		return 0, token, fmt.Errorf("the URI fits %d of the tokens in %d slots: it must fit one (token, serial, slot-id)", found, len(slots))
 	}
-	return found[0], nil
+	return slot, token, nil
 }
 
 func (u *uri) fits(slot uint, info pkcs11.TokenInfo) bool {
@@ -237,65 +291,78 @@ func (u *uri) fits(slot uint, info pkcs11.TokenInfo) bool {
 		(u.slot == nil || *u.slot == slot)
 }
 
-// find finds the private key, and what its public one says of it.
+// find finds the private key and, as it is loaded, the public one that verifies what it signs.
 func (k *privateKey) find() error {
-	var template []*pkcs11.Attribute
+	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)}
 	if k.uri.object != "" {
 		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, k.uri.object))
 	}
 	if k.uri.id != "" {
 		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(k.uri.id)))
 	}
-	object, err := k.one("private", pkcs11.CKO_PRIVATE_KEY, template)
-	if err != nil {
+	objects, err := k.objects(template)
+	switch {
+	case err != nil:
 		return err
+	case len(objects) == 0:
+		return errors.New("the token has no private key of that name that its user may see (object, id)")
+	case len(objects) > 1:
+		return errors.New("the token has several private keys of that name: give the id as well")
 	}
-	private, err := k.attributes(object, pkcs11.CKA_ID, pkcs11.CKA_KEY_TYPE)
+	k.object = objects[0]
+	if k.public != nil {
+		return nil // each signature is verified with it
+	}
+	private, err := k.attributes(k.object, pkcs11.CKA_ID, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return err
 	}
 	if kind := private[1]; !isKeyType(kind, pkcs11.CKK_EC) && !isKeyType(kind, keyEdwards) {
 		return errKind
 	}
-	beside, err := k.one("public", pkcs11.CKO_PUBLIC_KEY, // a key type is the same bytes there
-		[]*pkcs11.Attribute{{Type: pkcs11.CKA_ID, Value: private[0]}, {Type: pkcs11.CKA_KEY_TYPE, Value: private[1]}})
-	if err != nil {
-		return err
+	beside, err := k.objects([]*pkcs11.Attribute{ // a key type is the same bytes there
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PUBLIC_KEY),
+		{Type: pkcs11.CKA_ID, Value: private[0]},
+		{Type: pkcs11.CKA_KEY_TYPE, Value: private[1]},
+	})
+	if err == nil && len(beside) == 0 {
+		err = errors.New("the token has no public key with the id and the type of the private one: store it there, too")
 	}
-	public, err := k.attributes(beside, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT)
-	if err != nil {
-		return err
+	for _, object := range beside {
+		if err = k.take(object); err == nil {
+			k.uri.id = string(private[0]) // a key that is made later by the same label is not it
+			return nil
+		}
 	}
-	found, err := decode(public[0], public[1])
-	if err != nil {
-		return err
-	}
-	if k.public != nil && !k.public.(interface{ Equal(crypto.PublicKey) bool }).Equal(found.public) {
-		return errors.New("the token has another key by that name than when the program started: nothing is signed with it")
-	}
-	k.public, k.algorithm, k.mechanism, k.object = found.public, found.algorithm, found.mechanism, object
-	return nil
+	k.kind = kind{}
+	return err
 }
 
-// one returns the only object of a class that is as the template says.
-func (k *privateKey) one(what string, class uint, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-	template = append(slices.Clip(template), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))
+// take takes a public key, if it verifies what the private one signs.
+func (k *privateKey) take(object pkcs11.ObjectHandle) error {
+	public, err := k.attributes(object, pkcs11.CKA_EC_PARAMS, pkcs11.CKA_EC_POINT)
+	if err != nil {
+		return err
+	}
+	if k.kind, err = decode(public[0], public[1]); err != nil {
+		return err
+	}
+	digest := sha512.Sum384([]byte("a proof of the private key"))
+	if k.algorithm == handoff.ES256 {
+		_, err = k.sign(digest[:32])
+	} else {
+		_, err = k.sign(digest[:])
+	}
+	return err
+}
+
+// objects returns what is as the template says, up to 16.
+func (k *privateKey) objects(template []*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	if err := k.module.FindObjectsInit(*k.session, template); err != nil {
-		return 0, failed("looking for the key", err)
+		return nil, failed("looking for the key", err)
 	}
-	objects, _, err := k.module.FindObjects(*k.session, 2)
-	if err := errors.Join(err, k.module.FindObjectsFinal(*k.session)); err != nil {
-		return 0, failed("looking for the key", err)
-	}
-	switch {
-	case len(objects) > 1:
-		return 0, fmt.Errorf("the token has several %s keys of that name: give the id as well", what)
-	case len(objects) == 0 && class == pkcs11.CKO_PUBLIC_KEY:
-		return 0, errors.New("the token has no public key with the id and the type of the private one: store it there, too")
-	case len(objects) == 0:
-		return 0, errors.New("the token has no private key of that name that its user may see (object, id)")
-	}
-	return objects[0], nil
+	objects, _, err := k.module.FindObjects(*k.session, 16)
+	return objects, failed("looking for the key", errors.Join(err, k.module.FindObjectsFinal(*k.session)))
 }
 
 func (k *privateKey) attributes(of pkcs11.ObjectHandle, types ...uint) (values [][]byte, err error) {
@@ -326,13 +393,21 @@ type kind struct {
 	mechanism uint
 }
 
-// decode reads a public key as PKCS#11 has it: the curve as an OBJECT IDENTIFIER or a
-// name, and the point in an OCTET STRING; some tokens leave that out.
-func decode(params, point []byte) (kind, error) {
-	var octets []byte
-	if rest, err := asn1.Unmarshal(point, &octets); err != nil || len(rest) > 0 {
-		octets = point
+// octets returns a point, which some tokens do not put into an OCTET STRING. Its length tells:
+// the coordinates of a bare one may look like the head of such a string.
+func octets(point []byte, size int) (inner []byte) {
+	if len(point) == size {
+		return point
 	}
+	if rest, err := asn1.Unmarshal(point, &inner); err != nil || len(rest) > 0 {
+		return nil
+	}
+	return inner
+}
+
+// decode reads a public key as PKCS#11 has it: the curve as an OBJECT IDENTIFIER or a
+// name, and the point.
+func decode(params, point []byte) (kind, error) {
 	for _, curve := range []struct {
 		oid       asn1.ObjectIdentifier
 		curve     elliptic.Curve
@@ -344,7 +419,7 @@ func decode(params, point []byte) (kind, error) {
 		if named, err := asn1.Marshal(curve.oid); err != nil || !bytes.Equal(named, params) {
 			continue
 		}
-		public, err := ecdsa.ParseUncompressedPublicKey(curve.curve, octets)
+		public, err := ecdsa.ParseUncompressedPublicKey(curve.curve, octets(point, 1+2*((curve.curve.Params().BitSize+7)/8)))
 		if err != nil {
 			return kind{}, errors.New("the token's public key is no point of its curve")
 		}
@@ -354,9 +429,9 @@ func decode(params, point []byte) (kind, error) {
 	var oid asn1.ObjectIdentifier
 	_, noName := asn1.Unmarshal(params, &name)
 	_, noOID := asn1.Unmarshal(params, &oid)
-	if len(octets) == ed25519.PublicKeySize &&
+	if public := octets(point, ed25519.PublicKeySize); len(public) == ed25519.PublicKeySize &&
 		(noName == nil && name == "edwards25519" || noOID == nil && oid.Equal(asn1.ObjectIdentifier{1, 3, 101, 112})) {
-		return kind{ed25519.PublicKey(octets), handoff.EdDSA, signEdwards}, nil
+		return kind{ed25519.PublicKey(public), handoff.EdDSA, signEdwards}, nil
 	}
 	return kind{}, errKind
 }
