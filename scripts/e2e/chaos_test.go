@@ -20,13 +20,15 @@ import (
 
 // tally counts what uses of tokens came to.
 type tally struct {
-	mu sync.Mutex
-	of map[outcome]int
+	mu      sync.Mutex
+	of      map[outcome]int
+	crowded int // tokens, each used by a crowd
 }
 
 func (c *tally) add(history []porcupine.Operation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.crowded++
 	for _, operation := range history {
 		c.of[operation.Output.(outcome)]++
 	}
@@ -41,6 +43,13 @@ func (c *tally) rarest(kinds ...outcome) int {
 		least = min(least, c.of[kind])
 	}
 	return least
+}
+
+// tokens is how many were used.
+func (c *tally) tokens() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.crowded
 }
 
 func (c *tally) String() string {
@@ -122,8 +131,9 @@ func TestChaos(t *testing.T) {
 	var disturbing sync.WaitGroup
 	disturbing.Go(func() { s.disturb(every, &rounds, stop) })
 	uses := &tally{of: map[outcome]int{}}
-	happened := func() bool { // of what could go wrong
-		return rounds.Load() >= 2 && uses.rarest(accepted, replayed) >= tokens/4 && uses.rarest(doubtful) > 0
+	happened := func() bool { // of what could go wrong, and right between the faults
+		return rounds.Load() >= 2 && uses.rarest(accepted, replayed) >= tokens/4 && uses.rarest(doubtful) > 0 &&
+			uses.rarest(accepted) >= uses.tokens()/8
 	}
 	began := time.Now()
 	used, once := s.crowds(8, tokens, callers, uses, func() bool { return happened() || time.Since(began) > 10*patience })
@@ -186,7 +196,7 @@ func (s *shared) disturb(every time.Duration, rounds *atomic.Int64, stop <-chan 
 }
 
 // calm waits until the replicas serve again, and has callers use fresh tokens: soon
-// all but a few are accepted exactly once.
+// all but a few are accepted exactly once, and half of all of them until then.
 func (s *shared) calm(tokens, callers int) {
 	s.Helper()
 	time.Sleep(backWithin)
@@ -196,15 +206,17 @@ func (s *shared) calm(tokens, callers int) {
 	for replica := range replicas {
 		_, _ = s.present(replica, s.fresh(), grpc.WaitForReady(true)) // its connection is there
 	}
+	allUsed, allOnce := 0, 0
 	for began := time.Now(); ; {
 		uses := &tally{of: map[outcome]int{}}
 		used, once := s.crowds(2, tokens, callers, uses, func() bool { return true })
 		s.Logf("without faults, %d of %d tokens used by %d callers each accepted once; uses: %s", once, used, callers, uses)
-		if (used-once)*measure.Of(100, 100, 1000) <= used || s.Failed() {
+		allUsed, allOnce = allUsed+used, allOnce+once
+		if (used-once)*measure.Of(100, 100, 1000) <= used && allOnce*2 >= allUsed || s.Failed() {
 			return
 		}
 		if time.Since(began) > patience { // of a machine that is late
-			s.Errorf("%d of %d tokens were accepted by nobody, and nothing was wrong", used-once, used)
+			s.Errorf("%d of %d tokens, at last %d of %d, were accepted by nobody, and nothing was wrong", allUsed-allOnce, allUsed, used-once, used)
 			return
 		}
 	}
