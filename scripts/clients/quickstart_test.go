@@ -3,6 +3,7 @@ package clients
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,13 @@ import (
 func TestQuickStart(t *testing.T) {
 	if os.Getenv("HANDOFF_CLIENTS") == "" {
 		t.Skip("make clients runs it")
+	}
+	for _, address := range []string{"127.0.0.1:8441", "127.0.0.1:8442"} {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatalf("the quick start needs %s, which is taken: %v", address, err)
+		}
+		listener.Close()
 	}
 	top, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
