@@ -233,6 +233,13 @@ func TestTokenHangs(t *testing.T) {
 		if err := tries(key); err != nil {
 			t.Errorf("a token that answers again: %v", err)
 		}
+		f = newFake(t)
+		f.hangs = make(chan struct{})
+		began := time.Now()
+		if _, err := f.load("right"); !errors.Is(err, errLate) || time.Since(began) != toLoad {
+			t.Errorf("while it is loaded, after %s: %v", time.Since(began), err)
+		}
+		close(f.hangs)
 	})
 }
 

@@ -94,7 +94,7 @@ func load(text string) (*privateKey, error) {
 // use finds the key of a URI.
 func use(module module, u *uri, pin string) (*privateKey, error) {
 	k := &privateKey{uri: u, pin: pin, module: module, turn: make(chan struct{}, 1)}
-	if _, err := k.bounded(func() ([]byte, error) { return nil, k.open() }); err != nil {
+	if _, err := k.bounded(toLoad, func() ([]byte, error) { return nil, k.open() }); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -142,7 +142,7 @@ func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([
 		return nil, errors.New("the key does not sign that")
 	}
 	digest = slices.Clone(digest)
-	return k.bounded(func() ([]byte, error) {
+	return k.bounded(patience, func() ([]byte, error) {
 		had := k.session != nil
 		signature, err := k.try(digest)
 		if err != nil && had { // the session may be lost
@@ -154,19 +154,20 @@ func (k *privateKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([
 }
 
 const (
-	patience = 5 * time.Second // how long a caller waits for the token, and for others before it
-	pause    = time.Second     // how long the token is left alone after a failure
+	patience = 5 * time.Second  // how long a caller waits for the token, and for others before it
+	toLoad   = 30 * time.Second // as the library begins, and logs in
+	pause    = time.Second      // how long the token is left alone after a failure
 )
 
-var errLate = fmt.Errorf("the token has not answered for %s", patience)
+var errLate = errors.New("the token has not answered in time")
 
 // bounded asks the token, in its turn. Nothing ends a call of a library that does not return,
 // so callers end their wait.
-func (k *privateKey) bounded(ask func() ([]byte, error)) ([]byte, error) {
+func (k *privateKey) bounded(wait time.Duration, ask func() ([]byte, error)) ([]byte, error) {
 	if began := k.began.Load(); began != nil && time.Since(*began) >= patience {
 		return nil, errLate
 	}
-	late := time.NewTimer(patience)
+	late := time.NewTimer(wait)
 	defer late.Stop()
 	select {
 	case k.turn <- struct{}{}:
