@@ -15,6 +15,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // run lists the signing keys.
@@ -140,6 +141,9 @@ func (e existing) take(ctx context.Context, keyDir string, step func(rotation.St
 	defer func() { err = errors.Join(err, db.Close()) }()
 	steps := rotation.Steps{Store: db, Now: time.Now}
 	if keyDir != "" {
+		if err := vetted.NoURI(keyDir); err != nil {
+			return wrong("key-dir", err)
+		}
 		// The server has made it: one that is not there has no key of the ring.
 		if _, err := os.Stat(keyDir); err != nil {
 			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder", err))

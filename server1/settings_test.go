@@ -127,6 +127,7 @@ func TestMistakesInSettings(t *testing.T) {
 		"a folder without a trust key":     {change{"key-dir": s.path("keys")}, "--key-dir"},
 		"H11: a folder others can change":  {trusting("key-dir", open), "--key-dir"},
 		"a folder that is a file":          {trusting("key-dir", text), "--key-dir"},
+		"a URI for a folder":               {trusting("key-dir", "pkcs11:object=a?pin-value=battery-staple"), "--key-dir"},
 		"a folder in no folder":            {trusting("key-dir", missing+"/keys"), "--key-dir"},
 		"rotation of one key":              {trusting("rotate-every", "24h"), "--rotate-every"},
 		"rotation without rest":            {trusting("key-dir", s.path("keys"), "rotate-every", "999ms"), "--rotate-every"},

@@ -20,8 +20,8 @@
 // failed, the process never logs in to that token again, with any of its keys: tokens lock.
 // Only errors that say that the token is away do not count. A lost session is opened again,
 // once per signature and not within a second of a failure. Each signature is verified with the
-// public key that was loaded. A token that does not answer holds nobody for longer than 5 s,
-// and refuses at once whoever calls after that.
+// public key that was loaded. Who waits for a token that does not answer gets an error after
+// 5 s, or 30 s in Load, and who calls after that gets it at once.
 package pkcs11
 
 import (

@@ -19,6 +19,9 @@ type Folder string
 // OpenFolder returns the folder at a path. It makes one if there is none, and
 // refuses one as Check does.
 func OpenFolder(path string) (Folder, error) {
+	if err := vetted.NoURI(path); err != nil {
+		return "", err
+	}
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}

@@ -47,8 +47,8 @@ func (f File) Read() ([]byte, error) {
 	if f.Path == "" {
 		return nil, errors.New("no file is named")
 	}
-	if strings.Contains(strings.ToLower(f.Path), "pkcs11:") {
-		return nil, errors.New("a file is needed, and not the URI of a key in a PKCS#11 token, which is not repeated here as a PIN may be in it")
+	if err := NoURI(f.Path); err != nil {
+		return nil, err
 	}
 	text, err := f.read()
 	var path *os.PathError
@@ -56,6 +56,15 @@ func (f File) Read() ([]byte, error) {
 		err = fmt.Errorf("%s: %w", f.Path, err)
 	}
 	return text, err
+}
+
+// NoURI refuses a path in which there is the URI of a key in a PKCS#11 token, before an
+// error names it: a PIN may be in it.
+func NoURI(path string) error {
+	if strings.Contains(strings.ToLower(path), "pkcs11:") {
+		return errors.New("a path is needed, and not the URI of a key in a PKCS#11 token, which is not repeated here as a PIN may be in it")
+	}
+	return nil
 }
 
 func (f File) read() ([]byte, error) {
