@@ -24,6 +24,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handofftest"
+	"github.com/handoff-auth/handoff/shared/overload"
 
 	billingv1 "example.com/adopter/proto/billing/v1"
 )
@@ -129,7 +130,11 @@ func TestPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mux, own, err := BillingPages(verifier, listener.Addr().String(), trusting)
+	shedder, err := overload.New(overload.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux, own, err := BillingPages(verifier, shedder, listener.Addr().String(), trusting)
 	if err != nil {
 		t.Fatal(err)
 	}

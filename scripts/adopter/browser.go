@@ -8,6 +8,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffweb"
+	"github.com/handoff-auth/handoff/shared/overload"
 
 	billingv1 "example.com/adopter/proto/billing/v1"
 )
@@ -29,14 +30,15 @@ func PayAtBilling(issuer *handoff.Issuer, asks func(*http.Request) (User, *billi
 }
 
 // BillingPages are the pages on which the audience's users confirm. They call the
-// audience's own gRPC server, at this address, as any client does.
-func BillingPages(verifier *handoff.Verifier, address string, tls credentials.TransportCredentials) (http.Handler, *grpc.ClientConn, error) {
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(tls)) // into this very server
+// audience's own gRPC server, at this address, as any client does, and its shedder is
+// theirs.
+func BillingPages(verifier *handoff.Verifier, shedder *overload.Shedder, address string, trusting credentials.TransportCredentials) (http.Handler, *grpc.ClientConn, error) {
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(trusting)) // into this very server
 	if err != nil {
 		return nil, nil, err
 	}
 	landing, err := handoffweb.NewLanding(handoffweb.LandingConfig{
-		Verifier: verifier, Server: conn,
+		Verifier: verifier, Server: conn, Admit: shedder.Admit,
 		From: map[string]handoffweb.Origin{
 			"https://shop.example": {Origin: "https://shop.example", Return: "https://shop.example/orders/"},
 		},
