@@ -92,7 +92,7 @@ func TestNoticesOthers(t *testing.T) {
 		return err == nil && signer.Key().ID() != before.Key().ID()
 	})
 	time.Sleep(3 * look)
-	if n := len(changed); n > 1 { // the two steps may have been seen apart
+	if n := len(changed); n > 2 { // the two steps, and what this process has kept at first, may have been seen apart
 		t.Errorf("told %d times more, of nothing", n)
 	}
 	if used, err := other.Terms(t.Context(), time.Now()); err != nil || used != terms {
