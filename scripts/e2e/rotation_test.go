@@ -192,9 +192,9 @@ func TestRotationUnderTraffic(t *testing.T) {
 
 	began := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var group sync.WaitGroup
 	defer group.Wait()
+	defer stop() // before the wait, or a failure waits forever
 	for range 8 {
 		group.Go(func() { r.traffic(ctx) })
 	}
