@@ -14,11 +14,11 @@ import (
 const (
 	goDefault   = 100
 	collectAt   = 400       // percent of what lives, as GOGC has it
-	memoryLimit = 256 << 20 // bytes, beyond which it collects sooner
+	memoryLimit = 192 << 20 // bytes, beyond which it collects sooner: with the program itself, some 220 MiB are resident
 )
 
 // SpendMemory has the runtime collect garbage less often, until ctx ends, as long
-// as the program takes at most 256 MiB. When so much lives that this is not enough,
+// as the program takes at most 192 MiB. When so much lives that this is not enough,
 // it collects as by Go's default: when the garbage is as much as what lives. A GOGC
 // or GOMEMLIMIT in the environment is the operator's word, and then nothing is
 // changed.

@@ -29,14 +29,14 @@ func TestSpendMemory(t *testing.T) {
 			}
 		}
 	}
-	wait("at rest", func(limit int64) bool { return limit == 256<<20 })
+	wait("at rest", func(limit int64) bool { return limit == 192<<20 })
 	lives := make([]byte, 300<<20)
 	runtime.GC()
 	wait("with 300 MiB alive", func(limit int64) bool { return limit >= 600<<20 })
 	runtime.KeepAlive(lives)
 	lives = nil
 	runtime.GC()
-	wait("at rest again", func(limit int64) bool { return limit == 256<<20 })
+	wait("at rest again", func(limit int64) bool { return limit == 192<<20 })
 	if percent := debug.SetGCPercent(100); percent != 400 {
 		t.Errorf("GOGC is %d", percent)
 	}
