@@ -109,8 +109,8 @@ func (s *Sweeper) round(ctx context.Context) error {
 }
 
 // sweep removes all rows of a table that have been old since a moment. Between two
-// steps it rests for half as long as the first has taken: a third of the time is left to
-// others, and a million rows do not take for ever.
+// steps it rests for an eighth of what the first has taken: who waits for the database goes
+// before the next one, and a million rows do not take for ever.
 func (s *Sweeper) sweep(ctx context.Context, rows database.Rows, since time.Time) error {
 	for {
 		start := time.Now()
@@ -119,7 +119,7 @@ func (s *Sweeper) sweep(ctx context.Context, rows database.Rows, since time.Time
 		if err != nil || gone < database.SweepBatch {
 			return err
 		}
-		if !pause(ctx, time.Since(start)/2) {
+		if !pause(ctx, time.Since(start)/8) {
 			return ctx.Err()
 		}
 	}
