@@ -64,7 +64,7 @@ func (l *login) in(module module, session pkcs11.SessionHandle, flags uint, pin,
 		pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED):
 		return failed("logging in", err) // the token is away, and has seen no PIN
 	default:
-		l.refused = fmt.Errorf("the token does not take the PIN in %s (%w): it is not tried again until the program is started anew, as tokens lock", file, err)
+		l.refused = fmt.Errorf("the token does not take the PIN in %s (%w): it is not tried again until the program is started again, as tokens lock", file, err)
 		return l.refused
 	}
 	return nil

@@ -125,7 +125,7 @@ type privateKey struct {
 
 	began atomic.Pointer[time.Time] // when the token was last asked; nil: it has answered
 
-	turn     chan struct{}         // full while somebody asks the token, who alone uses what follows
+	turn     chan struct{}         // full while somebody asks the token: nobody else uses what follows
 	session  *pkcs11.SessionHandle // nil: it was lost
 	object   pkcs11.ObjectHandle
 	failed   error // at the time of failedAt

@@ -36,8 +36,8 @@ type Claims struct {
 	ID        string    // jti: 128 random bits in base64url
 	Session   string    // sid: 128 random bits in base64url; empty when absent
 	// CertificateSHA256 is the member x5t#S256 of cnf (RFC 8705 section 3.1): the
-	// SHA-256 in base64url of the client certificate, in DER, on whose connections
-	// alone the token counts. Empty when absent.
+	// SHA-256 in base64url of a client certificate, in DER. The token counts only on
+	// connections with that. Empty when absent.
 	CertificateSHA256 string
 	Actor             string // act.sub (RFC 8693 section 4.1): the API client that acts for Subject; empty when absent
 

@@ -43,6 +43,6 @@
 //
 // It guards no client-streaming method. It sets no deadline and no size limit,
 // recovers no panic, and logs and counts nothing itself. TLS is the server's to set up:
-// of a call's connection it looks at the client's certificate alone, for a token that
+// of a call's connection it looks only at the client's certificate, for a token that
 // is bound to one.
 package handoffgrpc

@@ -55,7 +55,7 @@ var statuses = func() (table [len(answers)]*status.Status) {
 	for _, reason := range handoff.Reasons() {
 		answer := answers[reason]
 		info := &errdetails.ErrorInfo{Domain: domain, Reason: reason.String()}
-		table[reason], _ = status.New(answer.code, answer.text).WithDetails(info) // fails for codes.OK alone
+		table[reason], _ = status.New(answer.code, answer.text).WithDetails(info) // fails only for codes.OK
 	}
 	return table
 }()

@@ -122,7 +122,7 @@ const domain = "handoff.trust"
 
 func answer(code codes.Code, reason, text string) error {
 	st := status.New(code, text)
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason}); err == nil { // fails for codes.OK alone
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason}); err == nil { // fails only for codes.OK
 		st = detailed
 	}
 	return st.Err()

@@ -8,7 +8,7 @@
 //
 // # Invariants
 //
-// SERVER1 has the public halves of the clients' keys alone, and fetches none. A key is
+// SERVER1 has only the public halves of the clients' keys, and fetches none. A key is
 // one client's, and never one that SERVER1 signs with. An assertion that Admit has let
 // through is not spent yet: the handler records it with what it does, or does
 // nothing.

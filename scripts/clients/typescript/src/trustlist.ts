@@ -1,4 +1,4 @@
-// A second reader of trust lists, from the text of shared/trust/SPEC.md alone.
+// A second reader of trust lists, written from nothing but the text of shared/trust/SPEC.md.
 import { createHash } from "node:crypto";
 import { isBase64url, open, readKey, Refusal, type Key } from "./keys.js";
 import { parse, type Json } from "./strictjson.js";

@@ -1,4 +1,4 @@
-// A second verifier of handoff tokens, from the text of shared/handoff/SPEC.md alone: sections 1 to 7.
+// A second verifier of handoff tokens, written from nothing but the text of shared/handoff/SPEC.md: sections 1 to 7.
 import { createHash } from "node:crypto";
 import { open, isBase64url, Refusal, type Key } from "./keys.js";
 import { canonical, digestOf, type Operation } from "./operation.js";

@@ -61,7 +61,7 @@ async function another(): Promise<void> {
   } catch {} // what is shown is still this person's
 }
 
-// begin ends what is being done, and returns the signal of what begins: whoever has
+// begin ends what is being done, and returns the signal of what begins: a call that has
 // waited looks at it first, so that what began last has the last word.
 function begin(): AbortSignal {
   doing.abort()
