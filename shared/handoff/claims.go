@@ -164,10 +164,7 @@ func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
 		thumbprint, err = readText(r, check, isThumbprint)
 		return err
 	})
-	var claim *claimError
 	switch {
-	case errors.As(err, &claim):
-		return "", err
 	case err != nil:
 		return "", within(check, err)
 	case thumbprint == "":
@@ -176,9 +173,11 @@ func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
 	return thumbprint, nil
 }
 
-// within places an error of the reader at a claim; bad syntax is the payload's.
+// within places an error of the reader at a claim, unless it has its place; bad syntax is
+// the payload's.
 func within(check Check, err error) error {
-	if errors.Is(err, strictjson.ErrSyntax) {
+	var placed *claimError
+	if errors.As(err, &placed) || errors.Is(err, strictjson.ErrSyntax) {
 		return err
 	}
 	return &claimError{check, err.Error()}
@@ -194,10 +193,7 @@ func (c *Claims) readActor(r *strictjson.Reader) error {
 		c.Actor, err = readText(r, check, ident.Name)
 		return err
 	})
-	var claim *claimError
 	switch {
-	case errors.As(err, &claim):
-		return err
 	case err != nil:
 		return within(check, err)
 	case c.Actor == "":
@@ -235,10 +231,7 @@ func (c *Claims) readDetails(r *strictjson.Reader) error {
 		}
 		return r.Object(member)
 	})
-	var claim *claimError
 	switch {
-	case errors.As(err, &claim):
-		return err
 	case err != nil:
 		return within(check, err)
 	case elements != 1:

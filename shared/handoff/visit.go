@@ -170,10 +170,6 @@ func (c *Claims) readVisit(r *strictjson.Reader) error {
 	})
 	switch {
 	case err != nil:
-		var claim *claimError
-		if errors.As(err, &claim) {
-			return err
-		}
 		return within(check, err)
 	case elements != 1:
 		return &claimError{check, "not exactly one element"}
