@@ -128,14 +128,7 @@ func (db *DB) GrantOf(ctx context.Context, clientID, grantID string, now time.Ti
 // DeleteGrant withdraws a grant of the session's user, and takes back its handoffs. It
 // returns ErrNotFound if the session is over, ErrNoGrant if the user has no such grant.
 func (db *DB) DeleteGrant(ctx context.Context, s Session, grantID string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
-		if err != nil {
-			return err
-		}
-		if err := stillLive(ctx, tx, s, now); err != nil {
-			return err
-		}
+	return db.changeAs(ctx, s, now, func(ctx context.Context, tx *transaction, u standing) error {
 		return withdraw(ctx, tx, u, grantID, now)
 	})
 }

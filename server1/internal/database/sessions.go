@@ -116,14 +116,7 @@ func (db *DB) KeepSession(ctx context.Context, s Session, now, until time.Time) 
 // EndSession ends a session for good and takes back its handoffs. It returns
 // ErrNotFound if there is no such live session.
 func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
-		if err != nil {
-			return err
-		}
-		if err := stillLive(ctx, tx, s, now); err != nil {
-			return err
-		}
+	return db.changeAs(ctx, s, now, func(ctx context.Context, tx *transaction, u standing) error {
 		if err := endSession(ctx, tx, u, s.HandoffID, now); err != nil {
 			return err
 		}
@@ -134,14 +127,7 @@ func (db *DB) EndSession(ctx context.Context, s Session, now time.Time) error {
 // EndSessions ends all sessions of the session's user and takes back all handoffs
 // of the user. It returns ErrNotFound if there is no such live session.
 func (db *DB) EndSessions(ctx context.Context, s Session, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
-		if err != nil {
-			return err
-		}
-		if err := stillLive(ctx, tx, s, now); err != nil {
-			return err
-		}
+	return db.changeAs(ctx, s, now, func(ctx context.Context, tx *transaction, u standing) error {
 		if err := db.endSessionsOf(ctx, tx, u, "", now); err != nil {
 			return err
 		}
@@ -168,6 +154,21 @@ func (db *DB) endSessionsOf(ctx context.Context, tx *transaction, u standing, ex
 		return err
 	}
 	return cutOff(ctx, tx, u, now)
+}
+
+// changeAs makes a change for the user of a session, who is held. It returns ErrNotFound
+// if the session is over.
+func (db *DB) changeAs(ctx context.Context, s Session, now time.Time, change func(context.Context, *transaction, standing) error) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
+		if err != nil {
+			return err
+		}
+		if err := stillLive(ctx, tx, s, now); err != nil {
+			return err
+		}
+		return change(ctx, tx, u)
+	})
 }
 
 // stillLive returns ErrNotFound unless the session lives at now.

@@ -181,16 +181,9 @@ func (db *DB) ChangeRoles(ctx context.Context, name string, add, remove []string
 // sessions of the user, and takes back all handoffs. It returns ErrNotFound if
 // the session is over, or the password is no longer the one that s.User says.
 func (db *DB) ChangePassword(ctx context.Context, s Session, passwordHash string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockUser(ctx, tx, "id", s.User.ID)
-		if err != nil {
-			return err
-		}
+	return db.changeAs(ctx, s, now, func(ctx context.Context, tx *transaction, u standing) error {
 		if u.passwordHash != s.User.PasswordHash {
 			return ErrNotFound
-		}
-		if err := stillLive(ctx, tx, s, now); err != nil {
-			return err
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET password_hash = $1 WHERE id = $2`, passwordHash, u.id); err != nil {
 			return wrap("changing a password", err)
