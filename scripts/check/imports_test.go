@@ -66,9 +66,10 @@ var rooms = []room{
 	},
 	{
 		path: "shared/replay/redisreplay",
-		ours: []string{"shared/handoff", "shared/replay"}, modules: []string{rueidis}, public: true,
+		ours: []string{"shared/handoff", "shared/replay", "shared/replay/internal/remote"}, modules: []string{rueidis}, public: true,
 	},
-	{path: "shared/replay/sqlreplay", ours: []string{"shared/handoff", "shared/replay"}, std: []string{"database/sql"}, public: true},
+	{path: "shared/replay/internal/remote", ours: []string{"shared/handoff"}, public: true},
+	{path: "shared/replay/sqlreplay", ours: []string{"shared/handoff", "shared/replay", "shared/replay/internal/remote"}, std: []string{"database/sql"}, public: true},
 	{
 		path: "shared/rule",
 		ours: []string{"shared/handoff", "shared/strictjson", "proto/handoff/v1"}, modules: []string{protobuf}, public: true,

@@ -26,9 +26,7 @@ var (
 	errBusy       = errors.New("too many redemptions wait for the Redis")
 	errClosed     = errors.New("the store is closed")
 	errTimePassed = errors.New("the token's time has passed, and its mark may have been removed, or is too far ahead")
-	errTooLong    = errors.New("the token lives longer than any may")
 	errDoubt      = errors.New("the answers are not certain to be these commands'")
-	errSkew       = errors.New("the verifier's skew is larger than the store's: a Redis that starts over would forget redemptions")
 	errNotHeld    = errors.New("too few replicas have the redemption")
 )
 
@@ -45,14 +43,8 @@ type call struct {
 // handoff.ErrIssuedBeforeStart and handoff.ErrStoreFull leaves open whether the
 // token is spent.
 func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("not redeemed: %w", err)
-	}
-	if r.Skew > s.config.Skew {
-		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, s.config.Skew)
-	}
-	if r.Expires.Sub(r.IssuedAt) > handoff.MaxLifetime+s.config.Skew {
-		return errTooLong
+	if err := s.bounds().Takes(ctx, r); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()

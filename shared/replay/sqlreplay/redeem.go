@@ -50,8 +50,6 @@ const (
 
 var (
 	errTimePassed = errors.New("the token's time has passed, and its mark may have been removed")
-	errTooLong    = errors.New("the token lives longer than any may")
-	errSkew       = errors.New("the verifier's skew is larger than the store's: a PostgreSQL that starts over would forget redemptions")
 	errEpoch      = errors.New("this PostgreSQL is not the one that has kept the marks, or does not keep what it commits")
 )
 
@@ -76,14 +74,8 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 
 // takes refuses what need not be asked.
 func (s *Store) takes(ctx context.Context, r handoff.Redemption) error {
-	if err := context.Cause(ctx); err != nil {
-		return fmt.Errorf("not redeemed: %w", err)
-	}
-	if r.Skew > s.config.Skew {
-		return fmt.Errorf("%w: %s and %s", errSkew, r.Skew, s.config.Skew)
-	}
-	if r.Expires.Sub(r.IssuedAt) > handoff.MaxLifetime+s.config.Skew {
-		return errTooLong
+	if err := s.bounds().Takes(ctx, r); err != nil {
+		return err
 	}
 	if err := s.status.Load().err; err != nil {
 		return fmt.Errorf("the PostgreSQL cannot be used: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay"
+	"github.com/handoff-auth/handoff/shared/replay/internal/remote"
 )
 
 // Config says which PostgreSQL, and what is accepted of it.
@@ -158,18 +159,17 @@ func (s *Store) Skew() time.Duration { return s.config.Skew }
 // Ready returns from when on tokens are issued that the store accepts. It lies in
 // the past, except for a PostgreSQL that has started over.
 func (s *Store) Ready() time.Time {
-	return s.status.Load().began.Add(s.config.Skew).Truncate(time.Second).Add(time.Second)
+	return s.bounds().Ready(s.status.Load().began)
 }
 
 // Healthy returns nil if the store can accept redemptions now, or why not.
 func (s *Store) Healthy() error {
-	if err := s.status.Load().err; err != nil {
-		return err
-	}
-	if wait := s.Ready().Sub(s.config.Now()); wait > 0 {
-		return fmt.Errorf("%w: ready in %s", handoff.ErrIssuedBeforeStart, wait.Round(time.Millisecond))
-	}
-	return nil
+	status := s.status.Load()
+	return s.bounds().Healthy(status.began, status.err)
+}
+
+func (s *Store) bounds() remote.Bounds {
+	return remote.Bounds{Server: "PostgreSQL", Skew: s.config.Skew, Now: s.config.Now}
 }
 
 // inTable is a statement about the table.
