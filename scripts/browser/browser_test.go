@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/scripts/internal/pair/pairtest"
 )
 
 // attacks are those that the story tries in both browsers.
@@ -28,7 +29,10 @@ func TestBrowsers(t *testing.T) {
 	if only == "1" {
 		only = ""
 	}
-	bin := build(t)
+	bin := filepath.Join(t.TempDir(), "bin")
+	if err := pairtest.Build(bin, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, kind := range []string{"chromium", "firefox"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +55,11 @@ func inBrowser(t *testing.T, kind, bin, only string) {
 	if err != nil {
 		t.Fatal("it takes chromium, firefox-esr, node and npm:", err)
 	}
-	p := start(t, bin)
+	p := pairtest.Start(t, pair.Config{
+		Bin: bin, Visits: 15 * time.Minute, Guests: 1,
+		Server1: []string{"--log-level", "debug", "--lifetime", "120s"},
+		Server2: []string{"--log-level", "debug", "--max-staleness", "4s"},
+	})
 	control := httptest.NewServer(newControls(t, p))
 	t.Cleanup(control.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
@@ -82,39 +90,4 @@ func inBrowser(t *testing.T, kind, bin, only string) {
 			t.Errorf("%s has a token or a cookie", log)
 		}
 	}
-}
-
-// build builds the programs.
-func build(t *testing.T) (bin string) {
-	t.Helper()
-	bin = filepath.Join(t.TempDir(), "bin")
-	for name, from := range map[string]string{"handoff": "shared/cmd/handoff", "handoff-server1": "server1/cmd/handoff-server1", "handoff-server2": "server2"} {
-		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+from) // as make build does
-		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
-		if output, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", name, err, output)
-		}
-	}
-	return bin
-}
-
-func start(t *testing.T, bin string) *pair.Pair {
-	t.Helper()
-	p, err := pair.Start(t.Context(), pair.Config{
-		Bin: bin, Dir: filepath.Join(t.TempDir(), "pair"), Trust: true, Visits: 15 * time.Minute, Guests: 1,
-		Server1: []string{"--log-level", "debug", "--lifetime", "120s"},
-		Server2: []string{"--log-level", "debug", "--max-staleness", "4s"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := p.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return p
 }

@@ -14,6 +14,7 @@ import (
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/scripts/internal/pair/pairtest"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 )
@@ -63,19 +64,8 @@ type developer struct {
 }
 
 func (d *developer) restarts(config pair.Config) {
-	config.Bin, config.Dir, config.Trust = bin, filepath.Join(d.TempDir(), "pair"), true
-	p, err := pair.Start(d.Context(), config)
-	if err != nil {
-		d.Fatal(err)
-	}
-	d.Cleanup(func() {
-		if err := p.Stop(); err != nil {
-			d.Error(err)
-		}
-	})
-	if err := p.Ready(d.Context()); err != nil {
-		d.Fatal(err)
-	}
+	config.Bin = bin
+	p := pairtest.Start(d, config)
 	bob := signIn(d.T, p, "bob")
 	spent := d.handOff(bob)
 	if reason := d.pay(bob, spent); reason != 0 {
@@ -88,6 +78,7 @@ func (d *developer) restarts(config pair.Config) {
 		d.Fatal(err)
 	}
 	listening := time.Now()
+	var err error
 	if bob.Client, err = pair.Dial(p.Server1.Address, p.Server2.Address, p.CA); err != nil {
 		d.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/handoff-auth/handoff/scripts/internal/pair/pairtest"
 )
 
 // bin is the folder of the programs, built once for all tests.
@@ -27,7 +29,7 @@ func TestMain(m *testing.M) {
 	}
 	bin = filepath.Join(dir, "bin")
 	status := 1
-	if err := build(); err != nil {
+	if err := pairtest.Build(bin, map[string]string{"demo": "scripts/demo"}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	} else {
 		status = m.Run()
@@ -56,19 +58,6 @@ func progress(t *testing.T, how func() string) (done func()) {
 		close(stop)
 		<-stopped
 	})
-}
-
-func build() error {
-	for name, from := range map[string]string{
-		"handoff": "shared/cmd/handoff", "handoff-server1": "server1/cmd/handoff-server1", "handoff-server2": "server2", "demo": "scripts/demo",
-	} {
-		command := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, name), "./"+from)
-		command.Dir, command.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build does
-		if output, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w\n%s", name, err, output)
-		}
-	}
-	return nil
 }
 
 // program is one that this test runs, in an environment of its own.

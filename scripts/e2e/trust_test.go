@@ -14,6 +14,7 @@ import (
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
+	"github.com/handoff-auth/handoff/scripts/internal/pair/pairtest"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/keyset"
@@ -25,22 +26,10 @@ import (
 // nothing of it but the public trust key.
 func trusting(t *testing.T, config pair.Config) *pair.Pair {
 	t.Helper()
-	config.Bin, config.Dir, config.Trust = bin, filepath.Join(t.TempDir(), "pair"), true
+	config.Bin = bin
 	config.Server1 = append([]string{"--skew", "1s", "--sign-in-attempts", "100000", "--handoff-quota", "1000000"}, config.Server1...)
 	config.Server2 = append([]string{"--skew", "1s"}, config.Server2...)
-	p, err := pair.Start(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := p.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return pairtest.Start(t, config)
 }
 
 // user is a signed-in user with a connection to each audience.

@@ -13,8 +13,9 @@ import (
 
 // Program is an API client: it calls SERVER1 with a key of its own in place of a session.
 type Program struct {
-	ID  string
-	key *signkey.Key
+	ID      string
+	KeyFile string
+	key     *signkey.Key
 }
 
 // AddProgram makes a program's key, and has SERVER1's operator register its public half.
@@ -36,7 +37,7 @@ func (p *Pair) AddProgram(ctx context.Context, name string, roles ...string) (*P
 		return nil, fmt.Errorf("client add does not say the client's id: %q", said)
 	}
 	key, err := signkey.Load(private)
-	return &Program{ID: id[1], key: key}, err
+	return &Program{ID: id[1], KeyFile: private, key: key}, err
 }
 
 func (c *Program) params() assertion.Params { return assertion.Params{Client: c.ID, Audience: Issuer} }
