@@ -252,13 +252,5 @@ func readRoots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := vetted.File{Path: file, Max: 4 << 20}.Read()
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", file)
-	}
-	return roots, nil
+	return vetted.File{Path: file, Max: 4 << 20}.Roots()
 }

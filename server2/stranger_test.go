@@ -111,11 +111,7 @@ func TestI01CallsWithoutABody(t *testing.T) {
 	get := &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"}
 	reusable := token(t, issuer, getMethod, get, nil)
 	before := residentOf(t, r.pid)
-	pool := x509.NewCertPool()
-	certificate, err := os.ReadFile(s["tls-cert"])
-	if err != nil || !pool.AppendCertsFromPEM(certificate) {
-		t.Fatal(err)
-	}
+	pool := poolOf(t, s["tls-cert"])
 	var open []net.Conn
 	for range connections {
 		conn, err := stranger("127.0.0.2", r.address, pool)
@@ -157,11 +153,7 @@ func TestI01IdleConnectionsHoldLittle(t *testing.T) {
 	t.Setenv("GOGC", "25") // so that what is held is what lives
 	s, _ := goodSettings(t)
 	r, _ := spawn(t, s.args())
-	pool := x509.NewCertPool()
-	certificate, err := os.ReadFile(s["tls-cert"])
-	if err != nil || !pool.AppendCertsFromPEM(certificate) {
-		t.Fatal(err)
-	}
+	pool := poolOf(t, s["tls-cert"])
 	before := residentOf(t, r.pid)
 	for range connections {
 		conn, err := stranger("127.0.0.2", r.address, pool)

@@ -26,6 +26,7 @@
 package vetted
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,19 @@ func (f File) Read() ([]byte, error) {
 		err = fmt.Errorf("%s: %w", f.Path, err)
 	}
 	return text, err
+}
+
+// Roots returns the certificate authorities in the file, which is PEM.
+func (f File) Roots() (*x509.CertPool, error) {
+	text, err := f.Read()
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", f.Path)
+	}
+	return roots, nil
 }
 
 // NoURI refuses a path in which there is the URI of a key in a PKCS#11 token, before an

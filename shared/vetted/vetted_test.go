@@ -1,7 +1,10 @@
 package vetted_test
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -103,6 +106,37 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if _, err := (vetted.File{Path: filepath.Join(dir, "missing"), Max: 4}).Read(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
+	}
+}
+
+func TestRoots(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	file := vetted.File{Path: path, Max: 1 << 20}
+	authority := httptest.NewTLSServer(nil)
+	defer authority.Close()
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate().Raw})
+	write(t, path, string(certificate), 0o644)
+	roots, err := file.Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authority.Certificate().Verify(x509.VerifyOptions{Roots: roots, DNSName: "example.com"}); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]struct {
+		text string
+		mode os.FileMode
+	}{
+		"empty":                 {"", 0o644},
+		"no PEM":                {"text", 0o644},
+		"cut":                   {string(certificate[:100]), 0o644},
+		"a key":                 {"-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n", 0o644},
+		"written by others too": {string(certificate), 0o666},
+	} {
+		write(t, path, c.text, c.mode)
+		if roots, err := file.Roots(); roots != nil || err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, %v", name, roots, err)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
 	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // A target is a server to be flooded, alone on its processor.
@@ -79,12 +80,10 @@ func server2(ctx context.Context, s measure.Settings) (_ *target, err error) {
 	if err := measure.Confine(p.Server2.Pid(), serverCore); err != nil {
 		return nil, err
 	}
-	authority, err := os.ReadFile(p.CA)
+	roots, err := vetted.File{Path: p.CA, Max: 1 << 20}.Roots()
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(authority)
 	key, err := signkey.Load(filepath.Join(dir, "server1", "signing.key"))
 	if err != nil {
 		return nil, err

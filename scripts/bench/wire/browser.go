@@ -3,20 +3,19 @@ package wire
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/handoff-auth/handoff/scripts/bench/measure"
 	"github.com/handoff-auth/handoff/scripts/internal/pair"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Browser measures what a payment that somebody confirms in a browser costs
@@ -87,12 +86,10 @@ type passenger struct {
 }
 
 func newPassenger(p *pair.Pair) (*passenger, error) {
-	authority, err := os.ReadFile(p.CA)
+	roots, err := vetted.File{Path: p.CA, Max: 1 << 20}.Roots()
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(authority)
 	address := p.Server2.Web
 	return &passenger{shop: p.Shop(), billing: p.Billing(), client: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

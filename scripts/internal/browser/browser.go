@@ -14,16 +14,16 @@ package browser
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Browser is one person's browser, with one cookie jar. It is for one goroutine.
@@ -35,13 +35,9 @@ type Browser struct {
 // New returns a browser that trusts the authority in the file ca, and reaches each
 // host:port where hosts says; any other it resolves.
 func New(ca string, hosts map[string]string) (*Browser, error) {
-	authority, err := os.ReadFile(ca)
+	roots, err := vetted.File{Path: ca, Max: 1 << 20}.Roots()
 	if err != nil {
 		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
-		return nil, fmt.Errorf("%s holds no certificate", ca)
 	}
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	transport := &http.Transport{

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,6 +26,7 @@ import (
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Client is a user's program: it talks to both servers, and is all that they
@@ -108,13 +108,9 @@ func NewCertificate() (tls.Certificate, error) {
 }
 
 func trustIn(ca string, own ...tls.Certificate) (grpc.DialOption, error) {
-	authority, err := os.ReadFile(ca)
+	roots, err := vetted.File{Path: ca, Max: 1 << 20}.Roots()
 	if err != nil {
 		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
-		return nil, fmt.Errorf("%s holds no certificate", ca)
 	}
 	return grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, Certificates: own})), nil
 }

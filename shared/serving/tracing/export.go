@@ -67,12 +67,8 @@ func newExporter(getenv func(string) string) (*exporter, error) {
 	}
 	roots := (*x509.CertPool)(nil)
 	if file, from := variable("CERTIFICATE"); file != "" {
-		text, err := vetted.File{Path: file, Max: 1 << 20}.Read()
-		if err != nil {
+		if roots, err = (vetted.File{Path: file, Max: 1 << 20}).Roots(); err != nil {
 			return nil, fmt.Errorf("$%s: %w", from, err)
-		}
-		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("$%s: %s has no certificate in PEM", from, file)
 		}
 	}
 	e.client = &http.Client{
