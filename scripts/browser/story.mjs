@@ -94,7 +94,13 @@ async function go(page, label, options) {
   const pressed = await button(page, label)
   await Promise.all([page.waitForNavigation(), pressed.click(options)])
 }
-// settle waits until the browser has arrived somewhere.
+// clickOn clicks on what a selector finds, as often as the page puts another in its place
+// before it is clicked, and waits for where it leads.
+async function clickOn(page, selector) {
+  await page.bringToFront()
+  await Promise.all([page.waitForNavigation(), page.locator(selector).click()])
+}
+// arrived waits until the browser has arrived somewhere.
 async function arrived(page, pattern) {
   for (let left = 200; left > 0; left--) {
     if (page.url().match(pattern)) {
@@ -122,10 +128,7 @@ async function pay(person, order = 'INV-42', page = person.page) {
   await arrived(page, confirmPage)
   return page
 }
-const follow = async (page, label) => {
-  const link = await page.waitForSelector(`::-p-xpath(//a[contains(., "${label}")])`)
-  await Promise.all([page.waitForNavigation(), link.click()])
-}
+const follow = (page, label) => clickOn(page, `::-p-xpath(//a[contains(., "${label}")])`)
 const formPage = (action, fields, more = '') => `<!doctype html><meta charset="utf-8">${more}<form method="post" action="${action}">${Object.entries(fields)
   .map(([name, value]) => `<input name="${name}" value="${value}">`).join('')}<button>Go</button></form><script>document.forms[0].submit()</script>`
 
@@ -585,8 +588,7 @@ await check('H01 the app: opened from the shop, a payment through the shop, and 
   const other = await openApp(person, await newPage(person.context))
   await page.bringToFront()
   await follow(page, 'Open') // a place
-  const pays = await page.waitForSelector('a[aria-label^="Pay INV-49"]')
-  await Promise.all([page.waitForNavigation(), pays.click()])
+  await clickOn(page, 'a[aria-label^="Pay INV-49"]')
   await wants(page, /Your order INV-49/)
   await look(page, 'order')
   await (await button(page, 'INV-49')).click()
@@ -665,9 +667,7 @@ await check('a visit that is over is renewed by a navigation, which keeps the pl
   await look(page, 'app-last-minute')
   await says(page, /Your visit has ended/, 40000)
   await look(page, 'app-expired')
-  const more = await page.waitForSelector('::-p-xpath(//a[contains(., "Go on")])')
-  await page.bringToFront()
-  await more.click()
+  await follow(page, 'Go on')
   await arrived(page, new RegExp(`^${BILLING}/app/#open$`))
   await says(page, /Payments/)
 })
