@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -741,7 +742,8 @@ func TestG11Reflection(t *testing.T) {
 
 func TestUserCommands(t *testing.T) {
 	s := newSite(t)
-	db := s.path("server1.db")
+	good, refused := s.path("server1.db"), s.path("refused.db")
+	db := good
 	command := func(stdin string, args ...string) (status int, stdout, stderr string) {
 		var out, complaint bytes.Buffer
 		status = run(t.Context(), args, []string{"HANDOFF_SERVER1_DATABASE=" + db}, strings.NewReader(stdin), &out, &complaint)
@@ -767,6 +769,9 @@ func TestUserCommands(t *testing.T) {
 		"an argument":       {password, []string{"--name", "carol", "--password", password}, 2},
 		"one more argument": {password, []string{"--name", "carol", password}, 2},
 	} {
+		if db = good; c.status != 0 {
+			db = refused
+		}
 		status, stdout, stderr := command(c.stdin, append([]string{"user", "add"}, c.args...)...)
 		if status != c.status || (status == 0) != (stderr == "") || (status == 0) != (stdout != "") {
 			t.Errorf("%s: exit status %d, want %d; stdout %q, stderr %q", name, status, c.status, stdout, stderr)
@@ -775,6 +780,10 @@ func TestUserCommands(t *testing.T) {
 			t.Errorf("%s: the password is shown", name)
 		}
 	}
+	if _, err := os.Stat(refused); !os.IsNotExist(err) {
+		t.Errorf("what was refused has left a database: %v", err)
+	}
+	db = good
 	if status, _, stderr := command(password, "user", "add", "--name", "alice"); status != 1 || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("a second alice: exit status %d, %q", status, stderr)
 	}

@@ -54,6 +54,9 @@ func (c *addCommand) run(ctx context.Context, std console) (err error) {
 func (s console) newPassword(name string) (string, error) {
 	if file, ok := s.stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		first, err := s.ask(file, "Password of "+name+": ")
+		if err == nil {
+			err = account.CheckPassword(first)
+		}
 		if err != nil {
 			return "", err
 		}
@@ -75,7 +78,7 @@ func (s console) newPassword(name string) (string, error) {
 	if bytes.ContainsAny(line, "\r\n") {
 		return "", errors.New("standard input has more than one line: it takes the password alone")
 	}
-	return string(line), nil
+	return string(line), account.CheckPassword(string(line))
 }
 
 func (s console) ask(terminal *os.File, prompt string) (string, error) {

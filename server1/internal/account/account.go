@@ -103,12 +103,19 @@ func (d *Directory) SetPassword(ctx context.Context, name, password string) erro
 	return d.db.SetPassword(ctx, name, hash, d.now())
 }
 
-// hash returns the hash of a password that is neither too short nor too long.
 func (d *Directory) hash(ctx context.Context, password string) (string, error) {
-	if len(password) < MinPassword || len(password) > MaxPassword {
-		return "", fmt.Errorf("a password has %d to %d bytes", MinPassword, MaxPassword)
+	if err := CheckPassword(password); err != nil {
+		return "", err
 	}
 	return d.hasher.Hash(ctx, password)
+}
+
+// CheckPassword refuses a new password that is too short or too long.
+func CheckPassword(password string) error {
+	if len(password) < MinPassword || len(password) > MaxPassword {
+		return fmt.Errorf("a password has %d to %d bytes", MinPassword, MaxPassword)
+	}
+	return nil
 }
 
 // Authenticate returns the user with this name and password. Its errors are a

@@ -29,7 +29,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -123,10 +122,6 @@ func run(args []string, p *program) (status int) {
 
 type helped int
 
-// misspelled is a mistake in the name of a command, and in nothing that could be
-// a token: a JOSE header begins with eyJ.
-var misspelled = regexp.MustCompile(`^unexpected argument [a-z]+(,|$)`)
-
 // withoutSecrets words a mistake in the command line without an argument that was
 // not asked for: somebody may have put a token there.
 func withoutSecrets(err error) error {
@@ -136,10 +131,10 @@ func withoutSecrets(err error) error {
 	}
 	command := mistake.Context.Selected()
 	if command == nil || !command.Leaf() {
-		if misspelled.MatchString(err.Error()) {
-			return err
+		if worded := commandline.Misspelled(err); worded != err {
+			return worded
 		}
-		return errors.New("unexpected argument: not the name of a command")
+		return errors.New("unexpected argument: not the name of a command: see handoff --help")
 	}
 	switch command.Target.Interface().(type) {
 	case verifyCommand, inspectCommand:

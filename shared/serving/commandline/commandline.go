@@ -56,7 +56,7 @@ func (p Program) Parse(line any, args, env []string, stdout io.Writer) (*kong.No
 	if err == nil {
 		err = variables.unread(parser.Model)
 	} else {
-		err = variables.blame(parser.Model, args, err)
+		err = variables.blame(parser.Model, args, Misspelled(err))
 	}
 	if answered || err != nil {
 		if answered {
@@ -65,6 +65,29 @@ func (p Program) Parse(line any, args, env []string, stdout io.Writer) (*kong.No
 		return nil, err
 	}
 	return chosen.Selected(), nil
+}
+
+// misspelled is a mistake in the name of a command, and in nothing that could be a
+// token, whose header begins with eyJ, or a database's URL.
+var misspelled = regexp.MustCompile(`^unexpected argument ([a-z]+)(?:, did you mean (.*)\?)?$`)
+
+// Misspelled words kong's error anew where it is about the name of a command, and
+// returns any other as it is.
+func Misspelled(err error) error {
+	found := misspelled.FindStringSubmatch(err.Error())
+	mistake, ok := errors.AsType[*kong.ParseError](err)
+	if found == nil || !ok {
+		return err
+	}
+	program := mistake.Context.Model
+	if command := mistake.Context.Selected(); command != nil && command.Leaf() &&
+		(command != program.DefaultCmd || slices.Contains(mistake.Context.Args, command.Name)) {
+		return err // it is an argument of this command that is not expected
+	}
+	if found[2] != "" {
+		return fmt.Errorf("there is no command %s; did you mean %s? (%s --help lists all)", found[1], found[2], program.Name)
+	}
+	return fmt.Errorf("there is no command %s: see %s --help", found[1], program.Name)
 }
 
 // variables are the settings that the environment makes.

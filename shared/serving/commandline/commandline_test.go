@@ -122,6 +122,26 @@ func TestIds(t *testing.T) {
 	}
 }
 
+// A command that there is not is called one; an argument too many is not.
+func TestMisspelled(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"keys", "retir"}, `there is no command retir; did you mean "retire"? (prog --help lists all)`},
+		{[]string{"frob"}, "there is no command frob: see prog --help"},
+		{[]string{"--loud", "frob"}, "there is no command frob: see prog --help"},
+		{[]string{"keys", "frob"}, "there is no command frob: see prog --help"},
+		{[]string{"serve", "frob"}, "unexpected argument frob"},
+		{[]string{"keys", "retire", "kid", "frob"}, "unexpected argument frob"},
+		{[]string{"eyJhbGciOiJFZERTQSJ9"}, "unexpected argument eyJhbGciOiJFZERTQSJ9"},
+	} {
+		if _, _, _, err := parse(t, c.args, nil); err == nil || err.Error() != c.says {
+			t.Errorf("%q: %v", c.args, err)
+		}
+	}
+}
+
 func TestHelpAndVersion(t *testing.T) {
 	for _, c := range []struct {
 		args []string

@@ -15,7 +15,9 @@ func help(options kong.HelpOptions, context *kong.Context) error {
 		return kong.DefaultHelpPrinter(options, context)
 	}
 	options.NoExpandSubcommands = !slices.ContainsFunc(context.Model.Children, func(n *kong.Node) bool { return !n.Leaf() })
-	if err := kong.DefaultHelpPrinter(options, context); err != nil {
+	list := options
+	list.Compact = true
+	if err := kong.DefaultHelpPrinter(list, context); err != nil {
 		return err
 	}
 	byDefault, err := kong.Trace(context.Kong, []string{context.Model.DefaultCmd.Name})
