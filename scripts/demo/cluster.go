@@ -97,7 +97,7 @@ func (s *cluster) back(ctx context.Context) error {
 	}
 	const patience = 5 * time.Second
 	for _, client := range s.each {
-		if got := within(ctx, client, patience, "seen", handoff.GetToken()); got != "seen within "+words(patience) {
+		if got := within(ctx, client, patience, shown, handoff.GetToken()); got != shown+" within "+words(patience) {
 			return fmt.Errorf("a SERVER2, once SERVER1 is back: %s", got)
 		}
 	}

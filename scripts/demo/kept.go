@@ -31,8 +31,8 @@ func (s *story) keep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.step("billing has given the shop a key to seal to", "it names nothing", readable(token))
-	s.step("SERVER2 opens it", "seen", see(ctx, s.client, token))
+	s.step("billing has given the shop a key to seal to", "it names no invoice", readable(token))
+	s.step("SERVER2 opens it", shown, see(ctx, s.client, token))
 	return s.bind(ctx, session)
 }
 
@@ -66,7 +66,7 @@ func (s *story) bind(ctx context.Context, session string) error {
 		return err
 	}
 	s.step("a thief sends a handoff that is bound to its client's certificate", "CERTIFICATE_MISMATCH", see(ctx, thief, bound.GetToken()))
-	s.step("its own client sends it", "seen", see(ctx, own, bound.GetToken()))
+	s.step("its own client sends it", shown, see(ctx, own, bound.GetToken()))
 	return nil
 }
 
@@ -88,5 +88,5 @@ func readable(token string) string {
 			return "it names INV-42"
 		}
 	}
-	return "it names nothing"
+	return "it names no invoice"
 }

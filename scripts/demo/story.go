@@ -96,7 +96,7 @@ func (s *story) payOnce(ctx context.Context, alice string) error {
 	s.step("the payments in SERVER2's books", "1 payment of INV-42", export)
 
 	_, err = s.pay(ctx, alice, payment("INV-43", 9900))
-	s.step("alice hands off a payment of INV-43, which is bob's invoice", "INVOICE_NOT_FOUND", outcome(err))
+	s.step("alice hands off a payment of INV-43, bob's invoice", "INVOICE_NOT_FOUND", outcome(err))
 	return nil
 }
 

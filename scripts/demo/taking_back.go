@@ -19,6 +19,9 @@ import (
 
 // invoice is what the rest of the story looks at: a reusable handoff can be tried
 // again and again.
+// shown is what see says of a call that ran.
+const shown = "INV-42 is shown"
+
 func invoice() *server2v1.GetInvoiceRequest { return &server2v1.GetInvoiceRequest{InvoiceId: "INV-42"} }
 
 // takeBack tells how handoffs end before they expire. SERVER2 learns of it by
@@ -60,7 +63,7 @@ func (s *story) takeBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.step("alice signs in again and hands off at once", "seen", see(ctx, s.client, handoff.GetToken()))
+	s.step("alice signs in again and hands off at once", shown, see(ctx, s.client, handoff.GetToken()))
 	return nil
 }
 
@@ -76,11 +79,11 @@ func (s *story) look(ctx context.Context) (session string, handoff *handoffv1.Is
 
 // see presents a token, and says what came of it.
 func see(ctx context.Context, client *pair.Client, token string) string {
-	_, err := client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(token))
-	if err == nil {
-		return "seen"
+	answer, err := client.Invoices.GetInvoice(ctx, invoice(), handoffgrpc.Token(token))
+	if err != nil {
+		return outcome(err)
 	}
-	return outcome(err)
+	return answer.GetInvoice().GetInvoiceId() + " is shown"
 }
 
 // within presents a token until it has the outcome that is expected.
@@ -129,11 +132,11 @@ func (s *story) rotate(ctx context.Context) error {
 		return err
 	}
 	_, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared))
-	s.step("an operator wants the new key to sign before SERVER2 can know it", "wait", refusedStep(err))
+	s.step("an operator wants the new key to sign before SERVER2 can know it", "too early", refusedStep(err))
 	err = slowly(s.out, "waiting until every SERVER2 has heard of the new key", func() error {
 		for err != nil {
 			time.Sleep(100 * time.Millisecond)
-			if _, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared)); err != nil && refusedStep(err) != "wait" {
+			if _, err = s.pair.Operate(ctx, []string{"keys", "activate"}, newKey(prepared)); err != nil && refusedStep(err) != "too early" {
 				return err
 			}
 		}
@@ -202,13 +205,13 @@ func (s *story) serverGone(ctx context.Context) error {
 			return err
 		}
 	}
-	s.step("SERVER2 goes on without SERVER1", "seen", see(ctx, s.first, handoff.GetToken()))
+	s.step("SERVER2 goes on without SERVER1", shown, see(ctx, s.first, handoff.GetToken()))
 	s.step("SERVER2 can no longer know what was taken back", "TRUST_STALE within "+words(maxStaleness+time.Second),
 		within(ctx, s.first, maxStaleness+time.Second, "TRUST_STALE", handoff.GetToken()))
 	if err := s.pair.Restart(ctx); err != nil {
 		return err
 	}
-	s.step("SERVER1 runs again", "seen within a second", within(ctx, s.first, time.Second, "seen", handoff.GetToken()))
+	s.step("SERVER1 runs again", shown+" within a second", within(ctx, s.first, time.Second, shown, handoff.GetToken()))
 	return nil
 }
 
@@ -265,7 +268,7 @@ func refusedStep(err error) string {
 	case err == nil:
 		return "done"
 	case strings.Contains(err.Error(), "too early: "):
-		return "wait"
+		return "too early"
 	}
 	return err.Error()
 }
