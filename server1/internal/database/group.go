@@ -10,8 +10,8 @@ import (
 
 // group records handoffs on PostgreSQL, where each commit waits for the disk and each
 // statement for an answer: those that come while some are being recorded are recorded
-// together, in two statements. The first holds the users' rows, in the order of their
-// ids; the second, which so sees every sign-out and cut-off that was acknowledged
+// together, in two statements. The first holds the rows of users and clients, in the order
+// of their ids; the second, which so sees every sign-out and cut-off that was acknowledged
 // before, adds what may be added.
 type group struct {
 	change func(ctx context.Context, do func(context.Context, *transaction) error) error
@@ -106,8 +106,8 @@ const holdUsers = `SELECT COUNT(*) FROM (SELECT id FROM users WHERE id = ANY($1)
 // once: so its plan is good before PostgreSQL has any statistics of the tables, too.
 const recordHandoffs = `WITH asked AS (
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[], $9::text[])
-			AS a (session, id, audience, method, iat, exp, at, client, kid, assertion, event, roles, user_id)
+			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[], $9::text[], $14::text[], $15::text[])
+			AS a (session, id, audience, method, iat, exp, at, client, kid, assertion, event, roles, user_id, grant_id, sid)
 	), good AS MATERIALIZED (
 		SELECT asked.*, sessions.handoff_id
 		FROM asked JOIN sessions ON sessions.id_sha256 = asked.session AND sessions.user_id = asked.user_id
@@ -115,9 +115,16 @@ const recordHandoffs = `WITH asked AS (
 		UNION ALL
 		SELECT asked.*, NULL
 		FROM asked JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client AND client_keys.client_id = asked.user_id
+		UNION ALL
+		SELECT asked.*, grants.handoff_id
+		FROM asked JOIN grants ON grants.id = asked.grant_id AND grants.handoff_id = asked.sid AND grants.user_id = asked.user_id AND grants.client_id = asked.client
+			JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client
+			JOIN users AS client ON client.id = asked.client
+		WHERE grants.expires_at > asked.at AND grants.expires_at >= asked.exp AND client.disabled_at IS NULL AND client.cut_off_at < asked.iat
 	), recorded AS (
-		INSERT INTO audit (occurred_at, event, user_id, session, handoff_id, audience, method, expires_at, assertion)
-		SELECT good.at, good.event, users.id, good.handoff_id, good.id, good.audience, good.method, good.exp, NULLIF(good.assertion, '')
+		INSERT INTO audit (occurred_at, event, user_id, session, handoff_id, audience, method, expires_at, client_id, grant_id, assertion)
+		SELECT good.at, good.event, users.id, good.handoff_id, good.id, good.audience, good.method, good.exp,
+			CASE WHEN good.grant_id <> '' THEN good.client END, NULLIF(good.grant_id, ''), NULLIF(good.assertion, '')
 		FROM good JOIN users ON users.id = good.user_id
 		WHERE users.disabled_at IS NULL AND users.cut_off_at < good.iat AND users.roles = good.roles
 		` + unlessSpent + `
@@ -128,12 +135,18 @@ const recordHandoffs = `WITH asked AS (
 	), noted AS (
 		UPDATE users SET issued_at = GREATEST(issued_at, latest.iat), handoffs_expire_at = GREATEST(handoffs_expire_at, latest.exp)
 		FROM latest WHERE users.id = latest.user_id AND (issued_at < latest.iat OR handoffs_expire_at < latest.exp)
+	), latest_by_grant AS (
+		SELECT asked.grant_id, MAX(asked.exp) AS exp
+		FROM recorded JOIN asked ON asked.id = recorded.handoff_id WHERE asked.grant_id <> '' GROUP BY asked.grant_id
+	), noted_grants AS (
+		UPDATE grants SET handoffs_expire_at = latest_by_grant.exp
+		FROM latest_by_grant WHERE grants.id = latest_by_grant.grant_id AND handoffs_expire_at < latest_by_grant.exp
 	)
 	SELECT handoff_id FROM recorded`
 
 // recordGroup records those that may be recorded, and marks them.
 func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
-	var users, sessions, ids, audiences, methods, events, clients, kids, assertions, roles []string
+	var users, sessions, ids, audiences, methods, events, clients, kids, assertions, roles, grants, sids []string
 	var iats, exps, ats []int64
 	byID := map[string]*member{}
 	for _, m := range all {
@@ -142,10 +155,16 @@ func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
 	for _, m := range once(all) {
 		byID[m.claims.ID] = m
 		users = append(users, m.userID())
-		by := m.by
-		if by == nil {
-			by = &Assertion{}
+		var by Assertion
+		var grant Grant
+		if m.by != nil {
+			by = *m.by
 		}
+		if by.Grant != nil {
+			grant = *by.Grant
+		}
+		grants = append(grants, grant.ID)
+		sids = append(sids, grant.HandoffID)
 		clients = append(clients, by.Client.ID)
 		kids = append(kids, by.Kid)
 		assertions = append(assertions, m.spends())
@@ -159,11 +178,11 @@ func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
 		ats = append(ats, toMillis(m.now))
 		roles = append(roles, m.roles())
 	}
-	if _, err := tx.ExecContext(ctx, holdUsers, users); err != nil {
+	if _, err := tx.ExecContext(ctx, holdUsers, slices.Concat(users, clients)); err != nil {
 		return wrap("holding users", err)
 	}
 	rows, err := tx.QueryContext(ctx, recordHandoffs, sessions, ids, audiences, methods, iats, exps, ats,
-		events, users, clients, kids, assertions, roles)
+		events, users, clients, kids, assertions, roles, grants, sids)
 	if err != nil {
 		return wrap("recording handoffs", err)
 	}

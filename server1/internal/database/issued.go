@@ -129,7 +129,7 @@ func (db *DB) RecordByClient(ctx context.Context, by Assertion, claims *handoff.
 
 func (db *DB) recordIssued(ctx context.Context, h issued) error {
 	// What is counted is recorded by itself, with its user held.
-	if db.group != nil && h.most == 0 && (h.by == nil || h.by.Grant == nil) {
+	if db.group != nil && h.most == 0 {
 		recorded, err := db.group.record(ctx, h)
 		if err != nil || recorded {
 			return err

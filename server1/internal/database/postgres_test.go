@@ -416,3 +416,103 @@ func TestRevokedGrantIsHeldFirst(t *testing.T) {
 		t.Errorf("%d deadlocks", n)
 	}
 }
+
+// Handoffs that are recorded together are recorded as one by itself is, and refused where
+// it is refused, whatever has become of what they are asked by.
+func TestRecordedTogether(t *testing.T) {
+	url := servingtest.Postgres(t)
+	db := engine{func(testing.TB) string { return url }}.issuing(t)
+	alice, nightly, other := addUser(t, db, "alice"), addClient(t, db, "nightly", 1), addClient(t, db, "other", 1)
+	s := lastingSession(t, db, alice)
+	g := addGrant(t, db, s, nightly)
+	forItself, byGrant := assert(nightly, nil, User{}), assert(nightly, &g, alice)
+	kinds := map[string]issued{
+		"by a session":          {session: s, claims: claims(), now: start},
+		"a client's own":        {by: &forItself, claims: claims(), now: start},
+		"a client's by a grant": {by: &byGrant, claims: claims(), now: start},
+	}
+	const grant, session = `UPDATE grants SET `, `UPDATE sessions SET `
+	user := func(set, name string) string { return `UPDATE users SET ` + set + ` WHERE name = '` + name + `'` }
+	iat, exp := toMillis(start), toMillis(start.Add(time.Minute))
+	recorded := map[string]int{}
+	for _, became := range []string{
+		``,
+		user(`disabled_at = 1`, "alice"), user(`disabled_at = 1`, "nightly"), user(`disabled_at = 1`, "other"),
+		user(fmt.Sprintf(`cut_off_at = %d`, iat), "alice"), user(fmt.Sprintf(`cut_off_at = %d`, iat), "nightly"),
+		user(fmt.Sprintf(`cut_off_at = %d`, iat-1), "alice"), user(fmt.Sprintf(`cut_off_at = %d`, iat-1), "nightly"),
+		user(`roles = 'payer'`, "alice"), user(`roles = ''`, "nightly"),
+		user(fmt.Sprintf(`issued_at = %d, handoffs_expire_at = %d`, iat+1, exp+1), "alice"),
+		session + fmt.Sprintf(`expires_at = %d`, iat), session + fmt.Sprintf(`idle_expires_at = %d`, iat), session + fmt.Sprintf(`idle_expires_at = %d`, iat+1),
+		session + `user_id = '` + nightly.ID + `'`, `DELETE FROM sessions`,
+		`DELETE FROM client_keys`, `UPDATE client_keys SET kid = 'another' WHERE client_id = '` + nightly.ID + `'`,
+		`UPDATE client_keys SET client_id = '` + other.ID + `'`, `UPDATE client_keys SET client_id = '` + alice.ID + `'`,
+		grant + fmt.Sprintf(`expires_at = %d`, exp), grant + fmt.Sprintf(`expires_at = %d`, exp-1), grant + fmt.Sprintf(`expires_at = %d`, iat),
+		grant + `handoff_id = 'another'`, grant + `user_id = '` + nightly.ID + `'`, grant + `client_id = '` + other.ID + `'`, `DELETE FROM grants`,
+		grant + fmt.Sprintf(`handoffs_expire_at = %d`, exp+1), grant + `id = 'another'`,
+		`INSERT INTO audit (occurred_at, event, user_id, assertion) VALUES (0, '', '', '` + nightly.ID + ` ` + forItself.ID + `')`,
+		`INSERT INTO audit (occurred_at, event, user_id, assertion) VALUES (0, '', '', '` + nightly.ID + ` ` + byGrant.ID + `')`,
+	} {
+		for kind, h := range kinds {
+			alone := db.outcome(t, h, became, func(ctx context.Context, tx *transaction) error { return db.record(ctx, tx, h) })
+			together := db.outcome(t, h, became, func(ctx context.Context, tx *transaction) error {
+				m := &member{issued: h}
+				if err := recordGroup(ctx, tx, []*member{m}); err != nil {
+					t.Error(err)
+				}
+				if !m.recorded {
+					return ErrNotFound
+				}
+				return nil
+			})
+			if alone != together {
+				t.Errorf("%s, %q:\nalone    %s\ntogether %s", kind, became, alone, together)
+			}
+			if alone != "refused" {
+				recorded[kind]++
+			}
+		}
+	}
+	if t.Logf("recorded: %v", recorded); len(recorded) != len(kinds) {
+		t.Error("a kind is never recorded")
+	}
+}
+
+// outcome is what is in the database once a handoff is recorded after something else, of
+// which nothing stays.
+func (db *DB) outcome(t *testing.T, h issued, became string, do func(context.Context, *transaction) error) string {
+	t.Helper()
+	undo := errors.New("undo")
+	var says strings.Builder
+	err := db.change(t.Context(), func(ctx context.Context, tx *transaction) error {
+		if became != "" {
+			if _, err := tx.ExecContext(ctx, became); err != nil {
+				return err
+			}
+		}
+		if do(ctx, tx) != nil {
+			says.WriteString("refused")
+			return undo
+		}
+		for _, table := range []string{`SELECT (to_jsonb(audit) - 'id')::text FROM audit WHERE handoff_id = $1`, `SELECT users::text FROM users WHERE $1 <> '' ORDER BY id`, `SELECT grants::text FROM grants WHERE $1 <> ''`} {
+			rows, err := tx.QueryContext(ctx, table, h.claims.ID)
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+				var row string
+				if err := rows.Scan(&row); err != nil {
+					return err
+				}
+				says.WriteString("\n\t" + row)
+			}
+			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+				return err
+			}
+		}
+		return undo
+	})
+	if !errors.Is(err, undo) {
+		t.Fatalf("%q: %v", became, err)
+	}
+	return says.String()
+}
