@@ -31,19 +31,16 @@ func (s *since) UnmarshalText(text []byte) error {
 }
 
 // run writes the audit, an object a line, and holds a part of it at a time.
-func (c *exportCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	out := bufio.NewWriterSize(std.stdout, 64<<10)
-	line := json.NewEncoder(out)
-	line.SetEscapeHTML(false)
-	if err := db.Audit(ctx, time.Time(c.Since), func(row database.AuditRow) error { return line.Encode(row) }); err != nil {
-		return err
-	}
-	return out.Flush()
+func (c *exportCommand) run(ctx context.Context, std console) error {
+	return c.with(ctx, func(db *database.DB) error {
+		out := bufio.NewWriterSize(std.stdout, 64<<10)
+		line := json.NewEncoder(out)
+		line.SetEscapeHTML(false)
+		if err := db.Audit(ctx, time.Time(c.Since), func(row database.AuditRow) error { return line.Encode(row) }); err != nil {
+			return err
+		}
+		return out.Flush()
+	})
 }
 
 // run copies the database to a new file, which only its owner can read, from before anything is in it.

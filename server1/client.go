@@ -1,6 +1,7 @@
 package server1
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/handoff-auth/handoff/server1/internal/account"
 	"github.com/handoff-auth/handoff/server1/internal/client"
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -17,13 +17,8 @@ import (
 
 // run adds a client.
 func (c *addClientCommand) run(ctx context.Context, std console) (err error) {
-	if !account.ValidName(c.Name) {
-		return wrong("name", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
-	}
-	for _, role := range c.Role {
-		if !account.ValidName(role) {
-			return wrong("role", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
-		}
+	if err := cmp.Or(checkNames("name", c.Name), checkNames("role", c.Role...)); err != nil {
+		return err
 	}
 	now := time.Now()
 	keys, err := client.Keys(c.Key, now)
@@ -71,33 +66,26 @@ func idsOf(keys []database.ClientKey) string {
 }
 
 // run lists the clients, by name.
-func (c *listClientsCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	clients, err := db.Clients(ctx)
-	if err != nil {
-		return err
-	}
-	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE\tKEYS")
-	for _, client := range clients {
-		state := "active"
-		if !client.Disabled.IsZero() {
-			state = "disabled"
+func (c *listClientsCommand) run(ctx context.Context, std console) error {
+	return c.with(ctx, func(db *database.DB) error {
+		clients, err := db.Clients(ctx)
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n",
-			client.Name, client.ID, rolesOf(client.User), client.Created.Format(time.DateOnly), state, idsOf(client.Keys))
-	}
-	return table.Flush()
+		table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE\tKEYS")
+		for _, client := range clients {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", client.Name, client.ID, rolesOf(client.User),
+				client.Created.Format(time.DateOnly), stateOf(client.User), idsOf(client.Keys))
+		}
+		return table.Flush()
+	})
 }
 
 // run disables a client. A running server notices at once, and its audiences within a
 // moment.
 func (c *disableClientCommand) run(ctx context.Context, std console) error {
-	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
 		if err := db.DisableClient(ctx, c.Name, time.Now()); err != nil {
 			return err
 		}
@@ -108,7 +96,7 @@ func (c *disableClientCommand) run(ctx context.Context, std console) error {
 
 // run enables a client.
 func (c *enableClientCommand) run(ctx context.Context, std console) error {
-	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
 		if err := db.EnableClient(ctx, c.Name, time.Now()); err != nil {
 			return err
 		}
@@ -126,7 +114,7 @@ func (c *addClientKeyCommand) run(ctx context.Context, std console) error {
 	if len(keys) != 1 {
 		return wrong("key", errors.New("has more than one key"))
 	}
-	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
 		if err := db.AddClientKey(ctx, c.Name, keys[0]); err != nil {
 			return keyError(err)
 		}
@@ -137,7 +125,7 @@ func (c *addClientKeyCommand) run(ctx context.Context, std console) error {
 
 // run takes a key from a client.
 func (c *removeClientKeyCommand) run(ctx context.Context, std console) error {
-	return c.changeClient(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
 		err := db.RemoveClientKey(ctx, c.Name, c.Kid, time.Now())
 		if errors.Is(err, database.ErrNotFound) {
 			return fmt.Errorf("there is no client %q with the key %q", c.Name, c.Kid)
@@ -148,19 +136,6 @@ func (c *removeClientKeyCommand) run(ctx context.Context, std console) error {
 		fmt.Fprintf(std.stdout, "removed key %s from %s: its handoffs are taken back\n", c.Kid, c.Name)
 		return unpublished(ctx, std, db)
 	})
-}
-
-// changeClient makes a change of a client, who must be there.
-func (e existing) changeClient(ctx context.Context, name string, do func(*database.DB) error) (err error) {
-	db, err := e.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err = do(db); errors.Is(err, database.ErrNotFound) {
-		return fmt.Errorf("there is no client %q", name)
-	}
-	return err
 }
 
 // reserved returns the ids of the keys that this server signs with: no client may have

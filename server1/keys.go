@@ -19,23 +19,20 @@ import (
 )
 
 // run lists the signing keys.
-func (c *listKeysCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	ring, err := db.Ring(ctx)
-	if err != nil {
-		return err
-	}
-	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL")
-	for _, k := range ring.Records() {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), ring.Shown(k),
-			shown(k.Prepared), shown(k.Activated), shown(k.Ended), shown(k.Until))
-	}
-	return table.Flush()
+func (c *listKeysCommand) run(ctx context.Context, std console) error {
+	return c.with(ctx, func(db *database.DB) error {
+		ring, err := db.Ring(ctx)
+		if err != nil {
+			return err
+		}
+		table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "KEY\tALG\tSTATE\tPREPARED\tACTIVATED\tENDED\tLISTED UNTIL")
+		for _, k := range ring.Records() {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Key.ID(), k.Key.Algorithm(), ring.Shown(k),
+				shown(k.Prepared), shown(k.Activated), shown(k.Ended), shown(k.Until))
+		}
+		return table.Flush()
+	})
 }
 
 func shown(t time.Time) string {

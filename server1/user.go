@@ -2,6 +2,7 @@ package server1
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,8 @@ import (
 // run adds a user. The password is never an argument: others on the machine
 // could read it.
 func (c *addCommand) run(ctx context.Context, std console) (err error) {
-	if !account.ValidName(c.Name) {
-		return wrong("name", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
-	}
-	for _, role := range c.Role {
-		if !account.ValidName(role) {
-			return wrong("role", errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
-		}
+	if err := cmp.Or(checkNames("name", c.Name), checkNames("role", c.Role...)); err != nil {
+		return err
 	}
 	password, err := std.newPassword(c.Name)
 	if err != nil {
@@ -46,6 +42,14 @@ func (c *addCommand) run(ctx context.Context, std console) (err error) {
 		return err
 	}
 	fmt.Fprintf(std.stdout, "added %s: id %s, roles %s\n", user.Name, user.ID, rolesOf(user))
+	return nil
+}
+
+// checkNames refuses a setting with what no user, client or role can be called.
+func checkNames(setting string, names ...string) error {
+	if slices.ContainsFunc(names, func(name string) bool { return !account.ValidName(name) }) {
+		return wrong(setting, errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
+	}
 	return nil
 }
 
@@ -97,6 +101,25 @@ func (e existing) open(ctx context.Context) (*database.DB, error) {
 	return db, nil
 }
 
+// with opens the database, which must be there, for as long as do needs it.
+func (e existing) with(ctx context.Context, do func(*database.DB) error) (err error) {
+	db, err := e.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return do(db)
+}
+
+// change makes a change of a user or a client, who must be there.
+func (e existing) change(ctx context.Context, who, name string, do func(*database.DB) error) error {
+	err := e.with(ctx, do)
+	if errors.Is(err, database.ErrNotFound) {
+		return fmt.Errorf("there is no %s %q", who, name)
+	}
+	return err
+}
+
 // openPublished opens a database from which a trust list has been published. Without
 // one, otherwise says what would come of it.
 func (e existing) openPublished(ctx context.Context, otherwise string) (*database.DB, error) {
@@ -116,7 +139,7 @@ func (e existing) openPublished(ctx context.Context, otherwise string) (*databas
 
 // run disables a user. A running server notices within a moment.
 func (c *disableCommand) run(ctx context.Context, std console) error {
-	return c.change(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
 		if err := db.DisableUser(ctx, c.Name, time.Now()); err != nil {
 			return err
 		}
@@ -127,7 +150,7 @@ func (c *disableCommand) run(ctx context.Context, std console) error {
 
 // run lets a disabled user sign in again.
 func (c *enableCommand) run(ctx context.Context, std console) error {
-	return c.change(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
 		if err := db.EnableUser(ctx, c.Name, time.Now()); err != nil {
 			return err
 		}
@@ -139,7 +162,7 @@ func (c *enableCommand) run(ctx context.Context, std console) error {
 // run gives a user another password. A user who forgot the old one has no session to
 // change it with.
 func (c *passwordCommand) run(ctx context.Context, std console) error {
-	return c.change(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
 		if _, err := db.UserByName(ctx, c.Name); err != nil { // before anything is asked
 			return err
 		}
@@ -160,17 +183,15 @@ func (c *roleCommand) run(ctx context.Context, std console) error {
 	if len(c.Add) == 0 && len(c.Remove) == 0 {
 		return wrong("", errors.New("--add or --remove is required"))
 	}
-	for setting, roles := range map[string][]string{"add": c.Add, "remove": c.Remove} {
-		for _, role := range roles {
-			if !account.ValidName(role) {
-				return wrong(setting, errors.New("must be 1 to 64 characters of a-z, 0-9, '.', '_' and '-'"))
-			}
-			if setting == "remove" && slices.Contains(c.Add, role) {
-				return wrong(setting, fmt.Errorf("has %s, which --add has as well", role))
-			}
+	if err := cmp.Or(checkNames("add", c.Add...), checkNames("remove", c.Remove...)); err != nil {
+		return err
+	}
+	for _, role := range c.Remove {
+		if slices.Contains(c.Add, role) {
+			return wrong("remove", fmt.Errorf("has %s, which --add has as well", role))
 		}
 	}
-	return c.change(ctx, c.Name, func(db *database.DB) error {
+	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
 		roles, err := db.ChangeRoles(ctx, c.Name, c.Add, c.Remove, time.Now())
 		if err != nil {
 			return err
@@ -183,20 +204,6 @@ func (c *roleCommand) run(ctx context.Context, std console) error {
 	})
 }
 
-// change makes a change of a user, who must be there.
-func (e existing) change(ctx context.Context, name string, do func(*database.DB) error) (err error) {
-	db, err := e.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	err = do(db)
-	if errors.Is(err, database.ErrNotFound) {
-		return fmt.Errorf("there is no user %q", name)
-	}
-	return err
-}
-
 // unpublished says so where nobody learns of what has been taken back.
 func unpublished(ctx context.Context, std console, db *database.DB) error {
 	published, err := db.HasPublished(ctx)
@@ -207,26 +214,26 @@ func unpublished(ctx context.Context, std console, db *database.DB) error {
 }
 
 // run lists the users, by name.
-func (c *listCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	users, err := db.Users(ctx)
-	if err != nil {
-		return err
-	}
-	table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE")
-	for _, user := range users {
-		state := "active"
-		if !user.Disabled.IsZero() {
-			state = "disabled"
+func (c *listCommand) run(ctx context.Context, std console) error {
+	return c.with(ctx, func(db *database.DB) error {
+		users, err := db.Users(ctx)
+		if err != nil {
+			return err
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", user.Name, user.ID, rolesOf(user), user.Created.Format(time.DateOnly), state)
+		table := tabwriter.NewWriter(std.stdout, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "NAME\tID\tROLES\tADDED\tSTATE")
+		for _, user := range users {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", user.Name, user.ID, rolesOf(user), user.Created.Format(time.DateOnly), stateOf(user))
+		}
+		return table.Flush()
+	})
+}
+
+func stateOf(user database.User) string {
+	if user.Disabled.IsZero() {
+		return "active"
 	}
-	return table.Flush()
+	return "disabled"
 }
 
 func rolesOf(user database.User) string {

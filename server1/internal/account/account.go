@@ -83,11 +83,9 @@ func (d *Directory) Add(ctx context.Context, name string, roles []string, passwo
 	if err != nil {
 		return database.User{}, err
 	}
-	roles = slices.Clone(roles)
-	slices.Sort(roles)
 	u := database.User{
 		ID: handoff.NewID(), Name: name, PasswordHash: hash,
-		Roles: slices.Compact(roles), Created: d.now().UTC().Truncate(time.Millisecond),
+		Roles: slices.Compact(slices.Sorted(slices.Values(roles))), Created: d.now().UTC().Truncate(time.Millisecond),
 	}
 	return u, d.db.AddUser(ctx, u)
 }
