@@ -235,17 +235,15 @@ func (c *serveCommand) https(p *parts, called *services, server *serving.Server)
 
 // serve opens the ports.
 func (c *serveCommand) serve(ctx context.Context, server *serving.Server, p *parts) error {
-	sweep := func(ctx context.Context) error { p.sweeper.Run(ctx); return nil }
-	if p.publisher == nil {
-		return beside(ctx, server.Run, c.upkeep(p), sweep)
+	tasks := []func(context.Context) error{c.upkeep(p), func(ctx context.Context) error { p.sweeper.Run(ctx); return nil }}
+	if p.publisher != nil {
+		p.publisher.Register(server.GRPC())
+		tasks = append(tasks, func(ctx context.Context) error { p.publisher.Run(ctx); return nil })
 	}
-	p.publisher.Register(server.GRPC())
-	publish := func(ctx context.Context) error { p.publisher.Run(ctx); return nil }
-	if p.site == nil {
-		return beside(ctx, server.Run, c.upkeep(p), sweep, publish)
+	if p.site != nil {
+		tasks = append(tasks, func(ctx context.Context) error { return p.site.Run(ctx, p.handler()) })
 	}
-	show := func(ctx context.Context) error { return p.site.Run(ctx, p.handler()) }
-	return beside(ctx, server.Run, c.upkeep(p), sweep, publish, show)
+	return beside(ctx, server.Run, tasks...)
 }
 
 // ready is what the server's health depends on.
