@@ -10,10 +10,12 @@
 package answer
 
 import (
+	"cmp"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -42,34 +44,20 @@ func Refused(reason handoff.Reason, cause error) error {
 // Worded is Refused with a text of its own for the caller, where the reason's
 // one text would speak of something else.
 func Worded(reason handoff.Reason, text string, cause error) error {
-	r := &handoff.Refusal{Reason: reason, Err: cause}
-	worded := handoffgrpc.StatusOf(r).Proto() // a copy
-	worded.Message = text
-	return &refusal{Refusal: r, status: status.FromProto(worded)}
+	return worded(text, &handoff.Refusal{Reason: reason, Err: cause})
 }
 
 // Later returns an error that answers with LIMIT_EXCEEDED, and with how long to wait.
 func Later(text string, wait time.Duration) error {
-	r := &handoff.Refusal{Reason: handoff.ReasonLimitExceeded}
-	worded := handoffgrpc.StatusOf(r).Proto() // a copy
-	worded.Message = text
-	st := status.FromProto(worded)
-	retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(wait.Truncate(time.Millisecond) + time.Millisecond)}
-	if detailed, err := st.WithDetails(retry); err == nil {
-		st = detailed
-	}
-	return &refusal{Refusal: r, status: st}
+	return worded(text, &handoff.Refusal{Reason: handoff.ReasonLimitExceeded},
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(wait.Truncate(time.Millisecond) + time.Millisecond)})
 }
 
 // Invalid returns an error that answers with ARGUMENT_INVALID, names the field of the
 // request, and says in the text what is wrong with it; an empty field is the request.
 // problem is shown to the caller: it must not repeat what the field has.
 func Invalid(field, problem string) error {
-	name := field
-	if name == "" {
-		name = "the request"
-	}
-	return about(field, name+" "+problem, &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Detail: problem})
+	return about(field, cmp.Or(field, "the request")+" "+problem, &handoff.Refusal{Reason: handoff.ReasonArgumentInvalid, Detail: problem})
 }
 
 // At returns an error that answers with r, whose Detail the caller may know and gets
@@ -79,13 +67,16 @@ func At(field string, r *handoff.Refusal) error {
 }
 
 func about(field, text string, r *handoff.Refusal) error {
-	violation := &errdetails.BadRequest_FieldViolation{Field: field, Description: r.Detail, Reason: r.Reason.String()}
-	worded := handoffgrpc.StatusOf(r).Proto() // a copy
-	worded.Message = text
-	st := status.FromProto(worded)
-	if detailed, err := st.WithDetails(&errdetails.BadRequest{
-		FieldViolations: []*errdetails.BadRequest_FieldViolation{violation},
-	}); err == nil {
+	return worded(text, r, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
+		{Field: field, Description: r.Detail, Reason: r.Reason.String()},
+	}})
+}
+
+func worded(text string, r *handoff.Refusal, details ...protoadapt.MessageV1) error {
+	answer := handoffgrpc.StatusOf(r).Proto() // a copy
+	answer.Message = text
+	st := status.FromProto(answer)
+	if detailed, err := st.WithDetails(details...); err == nil { // fails only for codes.OK
 		st = detailed
 	}
 	return &refusal{Refusal: r, status: st}
