@@ -177,7 +177,7 @@ func (s *Service) issue(ctx context.Context, req *handoffv1.IssueHandoffRequest,
 
 // params returns what a permitted handoff is to say.
 func (s *Service) params(ctx context.Context, req *handoffv1.IssueHandoffRequest, permission policy.Permission, current caller) (params handoff.IssueParams, err error) {
-	lifetime, err := s.lifetime(req.GetLifetime(), permission)
+	lifetime, err := lifetimeOf(req.GetLifetime(), s.config.Lifetime, permission.MaxLifetime)
 	if err != nil {
 		return params, err
 	}
@@ -280,15 +280,15 @@ func certificate(ctx context.Context, req *handoffv1.IssueHandoffRequest, permis
 	return nil, answer.Invalid("bind_to_certificate", "needs a client certificate, and this connection has none")
 }
 
-// lifetime returns how long the token is to live: what is asked for, or the
-// issuer's default where the permission allows that.
-func (s *Service) lifetime(asked *durationpb.Duration, permission policy.Permission) (time.Duration, error) {
+// lifetimeOf returns how long a token is to live: what is asked for, or what is usual
+// where the permission allows that.
+func lifetimeOf(asked *durationpb.Duration, usual, most time.Duration) (time.Duration, error) {
 	if asked == nil {
-		return min(s.config.Lifetime, permission.MaxLifetime), nil
+		return min(usual, most), nil
 	}
 	lifetime := asked.AsDuration()
-	if asked.CheckValid() != nil || lifetime < time.Second || lifetime > permission.MaxLifetime || lifetime%time.Second != 0 {
-		return 0, answer.Invalid("lifetime", fmt.Sprintf("must be whole seconds from 1s to %s", permission.MaxLifetime))
+	if asked.CheckValid() != nil || lifetime < time.Second || lifetime > most || lifetime%time.Second != 0 {
+		return 0, answer.Invalid("lifetime", fmt.Sprintf("must be whole seconds from 1s to %s", most))
 	}
 	return lifetime, nil
 }

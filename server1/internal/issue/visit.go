@@ -3,10 +3,9 @@ package issue
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/handoff-auth/handoff/server1/internal/answer"
@@ -87,15 +86,13 @@ func (s *Service) issueVisit(ctx context.Context, req *handoffv1.IssueVisitReque
 
 // visitParams returns what a permitted visit is to say.
 func (s *Service) visitParams(req *handoffv1.IssueVisitRequest, permission policy.Visit, current database.Session) (params handoff.IssueParams, err error) {
-	lifetime, err := visitLifetime(req.GetLifetime(), permission)
+	lifetime, err := lifetimeOf(req.GetLifetime(), handoff.KindVisit.DefaultLifetime(), permission.MaxLifetime)
 	if err != nil {
 		return params, err
 	}
 	for i, method := range permission.Methods {
-		for _, earlier := range permission.Methods[:i] {
-			if earlier == method {
-				return params, answer.Invalid("methods", "has one twice")
-			}
+		if slices.Contains(permission.Methods[:i], method) {
+			return params, answer.Invalid("methods", "has one twice")
 		}
 	}
 	// A session that has run out is nobody's to end: no visit lasts longer than it can.
@@ -104,17 +101,4 @@ func (s *Service) visitParams(req *handoffv1.IssueVisitRequest, permission polic
 		Audience: req.GetAudience(), Subject: current.User.ID, Session: current.HandoffID,
 		Methods: permission.Methods, Lifetime: max(time.Second, min(lifetime, left)),
 	}, nil
-}
-
-// visitLifetime returns how long the visit is to last: what is asked for, or the
-// default where the permission allows that.
-func visitLifetime(asked *durationpb.Duration, permission policy.Visit) (time.Duration, error) {
-	if asked == nil {
-		return min(handoff.KindVisit.DefaultLifetime(), permission.MaxLifetime), nil
-	}
-	lifetime := asked.AsDuration()
-	if asked.CheckValid() != nil || lifetime < time.Second || lifetime > permission.MaxLifetime || lifetime%time.Second != 0 {
-		return 0, answer.Invalid("lifetime", fmt.Sprintf("must be whole seconds from 1s to %s", permission.MaxLifetime))
-	}
-	return lifetime, nil
 }
