@@ -40,7 +40,7 @@ func (s *Site) grantsOf(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	shown := grantsPage{Title: "Programs that act for you", User: e.user().Name, Most: mostDays}
+	shown := grantsPage{Title: "Programs that act for you", User: e.user().Name, Most: mostDays, Audiences: destinations(s.config.Audiences)}
 	for _, grant := range listed.GetGrants() {
 		shown.Grants = append(shown.Grants, granted{
 			ID: grant.GetGrantId(), Client: grant.GetClientName(), Host: s.hostOf(grant.GetAudience()), What: whatOf(grant.GetMethods()),
@@ -55,9 +55,6 @@ func (s *Site) grantsOf(e *exchange) error {
 		if client.Disabled.IsZero() {
 			shown.Clients = append(shown.Clients, client)
 		}
-	}
-	for _, audience := range s.config.Audiences {
-		shown.Audiences = append(shown.Audiences, destination{Name: audience.Audience, Host: hostOf(audience.Web)})
 	}
 	return e.show(http.StatusOK, "grants", shown)
 }
@@ -76,8 +73,11 @@ func (s *Site) grant(e *exchange) error {
 		ClientId: form["client"], Audience: form["audience"], Methods: []string{server2v1.InvoiceService_PayInvoice_FullMethodName},
 		ExpireTime: timestamppb.New(s.config.Now().Add(time.Duration(days) * 24 * time.Hour)),
 	})
+	if isReason(err, handoff.ReasonArgumentInvalid) {
+		return errFormContent // it is not the page's own
+	}
 	if err != nil {
-		return orForm(err)
+		return err
 	}
 	return e.goTo(grantsPath)
 }
@@ -94,20 +94,10 @@ func (s *Site) withdraw(e *exchange) error {
 	return e.goTo(grantsPath)
 }
 
-// orForm says that a form is not the page's own, where that is what a service refuses.
-func orForm(err error) error {
-	if isReason(err, handoff.ReasonArgumentInvalid) {
-		return errFormContent
-	}
-	return err
-}
-
 // hostOf returns where an audience's pages are, for people, or its name.
 func (s *Site) hostOf(audience string) string {
-	for _, page := range s.config.Audiences {
-		if page.Audience == audience {
-			return hostOf(page.Web)
-		}
+	if page, ok := pageOf(s.config.Audiences, audience); ok {
+		return hostOf(page.Web)
 	}
 	return audience
 }

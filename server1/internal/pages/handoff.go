@@ -26,13 +26,13 @@ func (s *Site) pay(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	orders, audiences := s.orders[e.user().Name], s.config.Audiences
+	orders := s.orders[e.user().Name]
 	which := slices.IndexFunc(orders, func(o order) bool { return o.ID == e.name })
 	if which < 0 {
 		return errNoPage
 	}
-	where := slices.IndexFunc(audiences, func(a policy.Page) bool { return a.Audience == form["audience"] })
-	if where < 0 {
+	to, ok := pageOf(s.config.Audiences, form["audience"])
+	if !ok {
 		return errFormContent
 	}
 	request, err := anypb.New(orders[which].payment(e.user().ID))
@@ -40,14 +40,28 @@ func (s *Site) pay(e *exchange) error {
 		return err
 	}
 	issued, err := s.config.Handoffs.IssueHandoff(e.ctx, &handoffv1.IssueHandoffRequest{
-		Audience: audiences[where].Audience, Method: server2v1.InvoiceService_PayInvoice_FullMethodName, Request: request,
+		Audience: to.Audience, Method: server2v1.InvoiceService_PayInvoice_FullMethodName, Request: request,
 	})
 	if err != nil {
 		return err
 	}
-	if err := handoffweb.Send(e.w, handoffweb.Passage{Token: issued.GetToken(), To: audiences[where].Web}); err != nil {
-		// It is not the user's doing.
-		return fmt.Errorf("the handoff cannot be sent: %v", err)
+	return e.send(issued.GetToken(), to)
+}
+
+// pageOf finds an audience's page.
+func pageOf(pages []policy.Page, audience string) (page policy.Page, ok bool) {
+	i := slices.IndexFunc(pages, func(p policy.Page) bool { return p.Audience == audience })
+	if i < 0 {
+		return page, false
+	}
+	return pages[i], true
+}
+
+// send answers with the page that takes a handoff or a visit to its audience.
+func (e *exchange) send(raw string, to policy.Page) error {
+	if err := handoffweb.Send(e.w, handoffweb.Passage{Token: raw, To: to.Web}); err != nil {
+		// Its reason is not the user's doing.
+		return fmt.Errorf("the token cannot be sent: %v", err)
 	}
 	return nil
 }
@@ -70,12 +84,7 @@ func (s *Site) handedOff(e *exchange) error {
 	case err != nil:
 		return answer.Refused(handoff.ReasonIssuerUnavailable, err)
 	}
-	host := known.Audience
-	for _, audience := range s.config.Audiences {
-		if audience.Audience == known.Audience {
-			host = hostOf(audience.Web)
-		}
-	}
+	host := s.hostOf(known.Audience)
 	return e.show(http.StatusOK, "handed-off", handedOffPage{
 		Title: "Back from " + host, User: e.user().Name, Host: host,
 		Issued: known.Issued.UTC(), Expires: known.Expires.UTC(),

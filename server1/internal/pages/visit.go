@@ -2,14 +2,12 @@ package pages
 
 import (
 	"crypto/rand"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/handoff-auth/handoff/server1/internal/policy"
-	"github.com/handoff-auth/handoff/shared/handoffweb"
 
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
@@ -21,20 +19,15 @@ func (s *Site) openVisit(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	where := slices.IndexFunc(s.config.Visited, func(a policy.Page) bool { return a.Audience == form["audience"] })
-	if where < 0 {
+	to, ok := pageOf(s.config.Visited, form["audience"])
+	if !ok {
 		return errFormContent
 	}
-	to := s.config.Visited[where]
 	issued, err := s.config.Handoffs.IssueVisit(e.ctx, &handoffv1.IssueVisitRequest{Audience: to.Audience})
 	if err != nil {
 		return err
 	}
-	if err := handoffweb.Send(e.w, handoffweb.Passage{Token: issued.GetToken(), To: to.Web}); err != nil {
-		// Its reason is not the user's doing.
-		return fmt.Errorf("the visit cannot be sent: %v", err)
-	}
-	return nil
+	return e.send(issued.GetToken(), to)
 }
 
 // renewPage is what the way back to an application shows.
