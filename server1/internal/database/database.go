@@ -190,6 +190,17 @@ func Open(ctx context.Context, location string) (*DB, error) {
 	return openSQLite(ctx, at.Path)
 }
 
+// prepare prepares what calls read.
+func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
+	if db.live, err = db.read.PrepareContext(ctx, selectLive); err == nil {
+		db.client, err = db.read.PrepareContext(ctx, selectClient)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.writer.Close())
+	}
+	return db, nil
+}
+
 // OpenExisting is Open, but makes no file.
 func OpenExisting(ctx context.Context, location string) (*DB, error) {
 	at, err := locate(location)

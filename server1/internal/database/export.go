@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // An AuditRow is one row of the audit, as it is exported. Its names are a contract.
@@ -47,33 +49,23 @@ func (db *DB) Audit(ctx context.Context, since time.Time, each func(AuditRow) er
 }
 
 // auditAfter returns the rows that follow one, by time and id.
-func (db *DB) auditAfter(ctx context.Context, at, id int64) (all []AuditRow, err error) {
+func (db *DB) auditAfter(ctx context.Context, at, id int64) ([]AuditRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	const query = `SELECT id, occurred_at, event, user_id, session, handoff_id, audience, method, expires_at, client_id, grant_id FROM audit
 		WHERE (occurred_at, id) > ($1, $2) ORDER BY occurred_at, id LIMIT $3`
 	rows, err := db.read.QueryContext(ctx, query, at, id, exportBatch)
-	if err != nil {
-		return nil, wrap("reading the audit", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r AuditRow
+	all, err := serving.Rows(rows, err, func() (r AuditRow, err error) {
 		var occurred int64
 		var session, handoff, audience, method, client, grant sql.NullString
 		var expires sql.NullInt64
-		if err := rows.Scan(&r.ID, &occurred, &r.Event, &r.Subject, &session, &handoff, &audience, &method, &expires, &client, &grant); err != nil {
-			return nil, wrap("reading the audit", err)
-		}
-		r.Time = fromMillis(occurred).UTC()
+		err = rows.Scan(&r.ID, &occurred, &r.Event, &r.Subject, &session, &handoff, &audience, &method, &expires, &client, &grant)
+		r.Time, r.Expires = fromMillis(occurred), fromNull(expires)
 		r.Session, r.Handoff, r.Audience, r.Method = session.String, handoff.String, audience.String, method.String
 		r.Client, r.Grant = client.String, grant.String
-		if expires.Valid {
-			r.Expires = fromMillis(expires.Int64).UTC()
-		}
-		all = append(all, r)
-	}
-	return all, wrap("reading the audit", rows.Err())
+		return r, err
+	})
+	return all, wrap("reading the audit", err)
 }
 
 // Backup writes a copy of the database, as it is at one moment, to a new file, while

@@ -18,7 +18,7 @@ func openPostgres(ctx context.Context, u *url.URL) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	writer := newCommitter(pools)
+	writer := &committer{DB: pools, ordinary: ordinary(pools)}
 	opening, cancel := context.WithTimeout(ctx, 10*patience)
 	defer cancel()
 	err = migration.Apply(opening, migration.Config{
@@ -28,16 +28,8 @@ func openPostgres(ctx context.Context, u *url.URL) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, pools.Close())
 	}
-	live, err := pools.Read.PrepareContext(opening, selectLive)
-	if err != nil {
-		return nil, errors.Join(err, pools.Close())
-	}
-	client, err := pools.Read.PrepareContext(opening, selectClient)
-	if err != nil {
-		return nil, errors.Join(err, pools.Close())
-	}
 	db := &DB{
-		Now: time.Now, read: pools.Read, live: live, client: client, writer: writer, changed: make(chan struct{}, 1),
+		Now: time.Now, read: pools.Read, writer: writer, changed: make(chan struct{}, 1),
 		dialect: dialect{
 			hold: ` FOR UPDATE`, holdInOrder: ` ORDER BY id COLLATE "C" FOR UPDATE`, holdFree: ` FOR UPDATE SKIP LOCKED`,
 			clock:       `CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)`,
@@ -46,7 +38,7 @@ func openPostgres(ctx context.Context, u *url.URL) (*DB, error) {
 		},
 	}
 	db.group = newGroup(db)
-	return db, nil
+	return db.prepare(opening)
 }
 
 func isUniqueViolation(err error) bool {
@@ -62,10 +54,6 @@ type committer struct {
 
 // kept are the connections that only changes which go first can have.
 const kept = 2
-
-func newCommitter(pools *postgres.DB) *committer {
-	return &committer{DB: pools, ordinary: ordinary(pools)}
-}
 
 func ordinary(pools *postgres.DB) chan struct{} {
 	return make(chan struct{}, max(1, pools.Write.Stats().MaxOpenConnections-kept))

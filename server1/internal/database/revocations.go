@@ -1,6 +1,7 @@
 package database
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -48,25 +49,21 @@ func (db *DB) RevokeHandoff(ctx context.Context, userID, handoffID string, now t
 			return err
 		}
 		if userID != "" {
-			if err := boundRevoked(ctx, tx, e.user, now); err != nil {
-				return err
+			if tooMany, err := tooManyRevoked(ctx, tx, e.user, trust.KindToken, now); err != nil || tooMany {
+				return cmp.Or(err, ErrTooMany)
 			}
 		}
 		return record(ctx, tx, e)
 	})
 }
 
-// boundRevoked refuses one revocation too many of a user that is held.
-func boundRevoked(ctx context.Context, tx *transaction, userID string, now time.Time) error {
+// tooManyRevoked reports whether more than MaxRevoked handoffs or sessions of a user that
+// is held are listed.
+func tooManyRevoked(ctx context.Context, tx *transaction, userID string, kind trust.Kind, now time.Time) (bool, error) {
 	const live = `SELECT COUNT(*) FROM revocations WHERE user_id = $1 AND kind = $2 AND ends_at > $3`
 	var n int
-	if err := tx.QueryRowContext(ctx, live, userID, string(trust.KindToken), toMillis(now)).Scan(&n); err != nil {
-		return wrap("counting revocations", err)
-	}
-	if n > MaxRevoked {
-		return ErrTooMany
-	}
-	return nil
+	err := tx.QueryRowContext(ctx, live, userID, string(kind), toMillis(now)).Scan(&n)
+	return n > MaxRevoked, wrap("counting revocations", err)
 }
 
 // longAgo is how long ago everything was issued that can be alive: no visit lives for
@@ -169,15 +166,10 @@ func takeBackSession(ctx context.Context, tx *transaction, u standing, handoffID
 	}
 	// Signing out is cheap, and the list is everybody's: one cut-off stands for many
 	// sessions, and takes back no less.
-	const live = `SELECT COUNT(*) FROM revocations WHERE user_id = $1 AND kind = $2 AND ends_at > $3`
-	var n int
-	if err := tx.QueryRowContext(ctx, live, u.id, string(trust.KindSession), toMillis(now)).Scan(&n); err != nil {
-		return wrap("counting revocations", err)
+	if tooMany, err := tooManyRevoked(ctx, tx, u.id, trust.KindSession, now); err != nil || !tooMany {
+		return err
 	}
-	if n > MaxRevoked {
-		return cutOff(ctx, tx, u, now)
-	}
-	return nil
+	return cutOff(ctx, tx, u, now)
 }
 
 // takeBackUntil lists an entry of a user that is held until the last handoff that it

@@ -26,18 +26,11 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 			return nil, errors.Join(err, file.Close())
 		}
 	}
-	live, err := file.Read.PrepareContext(ctx, selectLive)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	client, err := file.Read.PrepareContext(ctx, selectClient)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return &DB{
-		Now: time.Now, read: file.Read, live: live, client: client, writer: fileWriter{file}, prepared: prepared, changed: make(chan struct{}, 1),
+	db := &DB{
+		Now: time.Now, read: file.Read, writer: fileWriter{file}, prepared: prepared, changed: make(chan struct{}, 1),
 		dialect: dialect{holdInOrder: ` ORDER BY id`, isDuplicate: sqlite.IsDuplicate}, copyTo: file.Copy,
-	}, nil
+	}
+	return db.prepare(ctx)
 }
 
 // fileWriter is SQLite's changer.
