@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -44,18 +43,7 @@ func (k PrivateKey) Save(path string) error {
 	if err != nil {
 		return errors.New("this key cannot be written")
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
+	return vetted.WriteNew(path, append(text, '\n'), 0o600)
 }
 
 // Load reads a key that Save wrote. It refuses a file that others can use, as package

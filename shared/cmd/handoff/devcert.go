@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 type devcertCommand struct {
@@ -138,7 +140,7 @@ func (c *devcertCommand) write(files map[string][]byte) (err error) {
 		if filepath.Ext(name) == ".key" {
 			mode = 0o600
 		}
-		if err := writeNew(path, text, mode); err != nil {
+		if err := vetted.WriteNew(path, text, mode); err != nil {
 			return err
 		}
 		written = append(written, path)

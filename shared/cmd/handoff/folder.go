@@ -146,7 +146,7 @@ func (f keyFolder) replace(dir *os.File, name string, text []byte) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeNew(next, text, 0o644); err != nil {
+	if err := vetted.WriteNew(next, text, 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(next, f.file(name)); err != nil {

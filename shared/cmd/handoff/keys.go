@@ -7,12 +7,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/sealed"
 	"github.com/handoff-auth/handoff/shared/signkey"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 type keygenCommand struct {
@@ -65,7 +65,7 @@ func (c *publicCommand) Run(p *program) error {
 		_, err = p.out.Write(text)
 		return err
 	}
-	if err := writeNew(c.Out, text, 0o644); err != nil {
+	if err := vetted.WriteNew(c.Out, text, 0o644); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
 	return nil
@@ -146,24 +146,4 @@ func encodePEM(set *keyset.Set) ([]byte, error) {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
 	}
 	return text, nil
-}
-
-// writeNew writes a new file with this mode, though the umask says another, and leaves
-// none if it cannot be written whole.
-func writeNew(path string, text []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
 }

@@ -1,0 +1,26 @@
+package vetted
+
+import (
+	"errors"
+	"os"
+)
+
+// WriteNew writes a new file with this mode, though the umask says another, and leaves
+// none if it cannot be written whole. It refuses a path that exists.
+func WriteNew(path string, text []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
