@@ -154,13 +154,3 @@ func (f keyFolder) replace(dir *os.File, name string, text []byte) error {
 	}
 	return dir.Sync()
 }
-
-// signs reports whether a key of the ring signs, or may do so later.
-func signs(ring rotation.Ring, kid string) bool {
-	for _, k := range ring.Records() {
-		if k.Key.ID() == kid {
-			return k.State == rotation.Next || k.State == rotation.Active
-		}
-	}
-	return false
-}

@@ -39,10 +39,7 @@ func (c *inspectCommand) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	now := p.now()
-	if c.At != nil {
-		now = c.At.Time
-	}
+	now := clockAt(p, c.At)()
 	fmt.Fprintln(p.out, "NOT VERIFIED: anybody can have written this.")
 	if found := pasted(raw); found != "" {
 		fmt.Fprintf(p.out, "What was read is not just a token: %s.\n", found)
@@ -181,31 +178,22 @@ func (p part) expires() time.Time {
 	return time.Unix(int64(seconds), 0)
 }
 
-// findings are what is wrong with a token, each under the check that says so.
-type findings []struct {
+// finding is what is wrong with a token, under the check that says so.
+type finding struct {
 	check handoff.Check
 	what  string
 }
 
-func (f *findings) add(check handoff.Check, what string) {
-	*f = append(*f, struct {
-		check handoff.Check
-		what  string
-	}{check, what})
-}
+type findings []finding
+
+func (f *findings) add(check handoff.Check, what string) { *f = append(*f, finding{check, what}) }
 
 // addFirst adds what made a verifier stop, unless it is known in more detail.
 func (f *findings) addFirst(err error) {
-	var refusal *handoff.Refusal
-	if !errors.As(err, &refusal) {
-		return
+	refusal, ok := errors.AsType[*handoff.Refusal](err)
+	if ok && !slices.ContainsFunc(*f, func(known finding) bool { return known.check == refusal.Check }) {
+		f.add(refusal.Check, refusal.Detail)
 	}
-	for _, known := range *f {
-		if known.check == refusal.Check {
-			return
-		}
-	}
-	f.add(refusal.Check, refusal.Detail)
 }
 
 // diagnose lists everything that is wrong with a token. A verifier stops at the

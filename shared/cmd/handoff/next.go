@@ -36,8 +36,8 @@ func (p *program) showKeys(f keyFolder, s keyState) error {
 	}
 	fmt.Fprintln(p.out)
 	for _, k := range s.ring.Records() {
-		if !signs(s.ring, k.Key.ID()) {
-			continue
+		if k.State != rotation.Next && k.State != rotation.Active {
+			continue // it will not sign again
 		}
 		if _, err := f.keys().Load(k.Key.ID()); err != nil {
 			fmt.Fprintf(p.out, "PROBLEM: this key cannot sign: %s\n", err)

@@ -87,17 +87,13 @@ func (c *verifyCommand) verifier(p *program) (*verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--keys: %w", err)
 	}
-	now := p.now
-	if c.At != nil {
-		now = func() time.Time { return c.At.Time }
-	}
 	unseal, err := unsealer(c.UnsealKey)
 	if err != nil {
 		return nil, err
 	}
 	inner, err := handoff.NewVerifier(handoff.VerifierConfig{
 		Unseal:   unseal,
-		Audience: c.Audience, Issuers: map[string]handoff.KeySource{c.Issuer: listed{keys}}, Store: noStore{}, Now: now,
+		Audience: c.Audience, Issuers: map[string]handoff.KeySource{c.Issuer: listed{keys}}, Store: noStore{}, Now: clockAt(p, c.At),
 	})
 	if err != nil {
 		return nil, flagOf(err)
@@ -183,9 +179,7 @@ func appendRefusal(b []byte, raw string, err error) []byte {
 	for _, m := range [...]struct{ name, value string }{
 		{"reason", refusal.Reason.String()}, {"check", string(refusal.Check)}, {"detail", detail},
 	} {
-		b = append(b, ',', '"')
-		b = append(b, m.name...)
-		b = append(b, '"', ':')
+		b = append(b, `,"`+m.name+`":`...)
 		b = appendQuoted(b, m.value)
 	}
 	return b
