@@ -19,14 +19,6 @@ const (
 	scheme = "Bearer " // before a token in authorization
 )
 
-// checkMetadata returns an error for what is no Config.Metadata.
-func checkMetadata(key string) error {
-	if key != "" && key != authorization && key != handoffToken {
-		return &handoff.ConfigError{Field: "handoffgrpc.Config.Metadata", Problem: `must be "authorization" or "handoff-token"`}
-	}
-	return nil
-}
-
 // place is the one key of the metadata that a guard reads tokens from.
 type place struct {
 	key              string

@@ -115,8 +115,8 @@ func NewGuard(config Config) (*Guard, error) {
 	if config.Verifier == nil {
 		return nil, &handoff.ConfigError{Field: "handoffgrpc.Config.Verifier", Problem: "is required"}
 	}
-	if err := checkMetadata(config.Metadata); err != nil {
-		return nil, err
+	if key := config.Metadata; key != "" && key != authorization && key != handoffToken {
+		return nil, &handoff.ConfigError{Field: "handoffgrpc.Config.Metadata", Problem: `must be "authorization" or "handoff-token"`}
 	}
 	for _, entry := range config.Exempt {
 		service, _, ok := strings.Cut(strings.TrimPrefix(entry, "/"), "/")
