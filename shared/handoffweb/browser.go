@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -103,12 +104,8 @@ func (e *exchange) form(names ...string) (url.Values, error) {
 	if err != nil {
 		return bad("the form is malformed")
 	}
-	known := make(map[string]bool, len(names))
-	for _, name := range names {
-		known[name] = true
-	}
 	for name, values := range form {
-		if !known[name] || len(values) != 1 {
+		if !slices.Contains(names, name) || len(values) != 1 {
 			return bad("the form has a field too many")
 		}
 	}

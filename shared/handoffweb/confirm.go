@@ -20,6 +20,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
+	"github.com/handoff-auth/handoff/shared/rule"
 )
 
 // show is the page of a handoff: what it asks for, or what became of it.
@@ -88,8 +89,11 @@ func (e *exchange) confirm() {
 		e.refuse(err)
 		return
 	}
-	inputs := inputsOf(p)
-	form, err := e.form(append(names(inputs), proofField)...)
+	inputs, fields := p.method.Inputs(p.claims), []string{proofField}
+	for _, in := range inputs {
+		fields = append(fields, in.Path)
+	}
+	form, err := e.form(fields...)
 	if err == nil {
 		err = shownHere(form.Get(proofField), raw)
 	}
@@ -127,7 +131,7 @@ func shownHere(proof, raw string) error {
 
 // fill returns the request with what the person has filled in. What they leave
 // empty stays unset.
-func fill(p *passage, inputs []input, form url.Values) (proto.Message, error) {
+func fill(p *passage, inputs []rule.Input, form url.Values) (proto.Message, error) {
 	c := p.claims
 	c.Fields = slices.Clone(c.Fields)
 	for _, in := range inputs {
@@ -284,8 +288,8 @@ func (e *exchange) ask(p *passage, filled url.Values, fault string) {
 	page.Subject = visible(p.claims.Subject)
 	page.Until, page.Left = p.claims.Expires, left
 	page.Fault = fault
-	for _, in := range inputsOf(p) {
-		page.Inputs = append(page.Inputs, in.shown(filled.Get(in.Path)))
+	for _, in := range p.method.Inputs(p.claims) {
+		page.Inputs = append(page.Inputs, shown(in, filled.Get(in.Path)))
 	}
 	code := http.StatusOK
 	if fault != "" {

@@ -175,23 +175,6 @@ func visible(text string) string {
 	return b.String()
 }
 
-// input is what a person can fill in.
-type input struct{ rule.Input }
-
-func inputsOf(p *passage) (inputs []input) {
-	for _, in := range p.method.Inputs(p.claims) {
-		inputs = append(inputs, input{in})
-	}
-	return inputs
-}
-
-func names(inputs []input) (all []string) {
-	for _, in := range inputs {
-		all = append(all, in.Path)
-	}
-	return all
-}
-
 // Field is one input of the confirm page. Its name in the form is Path.
 type Field struct {
 	Path, Label string
@@ -209,7 +192,8 @@ type Choice struct {
 	Chosen       bool
 }
 
-func (in input) shown(value string) Field {
+// shown is what a person can fill in, with what they filled in before.
+func shown(in rule.Input, value string) Field {
 	f := Field{Path: in.Path, Label: nameOf(in.Field), Kind: "number", Value: value}
 	switch in.Field.Kind() {
 	case protoreflect.StringKind:
