@@ -1,8 +1,6 @@
 package serving
 
 import (
-	"net"
-
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -51,12 +49,4 @@ func (s *Server) gauges() []prometheus.Collector {
 		gauge("handoff_connections_limit", "How many connections to the gRPC port can be open (--max-connections, or less where files are short).", nil,
 			func() float64 { return float64(s.config.MaxConnections) }),
 	}
-}
-
-func listen(setting, address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, &SettingError{setting, err}
-	}
-	return listener, nil
 }

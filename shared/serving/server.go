@@ -135,9 +135,9 @@ func (s *Server) TLS(protocols ...string) *tls.Config {
 // gate opens a port whose open connections are those. A port that cannot be opened is
 // a *SettingError.
 func (s *Server) gate(setting, address string, open *connections) (net.Listener, error) {
-	listener, err := listen(setting, address)
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, &SettingError{setting, err}
 	}
 	return &gate{Listener: listener, open: open, log: s.config.Log}, nil
 }
