@@ -12,19 +12,12 @@ const reserve = 64 << 20 // bytes
 // errNearlyFull means that the disk has room only for what goes first.
 var errNearlyFull = errors.New("the disk is nearly full: there is room only for what takes back")
 
-// checkRoom refuses what does not go first where the disk is nearly full.
-func checkRoom(room uint64) error {
-	if room >= reserve {
-		return nil
-	}
-	return fmt.Errorf("sqlite: %w", errNearlyFull)
-}
-
-// hasRoom is nil if there is room for every change.
+// hasRoom is nil if there is room for every change: on a disk that is nearly full, only for
+// those that go first.
 func (w *writer) hasRoom() error {
 	room, err := w.room()
-	if err != nil {
-		return err
+	if err == nil && room < reserve {
+		err = fmt.Errorf("sqlite: %w", errNearlyFull)
 	}
-	return checkRoom(room)
+	return err
 }
