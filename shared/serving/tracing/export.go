@@ -17,7 +17,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/handoff-auth/handoff/shared/vetted"
 )
@@ -137,7 +136,8 @@ func encodeSpan(span sdktrace.ReadOnlySpan) object {
 	}
 	var links []object
 	for _, link := range span.Links() {
-		links = append(links, linkTo(link.SpanContext))
+		to := link.SpanContext
+		links = append(links, object{"traceId": to.TraceID().String(), "spanId": to.SpanID().String()})
 	}
 	if links != nil {
 		o["links"] = links
@@ -148,10 +148,6 @@ func encodeSpan(span sdktrace.ReadOnlySpan) object {
 // statusCodes are OTLP's numbers, which are not OpenTelemetry's of Go. The text of a status
 // is left out: it can be what a handler has said.
 var statusCodes = map[string]int{"Unset": 0, "Ok": 1, "Error": 2}
-
-func linkTo(c trace.SpanContext) object {
-	return object{"traceId": c.TraceID().String(), "spanId": c.SpanID().String()}
-}
 
 func nanos(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }
 

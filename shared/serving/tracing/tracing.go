@@ -22,6 +22,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -70,8 +71,7 @@ func (t *Traces) Handler() stats.Handler {
 
 // isOurs leaves out health and reflection, which are asked all the time and tell nothing.
 func isOurs(call *stats.RPCTagInfo) bool {
-	const library = "/grpc."
-	return len(call.FullMethodName) < len(library) || call.FullMethodName[:len(library)] != library
+	return !strings.HasPrefix(call.FullMethodName, "/grpc.")
 }
 
 // lastSpans is how long a server's end waits for the spans of its last calls.
