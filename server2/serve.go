@@ -166,7 +166,7 @@ func (r *parts) server() (*serving.Server, error) {
 		Reload:     r.trusting.reload,
 		Version:    commandline.Version(),
 		Stats:      r.traces.Handler(),
-		Collectors: slices.Concat(r.trusting.metrics, r.remembering.metrics, []prometheus.Collector{r.record.Collector()}),
+		Collectors: slices.Concat(r.trusting.metrics, r.remembering.metrics, []prometheus.Collector{r.record}),
 		Listening: func(a net.Addr) {
 			fmt.Fprintln(r.stdout, "listening on", a)
 			if r.site != nil {

@@ -21,7 +21,6 @@ import (
 	"log/slog"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/handoffprom"
@@ -29,30 +28,21 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/tracing"
 )
 
-// Record is where the decisions go. It is safe for concurrent use.
+// Record is where the decisions go: the log, and the count, which it is the collector of.
+// It is safe for concurrent use.
 type Record struct {
-	log       *slog.Logger
-	decisions *handoffprom.Decisions
+	*handoffprom.Decisions
+	log *slog.Logger
 }
 
 // New returns a record that writes JSON, an object a line, to w.
 func New(w io.Writer) *Record {
-	return &Record{log: slog.New(serving.Sampled(slog.NewJSONHandler(w, nil))), decisions: handoffprom.NewDecisions()}
+	return &Record{handoffprom.NewDecisions(), slog.New(serving.Sampled(slog.NewJSONHandler(w, nil)))}
 }
-
-// Collector returns the count.
-func (r *Record) Collector() prometheus.Collector { return r.decisions }
-
-// Expect has the count of each method's decisions begin at 0.
-func (r *Record) Expect(methods ...string) { r.decisions.Expect(methods...) }
-
-// Shed counts a call that was refused before the guard has seen it. It is
-// overload.Config.Shed.
-func (r *Record) Shed(ctx context.Context) { r.decisions.Shed(ctx) }
 
 // Observe records one decision. It is handoffgrpc.Config.Observe.
 func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
-	r.decisions.Observe(ctx, e)
+	r.Decisions.Observe(ctx, e)
 	if e.Refusal != nil && e.Refusal.Check == "guard.waiting" {
 		return
 	}

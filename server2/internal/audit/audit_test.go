@@ -104,7 +104,7 @@ func TestShed(t *testing.T) {
 func counts(t *testing.T, r *Record) string {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(r.Collector()); err != nil {
+	if err := registry.Register(r); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()
