@@ -28,7 +28,7 @@ const (
 
 func (p postgreSQL) attempt(ctx context.Context, _ turn, do func(context.Context, *sql.Tx) error) error {
 	own := reserved(ctx)
-	defer own.giveBack()
+	defer giveBack(own)
 	tx, err := p.begin(ctx, own)
 	if err != nil {
 		return failed("beginning", err)
@@ -49,7 +49,7 @@ func (p postgreSQL) attempt(ctx context.Context, _ turn, do func(context.Context
 
 // begin begins a transaction, on the connection that the call has reserved while
 // that lives.
-func (p postgreSQL) begin(ctx context.Context, own *held) (*sql.Tx, error) {
+func (p postgreSQL) begin(ctx context.Context, own *sql.Conn) (*sql.Tx, error) {
 	options := &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
 	if own != nil {
 		if tx, err := own.BeginTx(ctx, options); err == nil {

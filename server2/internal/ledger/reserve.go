@@ -20,7 +20,7 @@ type placeKey struct{}
 // and what gives it back at the call's end.
 func WithPlace(ctx context.Context) (context.Context, func()) {
 	p := &place{}
-	return context.WithValue(ctx, placeKey{}, p), func() { p.take().giveBack() }
+	return context.WithValue(ctx, placeKey{}, p), func() { giveBack(p.take()) }
 }
 
 // errNoPlace is a fault of the program: the call is refused.
@@ -41,13 +41,13 @@ func (db *DB) Reserve(ctx context.Context) error {
 	if err != nil {
 		return failed("waiting for a connection", err)
 	}
-	p.take().giveBack()
+	giveBack(p.take())
 	p.conn = conn
 	return nil
 }
 
-// reserved returns the connection that is reserved for the call, once.
-func reserved(ctx context.Context) *held {
+// reserved returns the connection that is reserved for the call, once; nil: there is none.
+func reserved(ctx context.Context) *sql.Conn {
 	p, ok := ctx.Value(placeKey{}).(*place)
 	if !ok {
 		return nil
@@ -55,21 +55,15 @@ func reserved(ctx context.Context) *held {
 	return p.take()
 }
 
-// held is a connection that is given back once. A nil one is none.
-type held struct{ *sql.Conn }
-
-func (p *place) take() *held {
-	if p.conn == nil {
-		return nil
-	}
-	h := &held{p.conn}
+func (p *place) take() *sql.Conn {
+	conn := p.conn
 	p.conn = nil
-	return h
+	return conn
 }
 
-func (h *held) giveBack() {
-	if h != nil {
-		_ = h.Close() // it goes back to the pool, or is broken and gone
+func giveBack(conn *sql.Conn) {
+	if conn != nil {
+		_ = conn.Close() // it goes back to the pool, or is broken and gone
 	}
 }
 
