@@ -20,7 +20,7 @@ func (e *exchange) arrive() {
 	if err == nil {
 		p, err = e.read(raw)
 	}
-	if err == nil && e.from[p.claims.Issuer].Origin != origin {
+	if err == nil && e.config.From[p.claims.Issuer].Origin != origin {
 		err = notFrom("the header Origin is not that of the token's issuer")
 	}
 	if err != nil {

@@ -42,7 +42,7 @@ func (e *exchange) comesFrom() (origin string, err error) {
 	case e.r.Header.Get("Sec-Fetch-Site") == "none":
 		return "", notFrom("the header Sec-Fetch-Site is none: no page has sent the form")
 	}
-	for issuer, from := range e.from {
+	for issuer, from := range e.config.From {
 		if from.Origin == values[0] {
 			e.issuer = issuer // for the way back; the token will say
 			return from.Origin, nil

@@ -243,11 +243,11 @@ func (e *exchange) invoke(ctx context.Context, p *passage, request, response pro
 		}
 	}()
 	token := metadata.Pairs("authorization", "Bearer "+p.raw)
-	if e.metadata == "handoff-token" {
-		token = metadata.Pairs(e.metadata, p.raw)
+	if e.config.Metadata == "handoff-token" {
+		token = metadata.Pairs(e.config.Metadata, p.raw)
 	}
 	ctx = metadata.NewOutgoingContext(ctx, token)
-	return e.server.Invoke(ctx, p.claims.Method, request, response)
+	return e.config.Server.Invoke(ctx, p.claims.Method, request, response)
 }
 
 func answerOf(f *flight) (proto.Message, error) {
@@ -280,7 +280,7 @@ func (e *exchange) leave(p *passage, f *flight) {
 // ask shows what the handoff asks for.
 func (e *exchange) ask(p *passage, filled url.Values, fault string) {
 	words := e.words(Call{Method: p.claims.Method, Request: p.request, Issuer: p.claims.Issuer, Subject: p.claims.Subject})
-	left := seconds(p.claims.Expires.Sub(e.now()))
+	left := seconds(p.claims.Expires.Sub(e.config.Now()))
 	page := e.page(words.Title)
 	page.Action, page.Proof = landingPath+"/"+e.id, proofInput(p.raw)
 	page.Rows, page.Signed = words.Rows, fieldsOf(p.request)

@@ -77,7 +77,7 @@ func parseOutcome(value string) *outcome {
 
 // keepToken has the browser hold the token until it expires.
 func (e *exchange) keepToken(p *passage) {
-	e.setCookie(cookiePrefix+p.claims.ID, p.raw, seconds(p.claims.Expires.Sub(e.now())))
+	e.setCookie(cookiePrefix+p.claims.ID, p.raw, seconds(p.claims.Expires.Sub(e.config.Now())))
 }
 
 // crowded refuses a handoff beyond those that a browser can have open, and forgets it.

@@ -48,12 +48,12 @@ type passage struct {
 
 // read verifies a token and makes the call that it names. It has no side effect.
 func (e *exchange) read(raw string) (*passage, error) {
-	verified, err := e.verify(raw, e.verifier.Verify)
+	verified, err := e.verify(raw, e.config.Verifier.Verify)
 	if err != nil {
 		return nil, err
 	}
 	p := &passage{raw: raw, claims: verified.Claims()}
-	if _, ok := e.from[p.claims.Issuer]; !ok {
+	if _, ok := e.config.From[p.claims.Issuer]; !ok {
 		return nil, fromNobody()
 	}
 	if err := showable(p.claims, raw); err != nil {
@@ -76,8 +76,8 @@ func (e *exchange) read(raw string) (*passage, error) {
 
 // verify verifies a token as of one kind, when its turn comes.
 func (e *exchange) verify(raw string, as func(context.Context, string) (*handoff.Verified, error)) (*handoff.Verified, error) {
-	if e.turn != nil {
-		done, err := e.turn(e.r.Context())
+	if e.config.Admit != nil {
+		done, err := e.config.Admit(e.r.Context())
 		if err != nil {
 			return nil, &handoff.Refusal{Reason: handoff.ReasonLimitExceeded, Check: "web.waiting", Err: err}
 		}
@@ -111,7 +111,7 @@ func (l *Landing) method(name string) (*rule.Method, error) {
 	m := l.known[name]
 	if m == nil {
 		var err error
-		if m, err = l.methods.Method(name); err != nil {
+		if m, err = l.config.Methods.Method(name); err != nil {
 			return nil, &handoff.Refusal{Reason: handoff.ReasonRuleMissing, Check: "web.method", Err: err}
 		}
 		l.known[name] = m

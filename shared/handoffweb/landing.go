@@ -1,6 +1,7 @@
 package handoffweb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"html/template"
@@ -86,20 +87,11 @@ type Event struct {
 // "/handoff" and what is below, and for "/visit" and what is below where there is an
 // application. It never redeems. It is safe for concurrent use.
 type Landing struct {
-	verifier *handoff.Verifier
-	server   grpc.ClientConnInterface
-	turn     func(context.Context) (done func(), err error)
-	from     map[string]Origin
-	app      string
-	methods  *rule.Set
-	describe func(Call) Words
-	pages    *template.Template
-	style    template.CSS
-	csp      string
-	notify   func(context.Context, Event)
-	metadata string // empty: authorization
-	now      func() time.Time
-	own      *http.CrossOriginProtection // trusts nobody
+	config LandingConfig
+	pages  *template.Template
+	style  template.CSS
+	csp    string
+	own    *http.CrossOriginProtection // trusts nobody
 
 	mu      sync.Mutex
 	known   map[string]*rule.Method // by name
@@ -108,42 +100,26 @@ type Landing struct {
 
 // NewLanding returns a landing. The error is a *handoff.ConfigError.
 func NewLanding(config LandingConfig) (*Landing, error) {
-	l := &Landing{
-		verifier: config.Verifier,
-		server:   config.Server,
-		turn:     config.Admit,
-		from:     maps.Clone(config.From),
-		app:      config.App,
-		methods:  config.Methods,
-		describe: config.Describe,
-		notify:   config.Observe,
-		metadata: config.Metadata,
-		now:      config.Now,
-		own:      http.NewCrossOriginProtection(),
-		known:    map[string]*rule.Method{},
-		flights:  map[string]*flight{},
-	}
-	if l.verifier == nil {
+	switch {
+	case config.Verifier == nil:
 		return nil, refused("Verifier", "is required")
-	}
-	if l.server == nil {
+	case config.Server == nil:
 		return nil, refused("Server", "is required: the guard in front of it redeems, and nothing here does")
-	}
-	if l.metadata != "" && l.metadata != "authorization" && l.metadata != "handoff-token" {
+	case config.Metadata != "" && config.Metadata != "authorization" && config.Metadata != "handoff-token":
 		return nil, refused("Metadata", `must be "authorization" or "handoff-token"`)
 	}
-	if err := checkFrom(l.from); err != nil {
+	if err := checkFrom(config.From); err != nil {
 		return nil, err
 	}
-	if err := checkApp(l.app); err != nil {
+	if err := checkApp(config.App); err != nil {
 		return nil, refused("App", err.Error())
 	}
-	if l.methods == nil {
-		l.methods = rule.Linked()
+	config.From = maps.Clone(config.From)
+	config.Methods = cmp.Or(config.Methods, rule.Linked())
+	if config.Now == nil {
+		config.Now = time.Now
 	}
-	if l.now == nil {
-		l.now = time.Now
-	}
+	l := &Landing{config: config, own: http.NewCrossOriginProtection(), known: map[string]*rule.Method{}, flights: map[string]*flight{}}
 	if err := l.setPages(config.Pages); err != nil {
 		return nil, &handoff.ConfigError{Field: "handoffweb.LandingConfig.Pages", Problem: "cannot be shown", Err: err}
 	}
@@ -198,9 +174,9 @@ func (l *Landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == landingPath:
 		e.route(map[string]func(){http.MethodPost: e.arrive})
-	case r.URL.Path == visitPath && l.app != "":
+	case r.URL.Path == visitPath && l.config.App != "":
 		e.route(map[string]func(){http.MethodGet: e.visitor, http.MethodHead: e.visitor})
-	case r.URL.Path == visitPath+"/end" && l.app != "":
+	case r.URL.Path == visitPath+"/end" && l.config.App != "":
 		e.route(map[string]func(){http.MethodPost: e.end})
 	case below && isID(id):
 		e.id = id

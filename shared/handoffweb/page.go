@@ -158,13 +158,13 @@ func proofInput(raw string) template.HTML {
 // page begins a page: its heading, and the way back.
 func (e *exchange) page(title string) Page {
 	p := Page{Style: e.style, Title: title}
-	if e.app != "" && len(e.r.CookiesNamed(VisitCookie)) > 0 {
-		p.App = e.app
+	if e.config.App != "" && len(e.r.CookiesNamed(VisitCookie)) > 0 {
+		p.App = e.config.App
 	}
-	if from, ok := e.from[e.issuer]; ok {
+	if from, ok := e.config.From[e.issuer]; ok {
 		p.Sender, p.Back = hostOf(from.Origin), from.Return+e.id
-	} else if e.issuer == "" && len(e.from) == 1 {
-		for _, from := range e.from {
+	} else if e.issuer == "" && len(e.config.From) == 1 {
+		for _, from := range e.config.From {
 			p.Sender, p.Back = hostOf(from.Origin), from.Return+e.id
 		}
 	}
@@ -194,14 +194,14 @@ func (e *exchange) write(code int, name string, page Page, refusal *handoff.Refu
 }
 
 func (e *exchange) observe(code int, refusal *handoff.Refusal) {
-	if e.notify == nil {
+	if e.config.Observe == nil {
 		return
 	}
 	event := Event{Step: e.step, Status: code, Refusal: refusal}
 	if e.claims != nil {
 		event.Issuer, event.Subject, event.ID = e.claims.Issuer, e.claims.Subject, e.claims.ID
 	}
-	e.notify(e.r.Context(), event)
+	e.config.Observe(e.r.Context(), event)
 }
 
 // writePage writes a page and the headers that all have, SERVER1's too.

@@ -24,7 +24,7 @@ func (e *exchange) receive(raw, origin string) {
 	claims, err := e.visiting(raw)
 	switch {
 	case err != nil:
-	case e.from[claims.Issuer].Origin != origin:
+	case e.config.From[claims.Issuer].Origin != origin:
 		err = notFrom("the header Origin is not that of the token's issuer")
 	default:
 		err = showable(*claims, raw)
@@ -33,21 +33,21 @@ func (e *exchange) receive(raw, origin string) {
 		e.refuse(err)
 		return
 	}
-	e.setCookie(VisitCookie, raw, seconds(claims.Expires.Sub(e.now())))
-	e.leadTo(e.app)
+	e.setCookie(VisitCookie, raw, seconds(claims.Expires.Sub(e.config.Now())))
+	e.leadTo(e.config.App)
 }
 
 // visiting verifies a visit of an issuer whose users come by browser.
 func (e *exchange) visiting(raw string) (*handoff.Claims, error) {
-	if e.app == "" {
+	if e.config.App == "" {
 		return nil, &handoff.Refusal{Reason: handoff.ReasonMethodMismatch, Check: "web.visit", Detail: "there is no application here that a visit could lead to"}
 	}
-	verified, err := e.verify(raw, e.verifier.VerifyVisit)
+	verified, err := e.verify(raw, e.config.Verifier.VerifyVisit)
 	if err != nil {
 		return nil, err
 	}
 	claims := verified.Claims()
-	if _, ok := e.from[claims.Issuer]; !ok {
+	if _, ok := e.config.From[claims.Issuer]; !ok {
 		return nil, fromNobody()
 	}
 	return &claims, nil
@@ -74,7 +74,7 @@ func (e *exchange) visitor() {
 	}
 	e.json(http.StatusOK, visitStatus{
 		Issuer: claims.Issuer, Subject: claims.Subject, Expires: claims.Expires.UTC().Format(time.RFC3339), Methods: claims.Methods,
-		Renew: e.renewal(), Return: e.from[claims.Issuer].Return,
+		Renew: e.renewal(), Return: e.config.From[claims.Issuer].Return,
 	}, nil)
 }
 
@@ -119,10 +119,10 @@ func (e *exchange) noVisit(err error) {
 // token.
 func (e *exchange) renewal() string {
 	if e.issuer != "" {
-		return e.from[e.issuer].Visit
+		return e.config.From[e.issuer].Visit
 	}
 	only := ""
-	for _, from := range e.from {
+	for _, from := range e.config.From {
 		if only != "" && from.Visit != "" {
 			return ""
 		}

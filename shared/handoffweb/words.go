@@ -47,8 +47,8 @@ type Row struct{ Name, Value string }
 // words returns what the page says of a call.
 func (l *Landing) words(c Call) Words {
 	var w Words
-	if l.describe != nil {
-		w = l.describe(c)
+	if l.config.Describe != nil {
+		w = l.config.Describe(c)
 	}
 	if w.Title == "" {
 		w.Title = sentenceOf(c.Method[strings.LastIndexByte(c.Method, '/')+1:])
