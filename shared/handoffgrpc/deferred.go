@@ -15,7 +15,7 @@ func (c *call) defers(ctx context.Context, req any, next func(context.Context) (
 		return nil, c.refuse(ctx, err)
 	}
 	var granted *handoff.Grant
-	deferred, err := c.guard.verifier.Defer(ctx, c.verified, op, c.method.rule, func(grant *handoff.Grant) {
+	deferred, err := c.guard.config.Verifier.Defer(ctx, c.verified, op, c.method.rule, func(grant *handoff.Grant) {
 		granted = grant
 		c.observe(ctx, Event{Grant: grant})
 	})

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,16 +96,8 @@ type Event struct {
 // Guard lets a call through to its handler with a grant, or refuses it. One Guard
 // serves one *grpc.Server. It is safe for concurrent use.
 type Guard struct {
-	verifier *handoff.Verifier
-	exempt   []string
-	deferred []string
-	place    place
-	rules    *rule.Set
-	tls      *tls.Config // nil: unknown
-	notify   func(context.Context, Event)
-	outcome  func(context.Context, *handoff.Grant) (proto.Message, error)
-
-	turn    func(context.Context) (done func(), err error)
+	config  Config
+	place   place
 	plan    atomic.Pointer[plan] // nil until Check succeeds
 	guarded sync.Map             // holds a registration for each service that On has registered
 }
@@ -127,17 +120,9 @@ func NewGuard(config Config) (*Guard, error) {
 			}
 		}
 	}
-	return &Guard{
-		verifier: config.Verifier,
-		exempt:   append([]string(nil), config.Exempt...),
-		deferred: append([]string(nil), config.Deferred...),
-		rules:    cmp.Or(config.Rules, rule.Linked()),
-		tls:      config.TLS,
-		place:    newPlace(cmp.Or(config.Metadata, authorization)),
-		notify:   config.Observe,
-		outcome:  config.Outcome,
-		turn:     config.Admit,
-	}, nil
+	config.Exempt, config.Deferred = slices.Clone(config.Exempt), slices.Clone(config.Deferred)
+	config.Rules = cmp.Or(config.Rules, rule.Linked())
+	return &Guard{config: config, place: newPlace(cmp.Or(config.Metadata, authorization))}, nil
 }
 
 // call is one call on its way to a grant.
@@ -171,8 +156,8 @@ func (c *call) admit(ctx context.Context) error {
 
 // verify verifies the token of an incoming call, when its turn comes.
 func (g *Guard) verify(ctx context.Context) (*handoff.Verified, error) {
-	if g.turn != nil {
-		done, err := g.turn(ctx)
+	if g.config.Admit != nil {
+		done, err := g.config.Admit(ctx)
 		if err != nil {
 			return nil, &handoff.Refusal{Reason: handoff.ReasonLimitExceeded, Check: "guard.waiting", Err: err}
 		}
@@ -182,7 +167,7 @@ func (g *Guard) verify(ctx context.Context) (*handoff.Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	return g.verifier.VerifyAny(ctx, raw, PeerCertificate(ctx)) // the method's rule says which kind it takes
+	return g.config.Verifier.VerifyAny(ctx, raw, PeerCertificate(ctx)) // the method's rule says which kind it takes
 }
 
 // redeem is the rest of the check: the token names this request, and is spent on
@@ -192,7 +177,7 @@ func (c *call) redeem(ctx context.Context, req any) (*handoff.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	grant, err := c.guard.verifier.Redeem(ctx, c.verified, op, c.method.rule)
+	grant, err := c.guard.config.Verifier.Redeem(ctx, c.verified, op, c.method.rule)
 	if err == nil {
 		c.observe(ctx, Event{Grant: grant})
 	}
@@ -238,7 +223,7 @@ func refusalOf(err error) *handoff.Refusal {
 
 // observe completes the event and tells it.
 func (c *call) observe(ctx context.Context, event Event) {
-	if c.guard.notify == nil {
+	if c.guard.config.Observe == nil {
 		return
 	}
 	if c.method != nil {
@@ -252,5 +237,5 @@ func (c *call) observe(ctx context.Context, event Event) {
 		claims := event.Refusal.Claims
 		event.Issuer, event.Subject, event.ID, event.Actor = claims.Issuer, claims.Subject, claims.ID, claims.Actor
 	}
-	c.guard.notify(ctx, event)
+	c.guard.config.Observe(ctx, event)
 }

@@ -14,10 +14,10 @@ import (
 func (c *call) again(ctx context.Context, err error) (any, error) {
 	refusal := refusalOf(err)
 	spent := refusal.Spent()
-	if spent == nil || c.guard.outcome == nil {
+	if spent == nil || c.guard.config.Outcome == nil {
 		return nil, c.refuse(ctx, refusal)
 	}
-	response, err := c.guard.outcome(ctx, spent)
+	response, err := c.guard.config.Outcome(ctx, spent)
 	switch {
 	case err != nil:
 	case sameType(response, c.method.binding.NewResponse()):

@@ -118,12 +118,12 @@ func (g *Guard) newPlan(services map[string]grpc.ServiceInfo, guarded func(strin
 		for _, info := range services[service].Methods {
 			name := prefix + info.Name
 			used[name] = true
-			exempt := slices.Contains(g.exempt, prefix) || slices.Contains(g.exempt, name)
-			m, err := newMethod(g.rules, name, exempt, info)
+			exempt := slices.Contains(g.config.Exempt, prefix) || slices.Contains(g.config.Exempt, name)
+			m, err := newMethod(g.config.Rules, name, exempt, info)
 			if err == nil && !exempt && !guarded(service) {
 				err = fmt.Errorf("%s is registered around the guard: its service must be registered on Guard.On(server)", name)
 			}
-			if err == nil && slices.Contains(g.deferred, name) {
+			if err == nil && slices.Contains(g.config.Deferred, name) {
 				err = m.deferRedemption(info)
 			}
 			if err == nil {
@@ -136,12 +136,12 @@ func (g *Guard) newPlan(services map[string]grpc.ServiceInfo, guarded func(strin
 			methods[name] = m
 		}
 	}
-	for _, entry := range g.exempt {
+	for _, entry := range g.config.Exempt {
 		if !used[entry] {
 			problems = append(problems, fmt.Errorf("Config.Exempt names %s, which the server does not have", entry))
 		}
 	}
-	for _, entry := range g.deferred {
+	for _, entry := range g.config.Deferred {
 		if !used[entry] || strings.HasSuffix(entry, "/") {
 			problems = append(problems, fmt.Errorf("Config.Deferred names %s, which is no method of the server", entry))
 		}
@@ -165,9 +165,9 @@ func (m *method) deferRedemption(info grpc.MethodInfo) error {
 // would refuse every call of it.
 func (g *Guard) canCheck(m *method) error {
 	switch {
-	case m.rule.Sealed && !g.verifier.CanUnseal():
+	case m.rule.Sealed && !g.config.Verifier.CanUnseal():
 		return &handoff.ConfigError{Field: "handoff.VerifierConfig.Unseal", Problem: "is required: " + m.name + " takes only sealed tokens"}
-	case m.rule.CertificateBound && (g.tls == nil || g.tls.ClientAuth == tls.NoClientCert):
+	case m.rule.CertificateBound && (g.config.TLS == nil || g.config.TLS.ClientAuth == tls.NoClientCert):
 		return &handoff.ConfigError{
 			Field:   "handoffgrpc.Config.TLS",
 			Problem: "must ask clients for a certificate (ClientAuth: tls.RequestClientCert): " + m.name + " takes only tokens that are bound to one",

@@ -150,7 +150,7 @@ func (s *stream) recheck() error {
 	case now.grant == nil:
 		return s.end(misused("a response before the request"))
 	}
-	if err := s.call.guard.verifier.Recheck(now.ctx, now.grant); err != nil {
+	if err := s.call.guard.config.Verifier.Recheck(now.ctx, now.grant); err != nil {
 		return s.end(refusalOf(err))
 	}
 	return nil
