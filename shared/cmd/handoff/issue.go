@@ -6,17 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
@@ -166,12 +163,8 @@ func (c *issueCommand) operation(p *program) (handoff.Operation, error) {
 	if err != nil {
 		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
 	}
-	packed, err := packRequest(descriptors, c.Method, text)
-	if err != nil {
-		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
-	}
-	request, err := method.Unpack(packed)
-	if err != nil {
+	request := method.NewRequest()
+	if err := readJSON(request, text, descriptors); err != nil {
 		return handoff.Operation{}, fmt.Errorf("--request: %w", err)
 	}
 	op, err := method.Operation(request)
@@ -209,32 +202,18 @@ func (c *issueCommand) readRequest(p *program) ([]byte, error) {
 	return os.ReadFile(c.Request)
 }
 
-// packRequest reads the JSON form of a method's request. The result is what a
-// client would put into IssueHandoffRequest.request.
-func packRequest(descriptors []byte, method string, text []byte) (*anypb.Any, error) {
+// readJSON reads the JSON form of a request, and of what is packed in it.
+func readJSON(request proto.Message, text, descriptors []byte) error {
 	var set descriptorpb.FileDescriptorSet
 	if err := proto.Unmarshal(descriptors, &set); err != nil {
-		return nil, err
+		return err
 	}
 	files, err := protodesc.NewFiles(&set)
 	if err != nil {
-		return nil, err
-	}
-	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
-	found, err := files.FindDescriptorByName(protoreflect.FullName(name))
-	if err != nil {
-		return nil, err
-	}
-	desc, ok := found.(protoreflect.MethodDescriptor)
-	if !ok {
-		return nil, errors.New("the method is not one")
+		return err
 	}
 	if !jsontext.Value(text).IsValid() { // protojson would repeat what is there instead
-		return nil, errors.New("not strict JSON")
+		return errors.New("not strict JSON")
 	}
-	request := dynamicpb.NewMessage(desc.Input())
-	if err := (protojson.UnmarshalOptions{Resolver: dynamicpb.NewTypes(files)}).Unmarshal(text, request); err != nil {
-		return nil, err
-	}
-	return anypb.New(request)
+	return protojson.UnmarshalOptions{Resolver: dynamicpb.NewTypes(files)}.Unmarshal(text, request)
 }
