@@ -3,7 +3,6 @@ package redisreplay
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/replay/internal/remote"
 )
 
 const (
@@ -48,8 +48,9 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
+	mark := remote.Mark(r.Issuer, r.ID)
 	c := &call{
-		ctx: ctx, mark: markOf(r.Issuer, r.ID), period: periodOf(r.Expires), issued: r.IssuedAt, answer: make(chan error, 1),
+		ctx: ctx, mark: string(mark[:]), period: periodOf(r.Expires), issued: r.IssuedAt, answer: make(chan error, 1),
 	}
 	select {
 	case s.calls <- c:
@@ -64,17 +65,6 @@ func (s *Store) Redeem(ctx context.Context, r handoff.Redemption) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the Redis has not answered: %w", context.Cause(ctx))
 	}
-}
-
-// markOf names a token. Both parts are hashed, so that nobody who chooses an id
-// can meet another issuer's marks or make two ids one.
-func markOf(issuer, id string) string {
-	text := make([]byte, 0, 320)
-	text = append(text, issuer...)
-	text = append(text, 0) // an issuer never contains it
-	text = append(text, id...)
-	sum := sha256.Sum256(text)
-	return string(sum[:16])
 }
 
 // work sends redemptions, as many together as wait. Its link is made beforehand, and

@@ -2,12 +2,12 @@ package sqlreplay
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/replay/internal/remote"
 )
 
 // The table has the marks and, in the rows with a text, the epoch (whose mark is empty)
@@ -91,9 +91,9 @@ type asker interface {
 // spend makes the mark. Scan has read all of the answer when it returns: also that
 // the server has committed, where the statement is a transaction of its own.
 func (s *Store) spend(ctx context.Context, in asker, r handoff.Redemption) error {
-	expires, issued := r.Expires.UnixMilli(), r.IssuedAt.Add(-s.config.Skew).UnixMilli()
+	mark, expires, issued := remote.Mark(r.Issuer, r.ID), r.Expires.UnixMilli(), r.IssuedAt.Add(-s.config.Skew).UnixMilli()
 	var began, removed, at sql.NullInt64
-	if err := in.QueryRowContext(ctx, s.statement, markOf(r.Issuer, r.ID), expires, issued).Scan(&began, &removed, &at); err != nil {
+	if err := in.QueryRowContext(ctx, s.statement, mark[:], expires, issued).Scan(&began, &removed, &at); err != nil {
 		s.look()
 		return fmt.Errorf("redeeming: %w", err)
 	}
@@ -111,15 +111,4 @@ func (s *Store) spend(ctx context.Context, in asker, r handoff.Redemption) error
 		return errTimePassed
 	}
 	return handoff.ErrReplayed
-}
-
-// markOf names a token. Both parts are hashed, so that nobody who chooses an id
-// can meet another issuer's marks or make two ids one.
-func markOf(issuer, id string) []byte {
-	text := make([]byte, 0, 320)
-	text = append(text, issuer...)
-	text = append(text, 0) // an issuer never contains it
-	text = append(text, id...)
-	sum := sha256.Sum256(text)
-	return sum[:16]
 }
