@@ -179,8 +179,7 @@ func (c *serveCommand) publisher(ctx context.Context, p *parts) (*trust.Publishe
 		return nil, err
 	}
 	err = publisher.Publish(ctx)
-	var unwritable *fs.PathError
-	if errors.As(err, &unwritable) {
+	if errors.As(err, new(*fs.PathError)) {
 		return nil, wrong("trust-file", err)
 	}
 	return publisher, err

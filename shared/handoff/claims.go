@@ -121,8 +121,7 @@ func parseClaims(kind Kind, payload string) (*Claims, error) {
 // refusedPayload says which check an error of reading the payload failed.
 func refusedPayload(err error) *Refusal {
 	refusal := &Refusal{Reason: ReasonClaimsInvalid, Check: "payload.json", Detail: "the payload is not strict JSON"}
-	var claim *claimError
-	if errors.As(err, &claim) {
+	if claim, ok := errors.AsType[*claimError](err); ok {
 		refusal.Check, refusal.Detail = claim.check, claim.detail
 	} else if errors.Is(err, strictjson.ErrType) {
 		refusal.Detail = "the payload is not an object"
@@ -176,8 +175,7 @@ func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
 // within places an error of the reader at a claim, unless it has its place; bad syntax is
 // the payload's.
 func within(check Check, err error) error {
-	var placed *claimError
-	if errors.As(err, &placed) || errors.Is(err, strictjson.ErrSyntax) {
+	if errors.As(err, new(*claimError)) || errors.Is(err, strictjson.ErrSyntax) {
 		return err
 	}
 	return &claimError{check, err.Error()}

@@ -145,8 +145,7 @@ func (r *Refusal) Unwrap() error { return r.Err }
 // ReasonOf returns the reason of the first Refusal in err's chain, or 0 if there
 // is none.
 func ReasonOf(err error) Reason {
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		return refusal.Reason
 	}
 	return reasonUnspecified

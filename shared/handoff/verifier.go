@@ -236,8 +236,7 @@ func thumbprint(certificate *x509.Certificate) string {
 // withClaims adds to a refusal what the token says, once its issuer vouches for
 // it.
 func withClaims(err error, claims *Claims) error {
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		refusal.Claims = claims
 	}
 	return err

@@ -214,8 +214,7 @@ func (c *call) refuse(ctx context.Context, err error) error {
 // refusalOf returns the refusal in err's chain. What is none differs from what
 // was expected in a way that no reason names better than this one.
 func refusalOf(err error) *handoff.Refusal {
-	var refusal *handoff.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*handoff.Refusal](err); ok {
 		return refusal
 	}
 	return &handoff.Refusal{Reason: handoff.ReasonRequestUnbindable, Check: "guard.request", Err: err}

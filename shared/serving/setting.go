@@ -31,8 +31,7 @@ func (e *SettingError) Error() string {
 	if e.Setting == "" {
 		return text
 	}
-	var config *handoff.ConfigError
-	if errors.As(e.Err, &config) {
+	if config, ok := errors.AsType[*handoff.ConfigError](e.Err); ok {
 		of := *config
 		of.Field = "--" + e.Setting
 		return of.Error()
@@ -51,8 +50,7 @@ func (e *SettingError) Unwrap() error { return e.Err }
 // a setting: settings has the flag's name for each such field. Other errors it
 // returns as they are.
 func Named(err error, settings map[string]string) error {
-	var config *handoff.ConfigError
-	if errors.As(err, &config) && settings[config.Field] != "" {
+	if config, ok := errors.AsType[*handoff.ConfigError](err); ok && settings[config.Field] != "" {
 		return &SettingError{settings[config.Field], config}
 	}
 	return err
@@ -80,8 +78,7 @@ func Exit(stderr io.Writer, program string, err error) int {
 	}
 	line := strings.Join(strings.Fields(err.Error()), " ")
 	fmt.Fprintf(stderr, "%s: %s\n", program, mask(line)) // an argument of the command line may be in it as it is
-	var setting *SettingError
-	if errors.As(err, &setting) {
+	if errors.As(err, new(*SettingError)) {
 		return exitSetting
 	}
 	return exitFailure

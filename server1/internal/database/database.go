@@ -110,8 +110,7 @@ func refused(err error) bool {
 			return true
 		}
 	}
-	var cut *CutOffError
-	return errors.As(err, &cut)
+	return errors.As(err, new(*CutOffError))
 }
 
 // DB is SERVER1's database. It is safe for concurrent use, in several processes

@@ -243,8 +243,7 @@ func (s *Service) sign(ctx context.Context, current caller, params handoff.Issue
 
 // overtaken reports whether what a token was signed by has changed before it was recorded.
 func overtaken(err error) bool {
-	var cut *database.CutOffError
-	return errors.As(err, &cut) || errors.Is(err, database.ErrRoles) || errors.Is(err, database.ErrNoGrant)
+	return errors.As(err, new(*database.CutOffError)) || errors.Is(err, database.ErrRoles) || errors.Is(err, database.ErrNoGrant)
 }
 
 // wait returns when a token that is signed then is not taken back by the cut-off.
@@ -302,8 +301,7 @@ func operation(req *handoffv1.IssueHandoffRequest, permission policy.Permission)
 	if err == nil {
 		op, err = permission.Method.Operation(unpacked)
 	}
-	var refusal *handoff.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*handoff.Refusal](err); ok {
 		return op, answer.At(fieldOf(refusal), refusal)
 	}
 	return op, err

@@ -83,8 +83,7 @@ func explain(err error) refusal {
 			return known.refusal
 		}
 	}
-	var refused *handoff.Refusal
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*handoff.Refusal](err); ok {
 		if known, ok := byReason[refused.Reason]; ok {
 			return known
 		}

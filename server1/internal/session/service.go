@@ -157,8 +157,7 @@ func (s *Service) ChangePassword(ctx context.Context, req *server1v1.ChangePassw
 		return nil, err
 	}
 	hash, err := s.users.ChangePassword(ctx, current.User, req.GetOldPassword(), req.GetNewPassword())
-	var denied *account.DeniedError
-	if errors.As(err, &denied) {
+	if errors.As(err, new(*account.DeniedError)) {
 		err = answer.Invalid("old_password", "is not the user's password")
 		s.record.SignInRefused(ctx, current.User.ID, network, err)
 		return nil, err

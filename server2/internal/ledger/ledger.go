@@ -114,8 +114,7 @@ type engine interface {
 
 // answered reports whether an error of a change is an answer: nothing has failed.
 func answered(err error) bool {
-	var failure *failure
-	return !errors.As(err, &failure)
+	return !errors.As(err, new(*failure))
 }
 
 // Open opens a database and brings its tables up to date: PostgreSQL's at a URL

@@ -106,8 +106,7 @@ func (c *inspectCommand) open(out io.Writer, raw string) (string, error) {
 		return "", errRefused
 	}
 	inner, err := unseal(raw)
-	var refusal *handoff.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*handoff.Refusal](err); ok {
 		fmt.Fprintf(out, "As a sealed token it is refused:\n  %s: %s\n", refusal.Check, refusal.Detail)
 		return "", errRefused
 	}

@@ -204,8 +204,7 @@ func (h *Handler) visitor(ctx context.Context, raw string) (user string, err err
 		claims := verified.Claims()
 		return userOf(&claims), nil
 	}
-	var refused *handoff.Refusal
-	if errors.As(err, &refused) && refused.Claims != nil {
+	if refused, ok := errors.AsType[*handoff.Refusal](err); ok && refused.Claims != nil {
 		return refused.Claims.ID, nil
 	}
 	return "", err

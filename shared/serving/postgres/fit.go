@@ -150,19 +150,16 @@ func (e *connectError) Error() string {
 // tell says what one try has met.
 func tell(err error) string {
 	const protocolViolation = "08P01"
-	var reason unfitError
-	if errors.As(err, &reason) {
+	if reason, ok := errors.AsType[unfitError](err); ok {
 		return reason.Error()
 	}
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
 		if answer.Code == protocolViolation && strings.Contains(answer.Message, "startup parameter") {
 			return pooled
 		}
 		return answer.Error()
 	}
-	var met *net.OpError
-	if errors.As(err, &met) {
+	if met, ok := errors.AsType[*net.OpError](err); ok {
 		once := *met
 		once.Source = nil // a port of ours, another with each try
 		return once.Error()

@@ -105,8 +105,7 @@ func onThisMachine(config *pgx.ConnConfig) bool {
 
 // reason is an error of package vetted without the file's name.
 func reason(err error) error {
-	var named *fs.PathError
-	if errors.As(err, &named) {
+	if named, ok := errors.AsType[*fs.PathError](err); ok {
 		return named.Err
 	}
 	return errors.Unwrap(err)
