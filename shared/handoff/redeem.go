@@ -150,7 +150,7 @@ func (v *Verifier) Redeem(ctx context.Context, verified *Verified, op Operation,
 	grant := v.grant(verified, op, rule)
 	err := v.check(ctx, verified, op, rule)
 	if err == nil && !rule.Reusable {
-		err = spentOn(refusalOfStore(v.store.Redeem(ctx, v.redemption(verified))), grant)
+		err = spentOn(refusalOfStore(v.config.Store.Redeem(ctx, v.redemption(verified))), grant)
 	}
 	if err != nil {
 		return nil, withClaims(err, verified.claims)
@@ -174,7 +174,7 @@ func (v *Verifier) grant(verified *Verified, op Operation, rule Rule) *Grant {
 
 func (v *Verifier) redemption(verified *Verified) Redemption {
 	c := verified.claims
-	return Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires, Skew: v.skew}
+	return Redemption{Issuer: c.Issuer, ID: c.ID, IssuedAt: c.IssuedAt, Expires: c.Expires, Skew: v.config.Skew}
 }
 
 // refusalOfStore is what a store's answer refuses with, or nil.

@@ -45,64 +45,52 @@ type VerifierConfig struct {
 // Verifier checks handoffs and visits for one audience, offline. It is safe for
 // concurrent use.
 type Verifier struct {
-	audience         string
-	issuers          issuers
-	prepared         *prepared.Cache
-	unseal           func(string) (string, error)
-	store            Store
-	maxLifetime      time.Duration
-	maxVisitLifetime time.Duration
-	skew             time.Duration
-	now              func() time.Time
-	latest           atomic.Int64 // that now has said, in Unix milliseconds
+	config   VerifierConfig
+	issuers  issuers
+	prepared *prepared.Cache
+	latest   atomic.Int64 // that config.Now has said, in Unix milliseconds
 }
 
 // NewVerifier returns a verifier, or an error that names the field of config
 // that it refuses.
 func NewVerifier(config VerifierConfig) (*Verifier, error) {
-	v := &Verifier{
-		audience:         config.Audience,
-		issuers:          issuers{sources: maps.Clone(config.Issuers)},
-		store:            config.Store,
-		unseal:           config.Unseal,
-		maxLifetime:      cmp.Or(config.MaxLifetime, MaxLifetime),
-		maxVisitLifetime: cmp.Or(config.MaxVisitLifetime, KindVisit.MaxLifetime()),
-		skew:             cmp.Or(config.Skew, DefaultSkew),
-		now:              config.Now,
+	config.Issuers = maps.Clone(config.Issuers)
+	config.MaxLifetime = cmp.Or(config.MaxLifetime, MaxLifetime)
+	config.MaxVisitLifetime = cmp.Or(config.MaxVisitLifetime, KindVisit.MaxLifetime())
+	config.Skew = cmp.Or(config.Skew, DefaultSkew)
+	if config.Now == nil {
+		config.Now = time.Now
 	}
-	if err := checkName("handoff.VerifierConfig.Audience", v.audience); err != nil {
+	v := &Verifier{config: config, issuers: issuers{sources: config.Issuers}, prepared: prepared.NewCache(config.Now)}
+	if err := checkName("handoff.VerifierConfig.Audience", config.Audience); err != nil {
 		return nil, err
 	}
 	if err := v.issuers.arrange(); err != nil {
 		return nil, err
 	}
-	if v.store == nil {
+	if config.Store == nil {
 		return nil, missing("handoff.VerifierConfig.Store")
 	}
-	if err := checkLifetime("handoff.VerifierConfig.MaxLifetime", v.maxLifetime, MaxLifetime); err != nil {
+	if err := checkLifetime("handoff.VerifierConfig.MaxLifetime", config.MaxLifetime, MaxLifetime); err != nil {
 		return nil, err
 	}
-	if err := checkLifetime("handoff.VerifierConfig.MaxVisitLifetime", v.maxVisitLifetime, KindVisit.MaxLifetime()); err != nil {
+	if err := checkLifetime("handoff.VerifierConfig.MaxVisitLifetime", config.MaxVisitLifetime, KindVisit.MaxLifetime()); err != nil {
 		return nil, err
 	}
-	if err := checkSkew("handoff.VerifierConfig.Skew", v.skew); err != nil {
+	if err := checkSkew("handoff.VerifierConfig.Skew", config.Skew); err != nil {
 		return nil, err
 	}
-	if store, ok := v.store.(interface{ Skew() time.Duration }); ok && store.Skew() < v.skew {
+	if store, ok := config.Store.(interface{ Skew() time.Duration }); ok && store.Skew() < config.Skew {
 		return nil, &ConfigError{
 			Field:   "handoff.VerifierConfig.Skew",
-			Problem: fmt.Sprintf("is %s, but the Store covers only %s: a restart would forget redemptions", v.skew, store.Skew()),
+			Problem: fmt.Sprintf("is %s, but the Store covers only %s: a restart would forget redemptions", config.Skew, store.Skew()),
 		}
 	}
-	if v.now == nil {
-		v.now = time.Now
-	}
-	v.prepared = prepared.NewCache(v.now)
 	return v, nil
 }
 
 // CanUnseal reports whether the verifier has a key for sealed tokens.
-func (v *Verifier) CanUnseal() bool { return v.unseal != nil }
+func (v *Verifier) CanUnseal() bool { return v.config.Unseal != nil }
 
 // Verified is a token that is authentic and current. It entitles to nothing yet:
 // that is Redeem's to say. Only Verify makes one.
@@ -142,10 +130,10 @@ func (v *Verifier) VerifyFrom(ctx context.Context, raw string, certificate *x509
 }
 
 func (v *Verifier) verify(ctx context.Context, raw string, of typs, certificate *x509.Certificate) (*Verified, error) {
-	sealed := v.unseal != nil && slices.Contains(of, handoffProfile.Typ) && strings.Count(raw, ".") == 4
+	sealed := v.config.Unseal != nil && slices.Contains(of, handoffProfile.Typ) && strings.Count(raw, ".") == 4
 	if sealed {
 		var err error
-		if raw, err = v.unseal(raw); err != nil {
+		if raw, err = v.config.Unseal(raw); err != nil {
 			return nil, err
 		}
 		of = onlyHandoffs // nothing else is sealed
@@ -182,12 +170,12 @@ func (v *Verifier) find(ctx context.Context, h header, payload string) (Key, err
 // accept checks what depends on the verifier, of a token whose key is listed: for
 // whom, how long, now, and from whom.
 func (v *Verifier) accept(ctx context.Context, c *Claims, listed Key, certificate *x509.Certificate) error {
-	if c.Audience != v.audience {
+	if c.Audience != v.config.Audience {
 		return &Refusal{Reason: ReasonAudienceMismatch, Check: "verify.aud", Detail: "the token is for another audience"}
 	}
-	most := v.maxLifetime
+	most := v.config.MaxLifetime
 	if c.Kind() == KindVisit {
-		most = v.maxVisitLifetime
+		most = v.config.MaxVisitLifetime
 	}
 	if lifetime := c.Expires.Sub(c.IssuedAt); lifetime > most {
 		return &Refusal{
@@ -267,7 +255,7 @@ func (v *Verifier) current(ctx context.Context, c *Claims, key Key) error {
 // clock returns the time by a clock that never goes back: what has expired stays
 // expired, though the machine's clock is set back.
 func (v *Verifier) clock() time.Time {
-	now := v.now()
+	now := v.config.Now()
 	milli := now.UnixMilli()
 	for {
 		switch latest := v.latest.Load(); {
@@ -288,9 +276,9 @@ func (v *Verifier) timely(c *Claims) error {
 			Reason: ReasonTokenExpired, Check: "verify.exp",
 			Detail: fmt.Sprintf("the token expired %s ago", now.Sub(c.Expires).Round(time.Millisecond)),
 		}
-	case c.IssuedAt.After(now.Add(v.skew)):
+	case c.IssuedAt.After(now.Add(v.config.Skew)):
 		return early("verify.iat", "issued", c.IssuedAt.Sub(now))
-	case c.NotBefore.After(now.Add(v.skew)):
+	case c.NotBefore.After(now.Add(v.config.Skew)):
 		return early("verify.nbf", "valid", c.NotBefore.Sub(now))
 	}
 	return nil
