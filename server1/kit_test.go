@@ -3,18 +3,11 @@ package server1
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,7 +57,8 @@ type site struct {
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{dir: t.TempDir(), pool: x509.NewCertPool()}
+	authority := servingtest.NewAuthority(t)
+	s := &site{dir: t.TempDir(), pool: authority.Pool}
 	s.database = s.path("server1.db")
 	var err error
 	if s.key, err = signkey.Generate(handoff.EdDSA); err != nil {
@@ -74,7 +68,7 @@ func newSite(t testing.TB) *site {
 		t.Fatal(err)
 	}
 	s.write(t, "policy.json", goodPolicy, 0o644)
-	s.certificate(t)
+	authority.Issue(t, s.path("tls"), "127.0.0.1")
 	return s
 }
 
@@ -86,31 +80,6 @@ func (s *site) write(t testing.TB, name, text string, mode os.FileMode) string {
 		t.Fatal(err)
 	}
 	return s.path(name)
-}
-
-func (s *site) certificate(t testing.TB) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "server1"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	s.write(t, "tls.crt", string(chain), 0o644)
-	s.write(t, "tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})), 0o600)
-	s.pool.AppendCertsFromPEM(chain)
 }
 
 // settings returns the flags of a server that starts.

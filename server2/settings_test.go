@@ -67,7 +67,7 @@ func goodSettings(t *testing.T) (settings, *signkey.Key) {
 		"shutdown-delay": "0s",
 		"skew":           "50ms",
 	}
-	writeCertificate(t, s["tls-cert"], s["tls-key"])
+	servingtest.NewAuthority(t).Issue(t, filepath.Join(dir, "server2"), "127.0.0.1")
 	return s, key
 }
 
