@@ -53,6 +53,28 @@ func open(t *testing.T, database string) *DB {
 	return db
 }
 
+// reopen has what was paid still paid after a restart.
+func reopen(t *testing.T, database string) {
+	t.Helper()
+	for round := range 3 {
+		db, err := Open(t.Context(), database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			if _, err := db.Add(t.Context(), []Invoice{{ID: "INV-1", Owner: alice, Amount: eur12}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, repeated, err := db.Pay(t.Context(), order("r1", fmt.Sprint("h", round))); err != nil || repeated != (round > 0) {
+			t.Errorf("round %d: %v, %v", round, repeated, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func order(request, handoff string) Order {
 	return Order{Payer: alice, InvoiceID: "INV-1", Amount: eur12, RequestID: request, HandoffID: handoff, Memo: "m", Time: noon}
 }

@@ -323,23 +323,7 @@ func testDeadlock(t *testing.T, database string) {
 }
 
 func testPostgresReopen(t *testing.T, database string) {
-	for round := range 3 {
-		db, err := Open(t.Context(), strings.Replace(database, "postgres://", "postgresql://", 1))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if round == 0 {
-			if _, err := db.Add(t.Context(), []Invoice{{ID: "INV-1", Owner: alice, Amount: eur12}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, repeated, err := db.Pay(t.Context(), order("r1", fmt.Sprint("h", round))); err != nil || repeated != (round > 0) {
-			t.Errorf("round %d: %v, %v", round, repeated, err)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	reopen(t, strings.Replace(database, "postgres://", "postgresql://", 1))
 }
 
 func testPostgresNewer(t *testing.T, database string) {
