@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // since is a moment: by itself, or how long ago it is.
@@ -61,11 +62,6 @@ func (c *backupCommand) run(ctx context.Context, std console) (err error) {
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(c.Out))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
 	fmt.Fprintf(std.stdout, "copied the database to %s\n", c.Out)
-	return folder.Sync()
+	return vetted.SyncFolder(filepath.Dir(c.Out))
 }

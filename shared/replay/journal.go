@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // Journal is a handoff.Store for one process at a time that outlives it: each
@@ -92,12 +93,7 @@ func Create(path string, c Config) (err error) {
 	if err := s.file.Close(); err != nil {
 		return err
 	}
-	parent, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	return parent.Sync()
+	return vetted.SyncFolder(filepath.Dir(path))
 }
 
 // Open opens the journal at path, only for this process, and reads its marks.

@@ -49,7 +49,7 @@ func writeNew(path string, text []byte) error {
 	if err := errors.Join(err, remove(temporary)); err != nil {
 		return err
 	}
-	return syncFolder(folder)
+	return vetted.SyncFolder(folder)
 }
 
 // writeTemporary returns the name of the file, if there is one by now.
@@ -73,14 +73,6 @@ func remove(path string) error {
 		return nil
 	}
 	return os.Remove(path)
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Load reads a key that Save wrote. It refuses a file that is not regular or that

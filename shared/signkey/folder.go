@@ -78,5 +78,5 @@ func (f Folder) Remove(kids ...string) error {
 	if !removed {
 		return nil
 	}
-	return syncFolder(string(f))
+	return vetted.SyncFolder(string(f))
 }

@@ -24,3 +24,12 @@ func WriteNew(path string, text []byte, mode os.FileMode) error {
 	}
 	return nil
 }
+
+// SyncFolder has what was made, renamed or removed in a folder reach the disk.
+func SyncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
