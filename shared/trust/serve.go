@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -211,32 +212,17 @@ func unavailable(w http.ResponseWriter) {
 
 // replaceFile puts content in the place of a file, so that a reader sees the former
 // or the new, whole, and a crash leaves one of them.
-func replaceFile(path, content string, mode os.FileMode) (err error) {
+func replaceFile(path, content string, mode os.FileMode) error {
 	if err := vetted.Replaceable(path); err != nil {
 		return err
 	}
 	// A name of its own, for there may be several publishers.
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.next")
-	if err != nil {
+	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text()+".next")
+	if err := vetted.WriteNew(next, []byte(content), mode); err != nil {
 		return err
 	}
-	next := f.Name()
-	defer func() {
-		if err != nil {
-			_ = os.Remove(next)
-		}
-	}()
-	if err = f.Chmod(mode); err == nil {
-		_, err = f.WriteString(content)
+	if err := os.Rename(next, path); err != nil {
+		return errors.Join(err, os.Remove(next))
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+	return nil
 }
