@@ -1,6 +1,7 @@
 package signkey
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,41 +39,22 @@ func writeNew(path string, text []byte) error {
 		return errors.New("no file is named")
 	}
 	folder := filepath.Dir(path)
-	temporary, err := writeTemporary(folder, text)
-	if err != nil {
-		return errors.Join(err, remove(temporary))
+	temporary := filepath.Join(folder, ".signkey-"+rand.Text()+".tmp")
+	err := vetted.WriteNew(temporary, text, 0o600)
+	if failed, ok := errors.AsType[*fs.PathError](err); ok && failed.Op == "open" {
+		// Nobody knows the name that was made up.
+		return &fs.PathError{Op: "create a file in", Path: folder, Err: failed.Err}
+	} else if err != nil {
+		return err
 	}
 	err = os.Link(temporary, path)
 	if errors.Is(err, fs.ErrExist) {
 		err = &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
 	}
-	if err := errors.Join(err, remove(temporary)); err != nil {
+	if err := errors.Join(err, os.Remove(temporary)); err != nil {
 		return err
 	}
 	return vetted.SyncFolder(folder)
-}
-
-// writeTemporary returns the name of the file, if there is one by now.
-func writeTemporary(folder string, text []byte) (string, error) {
-	f, err := os.CreateTemp(folder, ".signkey-*.tmp") // O_EXCL, 0600
-	if failed, ok := errors.AsType[*fs.PathError](err); ok {
-		// Nobody knows the name that CreateTemp has made up.
-		return "", &fs.PathError{Op: "create a file in", Path: folder, Err: failed.Err}
-	} else if err != nil {
-		return "", err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	return f.Name(), errors.Join(err, f.Close())
-}
-
-func remove(path string) error {
-	if path == "" {
-		return nil
-	}
-	return os.Remove(path)
 }
 
 // Load reads a key that Save wrote. It refuses a file that is not regular or that
