@@ -8,18 +8,20 @@ import (
 	"time"
 )
 
-// Of equal lines about refused calls, so many are written in each period. A stranger
-// can have a call refused for less than a line costs; the metrics count them all.
+// Of equal lines about calls, so many are written in each period. A stranger can have a
+// call refused for less than a line costs, and can make others, such as reading the
+// trust list, as often as they like; the metrics count them all.
 const (
 	sampleLines  = 10
 	samplePeriod = 10 * time.Second
 	sampleKinds  = 1024 // of lines that are told apart; the rest count as one
 )
 
-// Sampled returns a handler that writes few of the lines of refused calls that are
-// equal, and all others. Lines are equal that have the same message, method, reason,
-// check, outcome and code, for all users together. The first line that is written
-// after some were not says how many, as "unwritten".
+// Sampled returns a handler that writes few of the equal lines that say how a call
+// ended, or that one was refused, and all others: a decision that lets a call through
+// has its line. Lines are equal that have the same message, method, reason, check,
+// outcome and code, for all users together. The first line that is written after some
+// were not says how many, as "unwritten".
 func Sampled(next slog.Handler) slog.Handler {
 	return &sampled{next: next, counts: &lineCounts{now: time.Now, by: map[string]*lineCount{}}}
 }
@@ -46,7 +48,7 @@ func (s *sampled) WithGroup(name string) slog.Handler {
 
 // Handle is slog's.
 func (s *sampled) Handle(ctx context.Context, line slog.Record) error {
-	if key, refused := kindOf(line); refused {
+	if key, bounded := kindOf(line); bounded {
 		unwritten, ok := s.counts.count(key)
 		if !ok {
 			return nil
@@ -59,17 +61,17 @@ func (s *sampled) Handle(ctx context.Context, line slog.Record) error {
 	return s.next.Handle(ctx, line)
 }
 
-// kindOf returns what makes lines equal, and whether the line is about a refused
-// call.
-func kindOf(line slog.Record) (key string, refused bool) {
+// kindOf returns what makes lines equal, and whether few of them are written: the line
+// says how a call ended, or that one was refused.
+func kindOf(line slog.Record) (key string, bounded bool) {
 	parts := []string{line.Message}
 	line.Attrs(func(a slog.Attr) bool {
 		switch a.Key {
 		case "grpc.code":
-			refused = refused || a.Value.String() != "OK"
+			bounded = true
 		case "outcome":
 			outcome := a.Value.String()
-			refused = refused || outcome == "refused" || outcome == "answered" // by what the same token got before
+			bounded = bounded || outcome == "refused" || outcome == "answered" // by what the same token got before
 		case "method", "grpc.service", "grpc.method", "reason", "check":
 		default:
 			return true
@@ -77,7 +79,7 @@ func kindOf(line slog.Record) (key string, refused bool) {
 		parts = append(parts, a.Value.String())
 		return true
 	})
-	return strings.Join(parts, "\x00"), refused
+	return strings.Join(parts, "\x00"), bounded
 }
 
 // lineCounts counts equal lines.

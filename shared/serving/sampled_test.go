@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// I04: who has calls refused without end fills no log: of equal lines few are
-// written, and the next one says how many were not. Other lines are all there.
-func TestI04RefusedCallsAreSampled(t *testing.T) {
+// I04: who makes calls without end, or has them refused, fills no log: of equal lines few
+// are written, and the next one says how many were not. Other lines are all there.
+func TestI04CallsAreSampled(t *testing.T) {
 	var out bytes.Buffer
 	handler := Sampled(slog.NewTextHandler(&out, nil)).(*sampled)
 	now := time.Unix(1_900_000_000, 0)
@@ -22,13 +22,15 @@ func TestI04RefusedCallsAreSampled(t *testing.T) {
 			log.Warn("finished call", "grpc.method", "Pay", "grpc.code", "Unauthenticated", "peer.address", fmt.Sprint("192.0.2.1:", i))
 			log.Warn("handoff", "outcome", "refused", "method", "/a.B/Pay", "reason", "TOKEN_INVALID", "subject", fmt.Sprint(i))
 			log.Info("finished call", "grpc.method", "Pay", "grpc.code", "OK", "i", i)
+			log.Info("handoff", "outcome", "redeemed", "method", "/a.B/Pay", "handoff_id", fmt.Sprint(i))
 			log.Warn("something else", "i", i)
 		}
 	}
 	lines := func(part string) int { return strings.Count(out.String(), part) }
 	refuse(1000)
 	for part, want := range map[string]int{
-		"grpc.code=Unauthenticated": sampleLines, "outcome=refused": sampleLines, "grpc.code=OK": 1000, `"something else"`: 1000, "unwritten": 0,
+		"grpc.code=Unauthenticated": sampleLines, "grpc.code=OK": sampleLines, "outcome=refused": sampleLines,
+		"outcome=redeemed": 1000, `"something else"`: 1000, "unwritten": 0,
 	} {
 		if got := lines(part); got != want {
 			t.Errorf("%s: %d lines, want %d", part, got, want)
@@ -41,8 +43,8 @@ func TestI04RefusedCallsAreSampled(t *testing.T) {
 	now = now.Add(samplePeriod)
 	out.Reset()
 	refuse(1)
-	if got := lines(fmt.Sprint("unwritten=", 1000-sampleLines)); got != 2 {
-		t.Errorf("%d lines say how many were not written, want 2:\n%s", got, out.String())
+	if got := lines(fmt.Sprint("unwritten=", 1000-sampleLines)); got != 3 {
+		t.Errorf("%d lines say how many were not written, want 3:\n%s", got, out.String())
 	}
 }
 
