@@ -2,6 +2,7 @@ package serving
 
 import (
 	"container/list"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -20,7 +21,18 @@ type connections struct {
 	by    map[netip.Prefix]*holder
 	from  map[net.Addr]*connection // by the very value that RemoteAddr returns, which no two share
 	turns uint64
+
+	// heavy, if not nil, bounds how many connections without an open call may have sent
+	// more than lightHeader since their last one. It is set before the first connection.
+	heavy *quota.Quota
 }
+
+// lightHeader is how much a connection can send ahead of a call and count as idle, in
+// bytes: a TLS handshake, and a header that is not long.
+const lightHeader = 3 << 10
+
+// errHeavy is why a connection is not read on.
+var errHeavy = errors.New("as many long headers are under way as may be, in all or from one network")
 
 // A holder is a network that has connections open.
 type holder struct {
@@ -40,6 +52,8 @@ type connection struct {
 	idle  *list.Element // nil: it has an open call, or no place
 	since uint64        // the turn in which it became idle
 	gone  bool          // it has no place any more
+	ahead int           // the bytes that it has sent since it became idle
+	ease  func()        // gives back its place among the heavy; nil: it has none
 }
 
 func newConnections(all int) *connections {
@@ -126,8 +140,40 @@ func (c *connections) begin(address net.Addr) bool {
 	if conn.calls++; conn.calls == 1 {
 		c.by[conn.network].idle.Remove(conn.idle)
 		conn.idle = nil
+		conn.lighten()
 	}
 	return true
+}
+
+// sent notes that so many bytes have come from a connection. It reports false for one
+// that sends a long header and gets no place among the heavy: of 40 KiB, net/http makes
+// a megabyte, before any handler can refuse it.
+func (c *connections) sent(conn *connection, n int) bool {
+	if c.heavy == nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn.calls > 0 || conn.gone {
+		return true // a body, which its reader bounds; or it is being closed
+	}
+	if conn.ahead += n; conn.ahead <= lightHeader || conn.ease != nil {
+		return true
+	}
+	release, ok := c.heavy.Take(conn.address)
+	if ok {
+		conn.ease = release
+	}
+	return ok
+}
+
+// lighten forgets what a connection has sent.
+func (c *connection) lighten() {
+	c.ahead = 0
+	if c.ease != nil {
+		c.ease()
+		c.ease = nil
+	}
 }
 
 // end notes the end of a call for which begin has reported true.
@@ -156,6 +202,7 @@ func (c *connections) leave(conn *connection) {
 		return
 	}
 	conn.gone = true
+	conn.lighten()
 	of := c.by[conn.network]
 	if conn.idle != nil {
 		of.idle.Remove(conn.idle)
@@ -169,6 +216,15 @@ func (c *connections) leave(conn *connection) {
 
 // RemoteAddr returns the same value each time.
 func (c *connection) RemoteAddr() net.Addr { return c.address }
+
+// Read reads what has come, unless it is more of a header than there is room for.
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.in.sent(c, n) {
+		return 0, errHeavy
+	}
+	return n, err
+}
 
 // Close closes the connection and gives its place back.
 func (c *connection) Close() error {

@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/peer"
+
+	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
 // HTTPSConfig says what Server.HTTPS opens.
@@ -23,20 +26,34 @@ type HTTPSConfig struct {
 }
 
 // HTTPS is a listener for web pages beside the gRPC server, with the same
-// certificate, the same bounds on connections, and time limits. Close it, or Run
-// it, once.
+// certificate, the same bounds on connections, and time limits. A quarter as many
+// requests as connections can be under way, or 64 if that is more; of those one network
+// has a quarter, or a 64th once half are. Close it, or Run it, once.
 type HTTPS struct {
 	listener net.Listener
 	server   *http.Server
+	seats    *places
 }
 
 // MaxRequests is how many requests one connection can have under way: a browser has
 // few, and each that is not read holds an answer.
 const MaxRequests = 8
 
+const (
+	// maxFields is how many fields a header of HTTP/1.1 can have: their number is not
+	// bounded by net/http, and each takes some 130 bytes beside its text.
+	maxFields = 256
+	// heavyHeaders is how many connections can have a long header under way.
+	heavyHeaders = 128
+	// leastSeats is how many requests can be under way on however few connections: a
+	// browser has several on one.
+	leastSeats = 64
+)
+
 // HTTPS opens a port for web pages. A port that cannot be opened is a *SettingError.
 func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
 	open := newConnections(s.config.MaxConnections)
+	open.heavy = quota.New(heavyHeaders)
 	listener, err := s.gate(config.Setting, config.Address, open)
 	if err != nil {
 		return nil, err
@@ -47,7 +64,8 @@ func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
 	if config.Requests == 0 {
 		config.Requests = MaxRequests
 	}
-	return &HTTPS{listener: listener, server: &http.Server{
+	seats := newPlaces(max(leastSeats, s.config.MaxConnections/4), s.config.Known)
+	return &HTTPS{listener: listener, seats: seats, server: &http.Server{
 		TLSConfig:         s.TLS("h2", "http/1.1"),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: config.Requests},
 		ReadHeaderTimeout: HandshakeTimeout, // and of the TLS handshake
@@ -77,6 +95,47 @@ func (c *connections) follow(conn net.Conn, state http.ConnState) {
 	}
 }
 
+// seated bounds how many requests are under way of which nobody knows yet who makes
+// them, in all and of one network: each holds its header, while its body does not come,
+// and while its answer is not read. One too many is answered by a header only: an
+// answer with a body could wait for its reader, and hold as much. Server.Conn gives a
+// request's seat back when it makes a call for it, which is bounded as all calls are.
+func (h *HTTPS) seated(pages http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		refuse := func(code int) {
+			w.Header().Set("Cache-Control", "no-store")
+			w.Header().Set("Retry-After", "1")
+			if r.ProtoMajor < 2 { // net/http would wait for the body before it lets go of the header
+				w.Header().Set("Connection", "close")
+				_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+			}
+			w.WriteHeader(code)
+		}
+		if len(r.Header) > maxFields {
+			refuse(http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
+		release, ok := h.seats.take(addressOf(r.Context()))
+		if !ok {
+			refuse(http.StatusServiceUnavailable)
+			return
+		}
+		rise := sync.OnceFunc(release)
+		defer rise()
+		pages.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seatKey{}, rise)))
+	})
+}
+
+// seatKey is the key of what gives back the seat of a request.
+type seatKey struct{}
+
+// rise gives back the seat of the request for which a call is made, if it has one.
+func rise(ctx context.Context) {
+	if release, ok := ctx.Value(seatKey{}).(func()); ok {
+		release()
+	}
+}
+
 // Addr is the address that is listened on.
 func (h *HTTPS) Addr() net.Addr { return h.listener.Addr() }
 
@@ -85,7 +144,7 @@ func (h *HTTPS) Close() error { return h.listener.Close() }
 
 // Run serves pages until ctx ends, and then lets answers under way finish.
 func (h *HTTPS) Run(ctx context.Context, pages http.Handler) error {
-	h.server.Handler = pages
+	h.server.Handler = h.seated(pages)
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), HandshakeTimeout)

@@ -29,9 +29,11 @@ func (s *Server) Conn() (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.memory.DialContext(ctx) }),
 		grpc.WithTransportCredentials(inMemory{}),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+			rise(ctx)
 			return invoke(sayClient(ctx), method, req, reply, conn, options...)
 		}),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, of *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
+			rise(ctx)
 			return open(sayClient(ctx), of, conn, method, options...)
 		}))
 }

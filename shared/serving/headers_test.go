@@ -1,0 +1,197 @@
+package serving
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	testpb "google.golang.org/grpc/interop/grpc_testing"
+
+	"github.com/handoff-auth/handoff/shared/internal/quota"
+)
+
+// sends is a connection from an address, on which a byte comes with each read.
+type sends struct{ at }
+
+func (sends) Read(b []byte) (int, error) { return len(b), nil }
+
+// I01: few connections can have a long header under way, in all and of one network; each
+// gives its place back when the header is whole, and when it is closed.
+func TestI01LongHeadersAreBounded(t *testing.T) {
+	all := newConnections(64)
+	all.heavy = quota.New(8) // of which one network has 2
+	port := 0
+	open := func(network byte) *connection {
+		port++
+		conn, _ := all.admit(sends{at{address: &net.TCPAddr{IP: net.IPv4(192, 0, 2, network), Port: port}}})
+		if conn == nil {
+			t.Fatal("no place for a connection")
+		}
+		return conn
+	}
+	read := func(conn *connection, n int) bool {
+		_, err := conn.Read(make([]byte, n))
+		return err == nil
+	}
+	const long = lightHeader + 1
+	first, second, third, light := open(1), open(1), open(1), open(1)
+	if !read(first, long) || !read(second, lightHeader) || !read(second, 1) {
+		t.Error("I01: a network's share of long headers is not read")
+	}
+	if read(third, long) {
+		t.Error("I01: one network has more than its share of long headers under way")
+	}
+	if !read(light, lightHeader) {
+		t.Error("I01: a short header is not read")
+	}
+	if !read(open(2), long) {
+		t.Error("I01: another network's long header is not read")
+	}
+	if !all.begin(first.RemoteAddr()) || !read(first, 10*long) { // the header is whole: this is its body
+		t.Error("I01: a body counts as a header")
+	}
+	fourth := open(1)
+	if !read(fourth, long) {
+		t.Error("I01: a header that is whole keeps its place")
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !read(open(1), long) {
+		t.Error("I01: a connection that is closed keeps its place")
+	}
+	all.end(first.RemoteAddr())
+	if read(first, long) {
+		t.Error("I01: the header of the next request on a connection counts as none")
+	}
+}
+
+// I01: a header of HTTP/1.1 with thousands of fields is refused, and let go of at once,
+// though its body has not come.
+func TestI01HeadersOfManyFields(t *testing.T) {
+	t.Parallel()
+	address, config := pages(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "page") })
+	for fields, want := range map[int]string{maxFields - 10: "HTTP/1.1 200 OK", maxFields + 1: "HTTP/1.1 431 "} {
+		var request bytes.Buffer
+		request.WriteString("POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n")
+		for i := range fields {
+			fmt.Fprintf(&request, "x%d:\r\n", i)
+		}
+		request.WriteString("\r\n")
+		if strings.HasSuffix(want, "OK") {
+			request.WriteString("0123456789")
+		}
+		conn, err := tls.Dial("tcp", address, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write(request.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		answer := make([]byte, len(want))
+		if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != want {
+			t.Errorf("I01: %d fields: %q, %v, want %q", fields, answer, err, want)
+		}
+		if strings.HasSuffix(want, "431 ") {
+			closes(t, "I01 too many fields", conn)
+		}
+	}
+}
+
+// I01: requests whose bodies do not come, or whose answers are not read, are bounded in
+// all and for each network. One for which the program has made a call counts as that.
+func TestI01RequestsUnderWay(t *testing.T) {
+	r := run(t, &service{unary: func(context.Context, *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+		return &testpb.SimpleResponse{}, nil
+	}}, func(c *Config) { c.MaxConnections = 16 }) // 64 requests, and 16 of one network
+	conn, err := r.Conn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	pages, err := r.HTTPS(HTTPSConfig{Setting: "http", Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended, reading := make(chan error, 1), make(chan struct{}, 17)
+	go func() {
+		ended <- pages.Run(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/call" {
+				if _, err := testpb.NewTestServiceClient(conn).UnaryCall(r.Context(), &testpb.SimpleRequest{}); err != nil {
+					t.Error(err)
+				}
+			}
+			if r.Method == http.MethodPost {
+				reading <- struct{}{}
+				_, _ = io.Copy(io.Discard, r.Body)
+			}
+		}))
+	}()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	client := func(from string) *http.Client {
+		transport := &http.Transport{
+			TLSClientConfig: &tls.Config{RootCAs: r.pool}, ForceAttemptHTTP2: true,
+			DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext,
+		}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	}
+	at := "https://" + pages.Addr().String()
+	get := func(c *http.Client) int {
+		t.Helper()
+		response, err := c.Get(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	stranger, other := client("127.0.0.2"), client("127.0.0.3")
+	if got := get(stranger); got != http.StatusOK {
+		t.Fatal("the first request: ", got)
+	}
+	hold := func(path string) (let func()) {
+		body, more := io.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if response, err := stranger.Post(at+path, "text/plain", body); err == nil {
+				response.Body.Close()
+			}
+		}()
+		<-reading
+		return func() { more.Close(); <-done }
+	}
+	defer hold("/call")() // one more
+	var held []func()
+	for range 16 {
+		held = append(held, hold("/"))
+	}
+	if got := get(stranger); got != http.StatusServiceUnavailable {
+		t.Errorf("I01: one request too many of a network is answered %d", got)
+	}
+	if got := get(other); got != http.StatusOK {
+		t.Errorf("I01: another network's request is answered %d", got)
+	}
+	held[0]()
+	if got := get(stranger); got != http.StatusOK {
+		t.Errorf("I01: a request that has ended keeps its seat: %d", got)
+	}
+	for _, let := range held[1:] {
+		let()
+	}
+}
