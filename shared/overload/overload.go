@@ -14,6 +14,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
@@ -96,9 +97,15 @@ func (s *Shedder) Admit(ctx context.Context) (done func(), err error) {
 	return s.queue.leave, nil
 }
 
+// maxFields is how many values a call's metadata can have. A short one takes some 100
+// bytes more than it has, of which a header of 16 KiB can have 480: four times what an
+// open call takes otherwise.
+const maxFields = 96
+
 // Tap is a tap.ServerInHandle. It refuses a call on its header, before a goroutine
 // is started for it or a byte of its body is kept:
 //
+//   - if its metadata has more than 96 values;
 //   - while as many calls wait for a turn or a processor as may, unless it is spared;
 //   - while as many are open as may, in all or from the caller's network, and no
 //     call whose request has not arrived can make room for it.
@@ -106,7 +113,7 @@ func (s *Shedder) Admit(ctx context.Context) (done func(), err error) {
 // It ends a call whose request does not arrive in time; Unary and Stream tell it
 // that it has.
 func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, error) {
-	if s.queue.full(s.open.number()) && !s.isSpared(call.FullMethodName) {
+	if fieldsOf(call.Header) > maxFields || s.queue.full(s.open.number()) && !s.isSpared(call.FullMethodName) {
 		return nil, s.shed(ctx)
 	}
 	canceled, cancel := context.WithCancelCause(ctx)
@@ -118,6 +125,13 @@ func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, err
 	begun.late = time.AfterFunc(s.body, func() { cancel(errLate) })
 	context.AfterFunc(ctx, begun.end)
 	return context.WithValue(canceled, callKey{}, begun), nil
+}
+
+func fieldsOf(header metadata.MD) (n int) {
+	for _, values := range header {
+		n += len(values)
+	}
+	return n
 }
 
 // callKey is the key of the call that waits for its request.

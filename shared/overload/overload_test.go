@@ -3,6 +3,7 @@ package overload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
@@ -99,6 +101,28 @@ func TestI01BodiesHaveSeconds(t *testing.T) {
 			t.Error("a call whose request has come was ended")
 		}
 	})
+}
+
+// I01: a call is refused whose metadata has more values than any needs, under many keys
+// or one, and also where it is spared otherwise.
+func TestI01MetadataIsBounded(t *testing.T) {
+	s := newShedder(t, Config{})
+	usual := metadata.Pairs(":authority", "localhost", "content-type", "application/grpc", "user-agent", "x", "authorization", "Bearer x")
+	many, one := metadata.MD{}, metadata.MD{}
+	for i := range maxFields + 1 {
+		many.Set(fmt.Sprint("x", i), "")
+		one.Append("x", "")
+	}
+	for _, c := range []struct {
+		header metadata.MD
+		want   codes.Code
+	}{{nil, codes.OK}, {usual, codes.OK}, {many, codes.ResourceExhausted}, {one, codes.ResourceExhausted}} {
+		for _, method := range []string{"/a.B/C", "/grpc.health.v1.Health/Check"} {
+			if _, err := s.Tap(t.Context(), &tap.Info{FullMethodName: method, Header: c.header}); status.Code(err) != c.want {
+				t.Errorf("I01: %s with %d keys: %v, want %s", method, len(c.header), err, c.want)
+			}
+		}
+	}
 }
 
 // While calls wait, what is spared passes.
