@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -50,8 +51,19 @@ func pasted(raw string) string {
 		return "it has a carriage return, which ends a line on Windows: leave it out"
 	case strings.ContainsFunc(raw, unicode.IsSpace):
 		return "it has white space before, behind or in it: leave that out"
+	case !utf8.ValidString(raw):
+		return "it is not UTF-8: save it as that, without a byte order mark"
+	}
+	if at := strings.IndexFunc(raw, foreign); at >= 0 {
+		r, _ := utf8.DecodeRuneInString(raw[at:])
+		return fmt.Sprintf("it has %q (%U), which no token has: leave out what is not the token", r, r)
 	}
 	return ""
+}
+
+// foreign reports whether no token has the character.
+func foreign(r rune) bool {
+	return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.", r)
 }
 
 // appendQuoted appends s as a JSON string that is safe to print.
