@@ -22,7 +22,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -104,6 +106,9 @@ func (d *Directory) SetPassword(ctx context.Context, name, password string) erro
 func (d *Directory) hash(ctx context.Context, password string) (string, error) {
 	if err := CheckPassword(password); err != nil {
 		return "", err
+	}
+	if !utf8.ValidString(password) || strings.HasPrefix(password, "\ufeff") || strings.Contains(password, "\x00") {
+		return "", errors.New("a password is text in UTF-8, without a byte order mark: this one could be typed nowhere")
 	}
 	return d.hasher.Hash(ctx, password)
 }
