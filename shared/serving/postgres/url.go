@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +23,18 @@ var parameters = []string{
 	"channel_binding", "require_auth", "connect_timeout", "target_session_attrs", "application_name", "search_path", "options",
 }
 
-// parse reads a URL. Its errors repeat no part of it.
+// ignored are variables by which others tell libpq, and so the driver, of a server of
+// theirs. They would add to a URL what it cannot have: another service's settings, a
+// file that nobody has vetted, a mode that the driver does not know. What says who
+// connects counts: PGUSER, PGPASSWORD and PGPASSFILE.
+var ignored = []string{
+	"PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGAPPNAME", "PGTZ", "PGCONNECT_TIMEOUT",
+	"PGTARGETSESSIONATTRS", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLPASSWORD", "PGSSLCERTMODE", "PGSSLSNI",
+	"PGSSLNEGOTIATION", "PGCHANNELBINDING", "PGREQUIREAUTH", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION",
+}
+
+// parse reads a URL. Its errors repeat no part of it. It takes the ignored variables out
+// of the process's environment, as the driver cannot be told to leave them alone.
 func parse(u *url.URL, program string) (*pgx.ConnConfig, error) {
 	if strings.Count(u.Path, "/") != 1 || u.Path == "/" {
 		return nil, errors.New("must be postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full")
@@ -33,6 +45,11 @@ func parse(u *url.URL, program string) (*pgx.ConnConfig, error) {
 	}
 	if err := checkFiles(query); err != nil {
 		return nil, err
+	}
+	for _, name := range ignored {
+		if err := os.Unsetenv(name); err != nil {
+			return nil, err
+		}
 	}
 	config, err := pgx.ParseConfig(u.String())
 	if err != nil { // its text can contain the password

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -12,6 +13,33 @@ import (
 	"testing"
 	"time"
 )
+
+// I13: what others have told libpq of their server changes nothing: the URL says where,
+// and the environment at most who.
+func TestI13Environment(t *testing.T) {
+	for _, name := range ignored {
+		t.Setenv(name, "horse")
+	}
+	t.Setenv("PGUSER", "alice")
+	t.Setenv("PGPASSWORD", "battery")
+	for _, location := range []string{"postgres://127.0.0.1/shop", "postgres://db.example/shop?sslmode=verify-full", "postgres:///shop"} {
+		u, err := url.Parse(location)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := parse(u, "test")
+		if err != nil {
+			t.Errorf("I13: %s: %v", location, err)
+			continue
+		}
+		if config.User != "alice" || config.Password != "battery" || config.Database != "shop" || config.Port != 5432 {
+			t.Errorf("I13: %s is %s@%s:%d/%s", location, config.User, config.Host, config.Port, config.Database)
+		}
+		if strings.Contains(fmt.Sprint(config.Host, config.RuntimeParams), "horse") {
+			t.Errorf("I13: %s has %s, %v", location, config.Host, config.RuntimeParams)
+		}
+	}
+}
 
 // I10: a URL is exactly one that is supported, with what is needed to know the
 // server off this machine.
