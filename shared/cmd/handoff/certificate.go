@@ -5,7 +5,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
+
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 // readCertificate returns the first certificate of a file in PEM, or nil where no file
@@ -14,7 +15,7 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := vetted.File{Path: path, Max: 1 << 20}.Read()
 	if err != nil {
 		return nil, fmt.Errorf("--certificate: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
 type issueCommand struct {
@@ -176,7 +177,7 @@ func (c *issueCommand) operation(p *program) (handoff.Operation, error) {
 
 // methods returns the descriptors, and the rules that they and --rules have.
 func (c *issueCommand) methods() (descriptors []byte, set *rule.Set, err error) {
-	if descriptors, err = os.ReadFile(c.Descriptors); err == nil {
+	if descriptors, err = (vetted.File{Path: c.Descriptors, Max: 64 << 20}).Read(); err == nil {
 		set, err = rule.ReadDescriptorSet(descriptors)
 	}
 	if err != nil {
@@ -185,7 +186,7 @@ func (c *issueCommand) methods() (descriptors []byte, set *rule.Set, err error) 
 	if c.Rules == "" {
 		return descriptors, set, nil
 	}
-	text, err := os.ReadFile(c.Rules)
+	text, err := vetted.File{Path: c.Rules, Max: 1 << 20}.Read()
 	if err == nil {
 		set, err = set.Overlay(text)
 	}
@@ -195,11 +196,27 @@ func (c *issueCommand) methods() (descriptors []byte, set *rule.Set, err error) 
 	return descriptors, set, nil
 }
 
+// maxRequest is the longest request that is read, in bytes: no server takes one that is
+// as long.
+const maxRequest = 4 << 20
+
+// readRequest reads the request, from a pipe as well. Who may write it is its reader's
+// business: a token shows what is signed.
 func (c *issueCommand) readRequest(p *program) ([]byte, error) {
-	if c.Request == "" || c.Request == "-" {
-		return io.ReadAll(p.in)
+	in := p.in
+	if c.Request != "" && c.Request != "-" {
+		f, err := os.Open(c.Request)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
 	}
-	return os.ReadFile(c.Request)
+	text, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
+	if err == nil && len(text) > maxRequest {
+		err = fmt.Errorf("longer than %d bytes", maxRequest)
+	}
+	return text, err
 }
 
 // readJSON reads the JSON form of a request, and of what is packed in it.

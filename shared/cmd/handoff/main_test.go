@@ -73,6 +73,13 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 
 // descriptors FILE writes what buf build would, for the demo's invoices.
 func writeDescriptors(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := descriptorsOf(server2v1.File_handoff_server2_v1_invoice_service_proto)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// descriptorsOf returns the descriptor set of a file and of what it imports.
+func descriptorsOf(file protoreflect.FileDescriptor) ([]byte, error) {
 	var set descriptorpb.FileDescriptorSet
 	var add func(protoreflect.FileDescriptor)
 	add = func(f protoreflect.FileDescriptor) {
@@ -84,10 +91,8 @@ func writeDescriptors(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		set.File = append(set.File, protodesc.ToFileDescriptorProto(f))
 	}
-	add(server2v1.File_handoff_server2_v1_invoice_service_proto)
-	b, err := proto.Marshal(&set)
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+	add(file)
+	return proto.Marshal(&set)
 }
 
 // invoke runs a command line in this process.
