@@ -3,7 +3,7 @@
 //
 //	users := account.NewDirectory(db, time.Now)
 //	user, err := users.Add(ctx, "alice", []string{"payer"}, password)
-//	user, err := users.Authenticate(ctx, "alice", password)
+//	user, err := users.Authenticate(ctx, network, "alice", password)
 //
 // # Invariants
 //
@@ -107,28 +107,29 @@ func (d *Directory) hash(ctx context.Context, password string) (string, error) {
 	if err := CheckPassword(password); err != nil {
 		return "", err
 	}
-	if !utf8.ValidString(password) || strings.HasPrefix(password, "\ufeff") || strings.Contains(password, "\x00") {
-		return "", errors.New("a password is text in UTF-8, without a byte order mark: this one could be typed nowhere")
-	}
 	return d.hasher.Hash(ctx, password)
 }
 
-// CheckPassword refuses a new password that is too short or too long.
+// CheckPassword refuses a new password that is too short, too long, or no text.
 func CheckPassword(password string) error {
 	if len(password) < MinPassword || len(password) > MaxPassword {
 		return fmt.Errorf("a password has %d to %d bytes", MinPassword, MaxPassword)
 	}
+	if !utf8.ValidString(password) || strings.HasPrefix(password, "\ufeff") || strings.Contains(password, "\x00") {
+		return errors.New("a password is text in UTF-8, without a byte order mark: this one could be typed nowhere")
+	}
 	return nil
 }
 
-// Authenticate returns the user with this name and password. Its errors are a
-// *DeniedError, ErrBusy, and those of a database that does not answer.
-func (d *Directory) Authenticate(ctx context.Context, name, password string) (database.User, error) {
+// Authenticate returns the user with this name and password, for somebody of a network,
+// which has a share of the queue. Its errors are a *DeniedError, ErrBusy, and those of
+// a database that does not answer.
+func (d *Directory) Authenticate(ctx context.Context, network, name, password string) (database.User, error) {
 	u, err := d.db.UserByName(ctx, name)
 	if err != nil && !errors.Is(err, database.ErrNotFound) {
 		return database.User{}, err
 	}
-	matches, err := d.hasher.Matches(ctx, u.PasswordHash, password)
+	matches, err := d.hasher.matches(ctx, u.PasswordHash, password, d.hasher.strangers(network))
 	if err != nil {
 		return database.User{}, err
 	}
@@ -141,7 +142,7 @@ func (d *Directory) Authenticate(ctx context.Context, name, password string) (da
 // ChangePassword returns the hash of a new password for a user who has the old
 // one. Its errors are those of Authenticate.
 func (d *Directory) ChangePassword(ctx context.Context, u database.User, old, next string) (hash string, err error) {
-	matches, err := d.hasher.Matches(ctx, u.PasswordHash, old)
+	matches, err := d.hasher.matches(ctx, u.PasswordHash, old, d.hasher.known)
 	if err != nil {
 		return "", err
 	}

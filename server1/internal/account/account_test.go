@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -64,7 +65,7 @@ func TestH06H07SameWorkForAll(t *testing.T) {
 		"nobody, empty password": {"bob", "", true, ""},
 	} {
 		w.hashes.Store(0)
-		got, err := d.Authenticate(t.Context(), c.user, c.password)
+		got, err := d.Authenticate(t.Context(), "192.0.2.0/24", c.user, c.password)
 		if n := w.hashes.Load(); n != 1 {
 			t.Errorf("%s: %d hashes, want 1", name, n)
 		}
@@ -126,7 +127,7 @@ func TestHash(t *testing.T) {
 		password string
 		want     bool
 	}{{password, true}, {password + " ", false}, {"", false}} {
-		if got, err := h.Matches(t.Context(), phc, c.password); err != nil || got != c.want {
+		if got, err := h.matches(t.Context(), phc, c.password, h.known); err != nil || got != c.want {
 			t.Errorf("%q: got %v, %v; want %v", c.password, got, err, c.want)
 		}
 	}
@@ -136,7 +137,8 @@ func TestHash(t *testing.T) {
 // -t 2 -k 19456 -p 1 -l 32 -e.
 func TestMatchesTheReference(t *testing.T) {
 	const phc = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$k9ohroejZy1PN5E1SbHNPug6vB8eQAahb5SOAp6iGF4"
-	if ok, err := NewHasher().Matches(t.Context(), phc, password); !ok || err != nil {
+	h := NewHasher()
+	if ok, err := h.matches(t.Context(), phc, password, h.known); !ok || err != nil {
 		t.Errorf("got %v, %v", ok, err)
 	}
 }
@@ -146,7 +148,7 @@ func TestMalformedHashes(t *testing.T) {
 	w := &work{}
 	h.derive = w.derive
 	good := stored{usual, make([]byte, saltSize), make([]byte, keySize)}.String()
-	if _, err := h.Matches(t.Context(), good, password); err != nil {
+	if _, err := h.matches(t.Context(), good, password, h.known); err != nil {
 		t.Fatal(err)
 	}
 	w.hashes.Store(0)
@@ -157,13 +159,74 @@ func TestMalformedHashes(t *testing.T) {
 		strings.Replace(good, "p=1", "p=0", 1), strings.Replace(good, "p=1", "p=1,x=2", 1), good + "$", good + "A", good[:len(good)-1],
 		" " + good, strings.Replace(good, "$AAAA", "$!AAA", 1),
 	} {
-		if ok, err := h.Matches(t.Context(), phc, password); ok || err == nil || strings.Contains(err.Error(), phc) {
+		if ok, err := h.matches(t.Context(), phc, password, h.known); ok || err == nil || strings.Contains(err.Error(), phc) {
 			t.Errorf("%q: got %v, %v", phc, ok, err)
 		}
 	}
 	if n := w.hashes.Load(); n != 0 {
 		t.Errorf("%d hashes for what is not one", n)
 	}
+}
+
+// I02, I05: strangers who sign in from everywhere keep nobody from the queue who has proved
+// who they are, and those of one network keep nobody from it who comes from another.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDirectory(t)
+		alice, err := d.Add(t.Context(), "alice", nil, password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, turns := d.hasher, make(chan struct{})
+		derive := h.derive
+		h.derive = func(password, salt []byte, passes, memory uint32, threads uint8, size uint32) []byte {
+			<-turns
+			return derive(password, salt, passes, memory, threads, size)
+		}
+		ended := make(chan error, 1000)
+		attempt := func(network string) {
+			go func() {
+				_, err := d.Authenticate(t.Context(), network, "alice", password)
+				ended <- err
+			}()
+			synctest.Wait()
+		}
+		busy := func() bool {
+			select {
+			case err := <-ended:
+				return errors.Is(err, ErrBusy)
+			default:
+				return false
+			}
+		}
+		for range cap(h.turn) + waiting {
+			attempt("192.0.2.0/24")
+		}
+		if busy() {
+			t.Error("a network's share is refused")
+		}
+		if attempt("192.0.2.0/24"); !busy() {
+			t.Error("one network has more than its share of the queue")
+		}
+		if attempt("198.51.100.0/24"); busy() {
+			t.Error("I02: another network is kept out")
+		}
+		for n := range 10_000 {
+			if attempt(fmt.Sprint(n)); busy() && n > 500 {
+				break
+			}
+		}
+		changed := make(chan error, 1)
+		go func() {
+			_, err := d.ChangePassword(t.Context(), alice, password, password+"!")
+			changed <- err
+		}()
+		synctest.Wait()
+		close(turns)
+		if err := <-changed; err != nil {
+			t.Errorf("I05: a user with a session, while strangers sign in: %v", err)
+		}
+	})
 }
 
 // No more hashes at once than cores, no more in wait than are allowed, and who
@@ -180,7 +243,7 @@ func TestHasherIsBounded(t *testing.T) {
 			busy.Add(-1)
 			return make([]byte, keySize)
 		}
-		all := cap(h.admit)
+		all := cap(h.proven)
 		ctx, giveUp := context.WithCancel(t.Context())
 		errs := make(chan error, all)
 		for range all {

@@ -11,10 +11,12 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/handoff-auth/handoff/server1/internal/limit"
 )
 
 // ErrBusy means that as many passwords are being hashed, and are waiting for
-// it, as this process bears.
+// it, as this process bears, or of one network.
 var ErrBusy = errors.New("too many passwords are being checked")
 
 // cost is argon2id's work (RFC 9106): OWASP's first choice, 31 ms and 19 MiB.
@@ -29,14 +31,15 @@ var usual = cost{memory: 19 << 10, passes: 2, threads: 1}
 const (
 	saltSize = 16 // bytes
 	keySize  = 32
-	waiting  = 64 // hashes that may wait for a turn: about a second's work of two cores
+	waiting  = 64 // hashes that may wait for a turn, of one network: about a second's work of two cores
 )
 
 // Hasher hashes passwords with argon2id, one at a time for each core, so that
 // sign-ins cannot take all memory. It is safe for concurrent use.
 type Hasher struct {
 	derive  func(password, salt []byte, passes, memory uint32, threads uint8, size uint32) []byte
-	admit   chan struct{}
+	admit   *limit.Places // of those who sign in, by where they come from
+	proven  chan struct{} // of those who are known: strangers keep none of them out
 	turn    chan struct{}
 	nobodys stored // what no password matches
 }
@@ -46,7 +49,8 @@ func NewHasher() *Hasher {
 	cores := runtime.GOMAXPROCS(0)
 	return &Hasher{
 		derive:  argon2.IDKey,
-		admit:   make(chan struct{}, cores+waiting),
+		admit:   limit.NewPlaces(4 * (cores + waiting)),
+		proven:  make(chan struct{}, cores+waiting),
 		turn:    make(chan struct{}, cores),
 		nobodys: stored{cost: usual, salt: random(saltSize), key: random(keySize)},
 	}
@@ -56,13 +60,31 @@ func NewHasher() *Hasher {
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	s := stored{cost: usual, salt: random(saltSize)}
 	var err error
-	s.key, err = h.key(ctx, s, password)
+	s.key, err = h.key(ctx, s, password, h.known)
 	return s.String(), err
 }
 
-// Matches reports whether phc is a hash of password. An empty phc stands for a
+// queue is where a hash waits for its turn, from enter until leave.
+type queue func() (leave func(), ok bool)
+
+// strangers is the queue of those who sign in, of which each network has a share.
+func (h *Hasher) strangers(network string) queue {
+	return func() (leave func(), ok bool) { return h.admit.Take(network) }
+}
+
+// known is the queue of those who have proved who they are.
+func (h *Hasher) known() (leave func(), ok bool) {
+	select {
+	case h.proven <- struct{}{}:
+		return func() { <-h.proven }, true
+	default:
+		return nil, false
+	}
+}
+
+// matches reports whether phc is a hash of password. An empty phc stands for a
 // user who does not exist: the work is the same, and the answer no.
-func (h *Hasher) Matches(ctx context.Context, phc, password string) (bool, error) {
+func (h *Hasher) matches(ctx context.Context, phc, password string, enter queue) (bool, error) {
 	s := h.nobodys
 	if phc != "" {
 		var err error
@@ -70,7 +92,7 @@ func (h *Hasher) Matches(ctx context.Context, phc, password string) (bool, error
 			return false, err
 		}
 	}
-	key, err := h.key(ctx, s, password)
+	key, err := h.key(ctx, s, password, enter)
 	if err != nil {
 		return false, err
 	}
@@ -78,13 +100,12 @@ func (h *Hasher) Matches(ctx context.Context, phc, password string) (bool, error
 }
 
 // key does the work, when it is its turn.
-func (h *Hasher) key(ctx context.Context, s stored, password string) ([]byte, error) {
-	select {
-	case h.admit <- struct{}{}:
-		defer func() { <-h.admit }()
-	default:
+func (h *Hasher) key(ctx context.Context, s stored, password string, enter queue) ([]byte, error) {
+	leave, ok := enter()
+	if !ok {
 		return nil, ErrBusy
 	}
+	defer leave()
 	select {
 	case h.turn <- struct{}{}:
 		defer func() { <-h.turn }()

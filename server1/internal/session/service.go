@@ -72,7 +72,7 @@ func (s *Service) SignIn(ctx context.Context, req *server1v1.SignInRequest) (*se
 	if err := s.admit(ctx, "", network, wait, ok); err != nil {
 		return nil, err
 	}
-	user, err := s.users.Authenticate(ctx, req.GetUserName(), req.GetPassword())
+	user, err := s.users.Authenticate(ctx, siteOf(network), req.GetUserName(), req.GetPassword())
 	if err != nil {
 		return nil, s.refuse(ctx, network, err)
 	}
