@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"maps"
 	"net"
@@ -414,6 +415,13 @@ func TestOtherMistakes(t *testing.T) {
 	refused(t, []string{"init", "--replay=redis://127.0.0.1"}, "--replay")
 	refused(t, []string{"init", "--replay=redis:/:c2VjcmV0@127.0.0.1"}, "--replay must")
 	refused(t, []string{"init", "--replay=" + t.TempDir()}, "a journal is made once")
+	for _, skew := range []string{"0s", "-1s", "61s", "9999h"} { // what serve refuses
+		journal := filepath.Join(t.TempDir(), "journal")
+		refused(t, []string{"init", "--replay=" + journal, "--skew=" + skew}, "--skew must be more than 0 and at most 1m0s")
+		if _, err := os.Stat(journal); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("--skew=%s leaves a journal: %v", skew, err)
+		}
+	}
 	refused(t, []string{"init", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"init", "--if-missing", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"init", "--if-missing", "--replay=" + write(t, filepath.Join(t.TempDir(), "file"), nil)}, "a journal is made once")

@@ -216,6 +216,8 @@ func (c *initCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 	switch {
 	case err != nil:
 		return err
+	case c.Skew <= 0 || c.Skew > handoff.MaxSkew: // a replay.Config takes these for its default, or its most
+		return wrong("skew", fmt.Errorf("must be more than 0 and at most %s", handoff.MaxSkew))
 	case isRedis(at) || at.Path == inMemory:
 		return wrong("replay", errors.New("must be the folder of a journal or postgres://…: nothing else has to be made"))
 	case at.URL != nil:
