@@ -217,3 +217,26 @@ func TestI05FewDescriptors(t *testing.T) {
 		t.Errorf("the log: %s", log)
 	}
 }
+
+// I04: who has a reusable token can use it without end, and fills no log by that.
+func TestI04ReusableToken(t *testing.T) {
+	s, key := goodSettings(t)
+	s["skew"] = "1s"
+	r, _ := spawn(t, s.args())
+	r.connect(t, s["tls-cert"])
+	get := &server2v1.GetInvoiceRequest{InvoiceId: "INV-404"}
+	reusable := token(t, newIssuer(t, key, nil), getMethod, get, nil)
+	const uses = 200
+	for range uses {
+		if _, err := r.client.GetInvoice(t.Context(), get, handoffgrpc.Token(reusable)); status.Code(err) != codes.NotFound {
+			t.Fatal(err)
+		}
+	}
+	log := r.log.String()
+	if n := strings.Count(log, `"outcome":"redeemed"`); n == 0 || n > uses/4 {
+		t.Errorf("I04: %d uses of one token have %d lines", uses, n)
+	}
+	if !strings.Contains(log, `"reusable":true`) {
+		t.Error("I04: no line says that the token is reusable")
+	}
+}

@@ -63,3 +63,44 @@ func TestKindsOfLinesAreBounded(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 }
+
+// I04: a user with a reusable token, who can use it without end, has few lines of each
+// method, and other users have theirs.
+func TestI04ReusableTokensAreSampled(t *testing.T) {
+	var out bytes.Buffer
+	handler := Sampled(slog.NewTextHandler(&out, nil)).(*sampled)
+	now := time.Unix(1_900_000_000, 0)
+	handler.users.now = func() time.Time { return now }
+	log := slog.New(handler)
+	read := func(n int, subject, method string) {
+		for i := range n {
+			log.Info("handoff", "outcome", "redeemed", "method", method, "issuer", "https://a.example", "subject", subject, "handoff_id", fmt.Sprint(i), "reusable", true)
+		}
+	}
+	read(1000, "alice", "/a.B/Get")
+	read(1, "bob", "/a.B/Get")
+	read(1, "alice", "/a.B/List")
+	for part, want := range map[string]int{"subject=alice": sampleLines + 1, "subject=bob": 1, "method=/a.B/List": 1} {
+		if got := strings.Count(out.String(), part); got != want {
+			t.Errorf("I04: %s: %d lines, want %d", part, got, want)
+		}
+	}
+	now = now.Add(samplePeriod)
+	read(1, "alice", "/a.B/Get")
+	if !strings.Contains(out.String(), fmt.Sprint("unwritten=", 1000-sampleLines)) {
+		t.Error("I04: the next line does not say how many were not written")
+	}
+	// What is kept of users is bounded, and goes with time.
+	for i := range 2 * sampleUsers {
+		read(1, fmt.Sprint("u", i), "/a.B/Get")
+	}
+	if n := len(handler.users.by); n > sampleUsers+1 {
+		t.Errorf("I04: %d users are kept", n)
+	}
+	now = now.Add(samplePeriod)
+	out.Reset()
+	read(1, "carol", "/a.B/Get")
+	if !strings.Contains(out.String(), "subject=carol") || len(handler.users.by) > 2 {
+		t.Errorf("I04: %d users are kept after their period, and carol has %q", len(handler.users.by), out.String())
+	}
+}

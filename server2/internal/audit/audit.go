@@ -9,7 +9,8 @@
 //
 // A line says who, what, by which handoff, and the outcome; it never contains a
 // token. It is written at any log level; of refusals that are equal few are,
-// as strangers can have as many as they like, and the count has all. The labels of the
+// as strangers can have as many as they like, and of what one user does by reusable tokens;
+// the count has all. The labels of the
 // count are closed sets: the server's methods, four outcomes and the reasons. A call that
 // was shed unseen is counted and has no line: there would be as many of those as
 // an attacker likes, for less than a line costs.
@@ -53,6 +54,9 @@ func (r *Record) Observe(ctx context.Context, e handoffgrpc.Event) {
 			slog.String("issuer", e.Issuer), slog.String("subject", e.Subject), slog.String("handoff_id", e.ID))
 		if e.Actor != "" {
 			attributes = append(attributes, slog.String("actor", e.Actor))
+		}
+		if e.Grant != nil && e.Refusal == nil && e.Grant.Reusable() {
+			attributes = append(attributes, slog.Bool("reusable", true)) // few of a user's are written
 		}
 		tracing.Handoff(ctx, e.ID)
 		logging.AddFields(ctx, logging.Fields{"handoff_id", e.ID}) // to the line that says how the call ended
