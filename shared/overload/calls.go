@@ -138,9 +138,12 @@ func (c *calls) leave(a *call) {
 	}
 }
 
-// number returns how many calls are open.
-func (c *calls) number() int {
+// number returns how many calls are open, and how many of them are of a network.
+func (c *calls) number(network netip.Prefix) (all, own int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.taken
+	if of := c.by[network]; of != nil {
+		own = of.open
+	}
+	return c.taken, own
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,7 +40,7 @@ func TestI01SilentCallsMakeRoom(t *testing.T) {
 				}
 			}
 		}
-		if n := s.open.number(); n != all {
+		if n, _ := s.open.number(netip.Prefix{}); n != all {
 			t.Fatalf("%d calls are open, want %d", n, all)
 		}
 		ended := func() (n int) {
@@ -59,8 +60,8 @@ func TestI01SilentCallsMakeRoom(t *testing.T) {
 			arrive(s, ctx)
 			working = append(working, ctx)
 		}
-		if n := ended() - before; n != 10 || s.open.number() != all {
-			t.Errorf("%d calls made room for 10, and %d are open", n, s.open.number())
+		if n, _ := s.open.number(netip.Prefix{}); ended()-before != 10 || n != all {
+			t.Errorf("%d calls made room for 10, and %d are open", ended()-before, n)
 		}
 		for _, ctx := range working {
 			if ctx.Err() != nil {
@@ -98,7 +99,7 @@ func TestI01PlacesOfCalls(t *testing.T) {
 	}
 	open[0].end()
 	open[0].end()
-	if n := c.number(); n != 3 {
+	if n, _ := c.number(netip.Prefix{}); n != 3 {
 		t.Errorf("%d calls are open, want 3", n)
 	}
 	silent := c.begin(at(0), func(err error) {
@@ -116,7 +117,7 @@ func TestI01PlacesOfCalls(t *testing.T) {
 	for _, a := range append(open, silent) {
 		a.end()
 	}
-	if len(c.by) != 0 || c.number() != 0 {
-		t.Errorf("all have ended, and %d are open, of %d networks", c.number(), len(c.by))
+	if n, _ := c.number(netip.Prefix{}); len(c.by) != 0 || n != 0 {
+		t.Errorf("all have ended, and %d are open, of %d networks", n, len(c.by))
 	}
 }

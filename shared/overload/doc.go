@@ -13,7 +13,8 @@
 //
 // A signature check takes a processor and gives it to nobody until it is done, so
 // calls that come faster than that wait, each as a goroutine. Admit has them wait
-// in order. While too many do, Tap refuses calls on their headers, and Listener
+// in order, networks one after the other: one that calls without end does not keep
+// others waiting. While too many wait, Tap refuses calls on their headers, and Listener
 // reads connections no faster than calls are checked.
 //
 // # Invariants

@@ -18,23 +18,28 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
 // Config says how much a server takes on. Its zero value is a good choice.
 type Config struct {
 	// MaxInFlight is how many calls are checked at once. The others wait for their
-	// turn, first come, first served, until their call ends. A check keeps a
-	// processor busy, so more at once are no faster. Zero: 16 for each of GOMAXPROCS.
+	// turn until their call ends: networks one after the other, and of one network (an
+	// IPv4 address, an IPv6 /48) first come, first served. A check keeps a processor
+	// busy, so more at once are no faster. Zero: 16 for each of GOMAXPROCS.
 	MaxInFlight int
 	// MaxWaiting is how many calls may wait for their turn. With them count the
 	// goroutines that wait for a processor, those of handlers among them: it should
 	// be well above MaxInFlight. With much room calls get old while they wait; with
-	// little, calls are refused that could be checked a moment later. Zero: 256 for
-	// each of GOMAXPROCS, which is some 20 ms of signature checks.
+	// little, calls are refused that could be checked a moment later. A network that
+	// has less than a 64th of them open may have twice as many wait, and takes the room
+	// of the network that has the most. Zero: 256 for each of GOMAXPROCS, which is
+	// some 5 ms of signature checks.
 	MaxWaiting int
 	// MaxOpen is how many calls may be open at once, from their header to their end,
-	// waiting for anything: a body, a turn, a database. One network (an IPv4
-	// address, an IPv6 /48) has a quarter of them, and once half are taken a 64th, or
+	// waiting for anything: a body, a turn, a database. One network has a quarter of
+	// them, and once half are taken a 64th, or
 	// what it takes from a network that keeps more places than it by calls whose
 	// requests have not arrived: the oldest of those ends. An open call takes some
 	// 12 KiB of memory. Zero: 8192.
@@ -75,9 +80,10 @@ func New(config Config) (*Shedder, error) {
 		}
 	}
 	processors := runtime.GOMAXPROCS(0)
+	open := newCalls(cmp.Or(config.MaxOpen, 8192))
 	s := &Shedder{
-		queue: newQueue(cmp.Or(config.MaxInFlight, 16*processors), cmp.Or(config.MaxWaiting, 256*processors)),
-		open:  newCalls(cmp.Or(config.MaxOpen, 8192)),
+		queue: newQueue(cmp.Or(config.MaxInFlight, 16*processors), cmp.Or(config.MaxWaiting, 256*processors), open),
+		open:  open,
 		body:  cmp.Or(config.BodyTimeout, 2*time.Second),
 		spare: slices.Clone(config.Spare),
 		told:  config.Shed,
@@ -106,18 +112,21 @@ const maxFields = 96
 // is started for it or a byte of its body is kept:
 //
 //   - if its metadata has more than 96 values;
-//   - while as many calls wait for a turn or a processor as may, unless it is spared;
+//   - while as many calls wait for a turn or a processor as may, unless it is spared
+//     or its network has few calls open;
 //   - while as many are open as may, in all or from the caller's network, and no
 //     call whose request has not arrived can make room for it.
 //
 // It ends a call whose request does not arrive in time; Unary and Stream tell it
 // that it has.
 func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, error) {
-	if fieldsOf(call.Header) > maxFields || s.queue.full(s.open.number()) && !s.isSpared(call.FullMethodName) {
+	address := addressOf(ctx)
+	s.queue.readers.came(address)
+	if fieldsOf(call.Header) > maxFields || s.queue.full(s.open.number(quota.NetworkOf(address))) && !s.isSpared(call.FullMethodName) {
 		return nil, s.shed(ctx)
 	}
 	canceled, cancel := context.WithCancelCause(ctx)
-	begun := s.open.begin(addressOf(ctx), cancel)
+	begun := s.open.begin(address, cancel)
 	if begun == nil {
 		cancel(nil)
 		return nil, s.shed(ctx)

@@ -2,61 +2,94 @@ package overload
 
 import (
 	"context"
+	"net/netip"
 	"runtime/metrics"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
 // A queue has a number of calls checked at once, and has a bounded number more wait
-// for their turn: first come, first served. Were all of them to
-// run, the order would be the scheduler's, which has none once its own queues
-// overflow: some calls then take seconds while others take milliseconds.
+// for their turn: networks one after the other, and of one network first come, first
+// served. Were all of them to run, the order would be the scheduler's, which has none
+// once its own queues overflow: some calls then take seconds while others take
+// milliseconds.
 type queue struct {
-	places  chan struct{} // holds one for each call that is checked
-	waiting atomic.Int64
-	most    int64 // that may wait
+	inFlight int // calls that are checked at once
+	most     int // calls that may wait
+	open     *calls
 
+	mu      sync.Mutex
+	checked int  // now
+	calls   line // those that wait
+	reads   line // connections that wait to be read
+
+	readers readers
+
+	waiting  atomic.Int64 // calls.number, for who only looks
 	runnable func() int64
-
-	reads chan struct{} // lets one connection be read, the one that has waited longest
 }
 
-func newQueue(inFlight, waiting int) *queue {
-	return &queue{places: make(chan struct{}, inFlight), most: int64(waiting), runnable: runnable, reads: make(chan struct{})}
+func newQueue(inFlight, most int, open *calls) *queue {
+	return &queue{inFlight: inFlight, most: most, open: open, calls: newLine(), reads: newLine(), runnable: runnable,
+		readers: readers{by: map[netip.Prefix]int{}}}
 }
 
 // enter takes a place. It waits for one if it must, unless too many do or until
-// the call has ended.
+// the call has ended. Where too many do, it takes the room of a network that has
+// more of them wait.
 func (q *queue) enter(ctx context.Context) error {
-	select {
-	case q.places <- struct{}{}:
+	q.mu.Lock()
+	if q.checked < q.inFlight {
+		q.checked++
+		q.mu.Unlock()
 		return nil
-	default:
 	}
-	defer q.waiting.Add(-1)
-	if q.waiting.Add(1) > q.most {
+	network := quota.NetworkOf(addressOf(ctx))
+	if q.calls.number >= q.most && !q.calls.displace(network) {
+		q.mu.Unlock()
 		return ErrShed
 	}
+	w := q.calls.join(network, 1)
+	q.noted()
+	q.mu.Unlock()
 	select {
-	case q.places <- struct{}{}:
+	case <-w.done:
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		q.mu.Lock()
+		q.calls.leave(w)
+		q.noted()
+		q.mu.Unlock()
 	}
-	if ctx.Err() != nil { // it ended just then: nobody waits for the answer
-		q.leave()
-		return context.Cause(ctx)
-	}
-	return nil
-}
-
-// leave gives a place back, when a call has had its turn, and lets a connection be
-// read that waits for it.
-func (q *queue) leave() {
-	<-q.places
 	select {
-	case q.reads <- struct{}{}:
+	case <-w.done:
+		if w.displaced {
+			return ErrShed
+		}
+		if ctx.Err() == nil {
+			return nil
+		}
+		q.leave() // the call ended just then: nobody waits for the answer
 	default:
 	}
+	return context.Cause(ctx)
+}
+
+// noted has those who only look know how many calls wait.
+func (q *queue) noted() { q.waiting.Store(int64(q.calls.number)) }
+
+// leave gives a place to the next, when a call has had its turn, and lets a connection
+// be read that waits for it.
+func (q *queue) leave() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.calls.next() {
+		q.checked--
+	}
+	q.noted()
+	q.reads.next()
 }
 
 // How often a connection that waits to be read looks whether it still must, and
@@ -66,20 +99,28 @@ const (
 	mostLooks = 20
 )
 
-// awaitRead waits until a call has been checked since the last connection was
-// read, until the queue is no longer filling up, or until the connection is
-// closed; but no longer than a second.
-func (q *queue) awaitRead(closed <-chan struct{}) {
+// awaitRead waits until its network has had so many turns, of which there is one for each
+// call that has been checked; until the queue is no longer filling up, or until the
+// connection is closed; but no longer than a second.
+func (q *queue) awaitRead(network netip.Prefix, turns int, closed <-chan struct{}) {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	q.mu.Lock()
+	w := q.reads.join(network, turns)
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.reads.leave(w)
+	}()
 	for range mostLooks {
 		select {
-		case <-q.reads:
+		case <-w.done:
 			return
 		case <-closed:
 			return
 		case <-look.C:
-			if !q.filling() {
+			if q.paces(network) == apace {
 				return
 			}
 		}
@@ -89,13 +130,42 @@ func (q *queue) awaitRead(closed <-chan struct{}) {
 // full reports whether as many of the open calls wait as may, for their turn or, as
 // goroutines, for a processor: the calls that have just come are among those. The
 // goroutines are no more than there are open calls, or they are others: those of
-// hundreds of handshakes, for example, which are no reason to refuse a call.
-func (q *queue) full(open int) bool {
-	return q.waiting.Load()+min(q.runnable(), int64(open)) >= q.most
+// hundreds of handshakes, for example, which are no reason to refuse a call. For a
+// network that has few of the open calls, twice as many may wait: in its turn it is
+// soon served.
+func (q *queue) full(open, own int) bool {
+	waiting, most := q.waiting.Load()+min(q.runnable(), int64(open)), int64(q.most)
+	return waiting >= most && (own >= q.few() || waiting/2 >= most)
 }
 
-// filling reports whether more than half as many wait, of any kind.
-func (q *queue) filling() bool { return q.waiting.Load()+q.runnable() > q.most/2 }
+// A pace is how the connections of a network are read.
+type pace int
+
+const (
+	apace      pace = iota // as fast as they bring anything
+	inTurn                 // a little in each turn
+	callByCall             // no more than a call for each that is checked
+)
+
+// paces returns how the connections of a network are read: in turn while more than half as
+// many calls as may wait, of any kind; sooner, and call by call, where it has more than a
+// few calls open, and others have connections as well.
+func (q *queue) paces(network netip.Prefix) pace {
+	waiting, most := q.waiting.Load()+q.runnable(), int64(q.most)
+	if waiting <= most/16 {
+		return apace
+	}
+	if _, own := q.open.number(network); own > q.few() && q.readers.mixed.Load() {
+		return callByCall
+	}
+	if waiting <= most/2 {
+		return apace
+	}
+	return inTurn
+}
+
+// few is how many calls a network can have open and count as one that has few.
+func (q *queue) few() int { return max(1, q.most/64) }
 
 // runnable returns how many goroutines of the process could run and do not. The
 // runtime adds up the lengths of its queues, which takes some 100 ns.
