@@ -45,23 +45,20 @@ func (c *exportCommand) run(ctx context.Context, std console) error {
 }
 
 // run copies the database to a new file, which only its owner can read, from before anything is in it.
-func (c *backupCommand) run(ctx context.Context, std console) (err error) {
-	db, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	file, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return wrong("out", err)
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	if err := db.Backup(ctx, c.Out); err != nil {
-		return errors.Join(err, os.Remove(c.Out))
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	fmt.Fprintf(std.stdout, "copied the database to %s\n", c.Out)
-	return vetted.SyncFolder(filepath.Dir(c.Out))
+func (c *backupCommand) run(ctx context.Context, std console) error {
+	return c.with(ctx, func(db *database.DB) (err error) {
+		file, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return wrong("out", err)
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		if err := db.Backup(ctx, c.Out); err != nil {
+			return errors.Join(err, os.Remove(c.Out))
+		}
+		if err := file.Sync(); err != nil {
+			return err
+		}
+		fmt.Fprintf(std.stdout, "copied the database to %s\n", c.Out)
+		return vetted.SyncFolder(filepath.Dir(c.Out))
+	})
 }

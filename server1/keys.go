@@ -130,30 +130,27 @@ func left(std console, steps rotation.Steps, kid string) {
 }
 
 // take opens what a step needs.
-func (e existing) take(ctx context.Context, keyDir string, step func(rotation.Steps, *database.DB) error) (err error) {
-	db, err := e.openPublished(ctx, "nobody would learn of a key")
-	if err != nil {
+func (e existing) take(ctx context.Context, keyDir string, step func(rotation.Steps, *database.DB) error) error {
+	return e.withPublished(ctx, "nobody would learn of a key", func(db *database.DB) (err error) {
+		steps := rotation.Steps{Store: db, Now: time.Now}
+		if keyDir != "" {
+			if err := vetted.NoURI(keyDir); err != nil {
+				return wrong("key-dir", err)
+			}
+			// The server has made it: one that is not there has no key of the ring.
+			if _, err := os.Stat(keyDir); err != nil {
+				return wrong("key-dir", fmt.Errorf("%w: name the server's own folder", err))
+			}
+			if steps.Folder, err = signkey.OpenFolder(keyDir); err != nil {
+				return wrong("key-dir", err)
+			}
+		}
+		err = step(steps, db)
+		if errors.Is(err, rotation.ErrUnknown) {
+			return errors.New("there is no signing key of this id: see \"keys list\"")
+		}
 		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	steps := rotation.Steps{Store: db, Now: time.Now}
-	if keyDir != "" {
-		if err := vetted.NoURI(keyDir); err != nil {
-			return wrong("key-dir", err)
-		}
-		// The server has made it: one that is not there has no key of the ring.
-		if _, err := os.Stat(keyDir); err != nil {
-			return wrong("key-dir", fmt.Errorf("%w: name the server's own folder", err))
-		}
-		if steps.Folder, err = signkey.OpenFolder(keyDir); err != nil {
-			return wrong("key-dir", err)
-		}
-	}
-	err = step(steps, db)
-	if errors.Is(err, rotation.ErrUnknown) {
-		return errors.New("there is no signing key of this id: see \"keys list\"")
-	}
-	return err
+	})
 }
 
 // loadKey loads a private key, from a file or by the URI of one in a PKCS#11 token. A

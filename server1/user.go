@@ -92,20 +92,11 @@ func (s console) ask(terminal *os.File, prompt string) (string, error) {
 	return string(answer), err
 }
 
-// open opens the database, which must be there.
-func (e existing) open(ctx context.Context) (*database.DB, error) {
-	db, err := database.OpenExisting(ctx, e.Database)
-	if err != nil {
-		return nil, wrong("database", err)
-	}
-	return db, nil
-}
-
 // with opens the database, which must be there, for as long as do needs it.
 func (e existing) with(ctx context.Context, do func(*database.DB) error) (err error) {
-	db, err := e.open(ctx)
+	db, err := database.OpenExisting(ctx, e.Database)
 	if err != nil {
-		return err
+		return wrong("database", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return do(db)
@@ -120,21 +111,19 @@ func (e existing) change(ctx context.Context, who, name string, do func(*databas
 	return err
 }
 
-// openPublished opens a database from which a trust list has been published. Without
-// one, otherwise says what would come of it.
-func (e existing) openPublished(ctx context.Context, otherwise string) (*database.DB, error) {
-	db, err := e.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	published, err := db.HasPublished(ctx)
-	if err == nil && !published {
-		err = fmt.Errorf("no server has published a trust list from this database (serve --trust-key): %s", otherwise)
-	}
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
+// withPublished is with, for a database from which a trust list has been published.
+// Without one, otherwise says what would come of it.
+func (e existing) withPublished(ctx context.Context, otherwise string, do func(*database.DB) error) error {
+	return e.with(ctx, func(db *database.DB) error {
+		published, err := db.HasPublished(ctx)
+		if err != nil {
+			return err
+		}
+		if !published {
+			return fmt.Errorf("no server has published a trust list from this database (serve --trust-key): %s", otherwise)
+		}
+		return do(db)
+	})
 }
 
 // run disables a user. A running server notices within a moment.
