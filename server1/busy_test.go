@@ -12,6 +12,7 @@ import (
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // I04: what takes back, and every command of an operator, takes effect beside a
@@ -99,7 +100,7 @@ func TestI04CommandsBesideABusyServer(t *testing.T) {
 	within("keys list", func() { command("keys", "list") })
 	step := func(args ...string) { // which may be too early yet
 		t.Helper()
-		eventually(t, "it is time for keys "+args[1], func() (taken bool) {
+		servingtest.Eventually(t, "it is time for keys "+args[1], func() (taken bool) {
 			within("keys "+args[1], func() {
 				status, _, stderr := s.try(args...)
 				if taken = status == 0; !taken && !strings.Contains(stderr, "too early") {
@@ -126,5 +127,5 @@ func TestI04CommandsBesideABusyServer(t *testing.T) {
 		}
 	})
 	before := issued.Load()
-	eventually(t, "issuing goes on", func() bool { return issued.Load() > before })
+	servingtest.Eventually(t, "issuing goes on", func() bool { return issued.Load() > before })
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/rule"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
@@ -161,14 +162,14 @@ func TestF02InFlight(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "tokens are handed out", func() bool {
+		servingtest.Eventually(t, "tokens are handed out", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(all) > 0
 		})
 		s.command(t, "revoke", "--subject="+subject)
 		acknowledged := time.Now()
-		eventually(t, "tokens are handed out again", func() bool {
+		servingtest.Eventually(t, "tokens are handed out again", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(all) > 0 && all[len(all)-1].asked.After(acknowledged)

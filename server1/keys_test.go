@@ -13,6 +13,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/strictjson"
 
@@ -116,7 +117,7 @@ func TestF06F07RotationUnderLoad(t *testing.T) {
 		}
 		return kids
 	}
-	eventually(t, "a key is forgotten", func() bool { return len(forgotten()) > 0 })
+	servingtest.Eventually(t, "a key is forgotten", func() bool { return len(forgotten()) > 0 })
 	gone := forgotten()
 	a.newer(t)
 	for _, kid := range gone {
@@ -178,7 +179,7 @@ func TestF06KeysByHand(t *testing.T) {
 	s.command(t, "keys", "prepare", "--key-dir", s.path("keys"))
 	next := nextKey(t, s)
 	var printed string
-	eventually(t, "the next key is activated", func() bool {
+	servingtest.Eventually(t, "the next key is activated", func() bool {
 		signs := kidOf(t, r.issue(t, ctx).GetToken())
 		status, stdout, stderr := s.try("keys", "activate", "--", next)
 		if signs != first {
@@ -196,12 +197,12 @@ func TestF06KeysByHand(t *testing.T) {
 	if !strings.Contains(printed, first) {
 		t.Errorf("%q does not say which key is to be retired", printed)
 	}
-	eventually(t, "the activated key signs", func() bool {
+	servingtest.Eventually(t, "the activated key signs", func() bool {
 		h := r.issue(t, ctx)
 		a.wantAlive(t, "a token during the change", h)
 		return kidOf(t, h.GetToken()) == next
 	})
-	eventually(t, "every process has taken the new key up, and the former one is retired", func() bool {
+	servingtest.Eventually(t, "every process has taken the new key up, and the former one is retired", func() bool {
 		status, _, stderr := s.try("keys", "retire", "--key-dir", s.path("keys"), "--", first)
 		if status != 0 && !strings.Contains(stderr, "too early: a process of the issuer may still sign") {
 			t.Fatalf("exit status %d: %s", status, stderr)
@@ -237,15 +238,6 @@ func nextKey(t testing.TB, s *site) string {
 	return ""
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for start := time.Now(); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > patience {
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
-}
-
 // A key that everybody may have is tainted: the next one signs in its place.
 func TestF07TaintTheSigningKey(t *testing.T) {
 	t.Parallel()
@@ -259,7 +251,7 @@ func TestF07TaintTheSigningKey(t *testing.T) {
 	next := nextKey(t, s)
 	s.command(t, "keys", "taint", "--key-dir", s.path("keys"), "--", kidOf(t, leaked))
 	a.wantSoon(t, "what it signed", leaked, handoff.ReasonTokenInvalid)
-	eventually(t, "the next key signs", func() bool { return kidOf(t, r.issue(t, ctx).GetToken()) == next })
+	servingtest.Eventually(t, "the next key signs", func() bool { return kidOf(t, r.issue(t, ctx).GetToken()) == next })
 	a.wantAlive(t, "what the next key signs", r.issue(t, ctx))
 }
 
@@ -298,7 +290,7 @@ func TestF06FromOneKeyToAFolder(t *testing.T) {
 		a := r.audience(t)
 		a.wantNow(t, "the token of before", raw, 0)
 		ctx, _ := r.signIn(t, "alice")
-		eventually(t, "a key of the folder signs", func() bool {
+		servingtest.Eventually(t, "a key of the folder signs", func() bool {
 			h := r.issue(t, ctx)
 			a.wantAlive(t, "a token during the change", h)
 			return kidOf(t, h.GetToken()) != s.key.Key().ID()
@@ -348,7 +340,7 @@ func TestPrivateKeyElsewhere(t *testing.T) {
 	s.ownerOnly(t, "elsewhere")
 	s.command(t, "keys", "prepare", "--key-dir", s.path("elsewhere"))
 	next := nextKey(t, s)
-	eventually(t, "it is not ready", func() bool { return !r.serving(t) })
+	servingtest.Eventually(t, "it is not ready", func() bool { return !r.serving(t) })
 	r.issue(t, ctx)
 	time.Sleep(2300 * time.Millisecond)
 	s.command(t, "keys", "activate", "--", next)
@@ -359,12 +351,12 @@ func TestPrivateKeyElsewhere(t *testing.T) {
 		}
 		return err == nil
 	}
-	eventually(t, "it issues nothing", func() bool { return !issues() })
+	servingtest.Eventually(t, "it issues nothing", func() bool { return !issues() })
 	if err := os.Rename(s.path("elsewhere/"+next+".key"), s.path("keys/"+next+".key")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it issues again", issues)
-	eventually(t, "it is ready", func() bool { return r.serving(t) })
+	servingtest.Eventually(t, "it issues again", issues)
+	servingtest.Eventually(t, "it is ready", func() bool { return r.serving(t) })
 }
 
 // serving reports whether the server says that it is.

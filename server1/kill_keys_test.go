@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
 )
@@ -142,13 +143,13 @@ func (o *operator) wantStands(t *testing.T) {
 			t.Errorf("a key that was tainted is %s", states[kid])
 		}
 	}
-	eventually(t, "the ring is settled", func() bool { return o.ring(t).Settled() })
+	servingtest.Eventually(t, "the ring is settled", func() bool { return o.ring(t).Settled() })
 }
 
 // ring returns the ring as soon as the database answers.
 func (o *operator) ring(t *testing.T) (ring rotation.Ring) {
 	t.Helper()
-	eventually(t, "the database", func() bool {
+	servingtest.Eventually(t, "the database", func() bool {
 		var err error
 		ring, err = o.db.Ring(t.Context())
 		return err == nil

@@ -360,7 +360,7 @@ func (s *site) probe(t *testing.T, conn *grpc.ClientConn) func() *handoffv1.Issu
 	ctx := with(t, "Bearer "+in.GetSession())
 	return func() (h *handoffv1.IssueHandoffResponse) {
 		t.Helper()
-		eventually(t, "a handoff", func() bool {
+		servingtest.Eventually(t, "a handoff", func() bool {
 			h, err = handoffv1.NewHandoffServiceClient(conn).IssueHandoff(ctx, pay(t), grpc.WaitForReady(true))
 			return err == nil
 		})

@@ -23,6 +23,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/keyset"
 	"github.com/handoff-auth/handoff/shared/serving"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 	"github.com/handoff-auth/handoff/shared/trust/rotation"
@@ -153,7 +154,7 @@ func TestG09HTTPIsBounded(t *testing.T) {
 		t.Error("a connection that says nothing stays open")
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}, Timeout: patience}
-	eventually(t, "there is room again", func() bool {
+	servingtest.Eventually(t, "there is room again", func() bool {
 		response, err := client.Get("https://" + r.http + trust.ListPath)
 		return err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK
 	})
@@ -247,9 +248,9 @@ func TestF03StoreFails(t *testing.T) {
 	if _, err := db.Exec(`ALTER TABLE revocations RENAME TO away`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the list is too old", func() bool { return reason() == handoff.ReasonTrustStale })
-	eventually(t, "SERVER1 says that it is not well", func() bool { return !r.serving(t) })
-	eventually(t, "callers are told that there is no list", func() bool {
+	servingtest.Eventually(t, "the list is too old", func() bool { return reason() == handoff.ReasonTrustStale })
+	servingtest.Eventually(t, "SERVER1 says that it is not well", func() bool { return !r.serving(t) })
+	servingtest.Eventually(t, "callers are told that there is no list", func() bool {
 		_, err := handoffv1.NewTrustServiceClient(r.conn).GetTrustList(t.Context(), &handoffv1.GetTrustListRequest{})
 		return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "no current trust list")
 	})
@@ -258,7 +259,7 @@ func TestF03StoreFails(t *testing.T) {
 	if _, err := db.Exec(`ALTER TABLE away RENAME TO revocations`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the audience accepts again", func() bool { return reason() == 0 })
+	servingtest.Eventually(t, "the audience accepts again", func() bool { return reason() == 0 })
 	if _, err := r.sessions().SignOut(ctx, &server1v1.SignOutRequest{}); err != nil {
 		t.Error(err)
 	}
@@ -379,15 +380,15 @@ func TestTrustFileFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.start(t, s.publishing("trust-file", s.path("out/trust.jwt"), "trust-lifetime", "2s"))
-	eventually(t, "it serves", func() bool { return r.serving(t) })
+	servingtest.Eventually(t, "it serves", func() bool { return r.serving(t) })
 	if err := os.Rename(s.path("out"), s.path("away")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is not well", func() bool { return !r.serving(t) })
+	servingtest.Eventually(t, "it is not well", func() bool { return !r.serving(t) })
 	if err := os.Rename(s.path("away"), s.path("out")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it serves again", func() bool { return r.serving(t) })
+	servingtest.Eventually(t, "it serves again", func() bool { return r.serving(t) })
 }
 
 // F07: by when a list without a tainted key is signed, this process signs with

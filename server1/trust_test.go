@@ -19,6 +19,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/measure"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
 	"github.com/handoff-auth/handoff/shared/trust"
 
@@ -140,11 +141,7 @@ func (a *audience) wantSoon(t testing.TB, what, raw string, want handoff.Reason)
 func (a *audience) newer(t testing.TB) {
 	t.Helper()
 	seq := a.follower.Status().Seq
-	for start := time.Now(); a.follower.Status().Seq <= seq; time.Sleep(time.Millisecond) {
-		if time.Since(start) > patience {
-			t.Fatal("no newer list comes")
-		}
-	}
+	servingtest.Eventually(t, "a newer list comes", func() bool { return a.follower.Status().Seq > seq })
 }
 
 // command runs one of the program's commands on the site's database.

@@ -260,11 +260,7 @@ func TestRedisRefused(t *testing.T) {
 	host, port, _ := net.SplitHostPort(redis.Address())
 	follow := func(settings) {
 		replica.Do(t, "REPLICAOF", host, port)
-		for began := time.Now(); redis.Info(t, "connected_slaves") != "1"; time.Sleep(10 * time.Millisecond) {
-			if time.Since(began) > patience {
-				t.Fatal("the replica does not come")
-			}
-		}
+		servingtest.Eventually(t, "the replica comes", func() bool { return redis.Info(t, "connected_slaves") == "1" })
 	}
 	leave := func(settings) { replica.Do(t, "REPLICAOF", "NO", "ONE") }
 	for _, c := range []struct {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
@@ -37,11 +36,7 @@ func TestProbe(t *testing.T) {
 	live := ready
 	live.Live = true
 	broken.Store(true)
-	for end := time.Now().Add(30 * time.Second); ready.Ask(t.Context()) == nil; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the probe does not hear that it is not ready")
-		}
-	}
+	servingtest.Eventually(t, "the probe hears that it is not ready", func() bool { return ready.Ask(t.Context()) != nil })
 	if err := live.Ask(t.Context()); err != nil {
 		t.Error("it answers:", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // over returns a database with a session, a revocation and an audit that end now or
@@ -97,7 +98,7 @@ func TestSweeperRuns(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })
-	eventually(t, "the end of a sweep", func() bool { return value(t, s.finished) > 0 })
+	servingtest.Eventually(t, "the end of a sweep", func() bool { return value(t, s.finished) > 0 })
 	stop()
 	wg.Wait()
 }

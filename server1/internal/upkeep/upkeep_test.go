@@ -35,15 +35,6 @@ func open(t *testing.T, path string) *database.DB {
 	return db
 }
 
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for start := time.Now(); !holds(); time.Sleep(time.Millisecond) {
-		if time.Since(start) > 20*time.Second {
-			t.Fatal(what, "does not happen")
-		}
-	}
-}
-
 // What another process changes is noticed, once for each change: the publisher is
 // told, and the keys are read again.
 func TestNoticesOthers(t *testing.T) {
@@ -87,7 +78,7 @@ func TestNoticesOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-changed
-	eventually(t, "the change of the key", func() bool {
+	servingtest.Eventually(t, "the change of the key", func() bool {
 		signer, err := keys.Signer(t.Context())
 		return err == nil && signer.Key().ID() != before.Key().ID()
 	})
@@ -130,7 +121,7 @@ func TestReportsOnce(t *testing.T) {
 		if _, err := raw.Exec(step.statement); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, step.report, func() bool { return strings.Count(log.String(), step.report) > 0 })
+		servingtest.Eventually(t, step.report, func() bool { return strings.Count(log.String(), step.report) > 0 })
 		time.Sleep(3 * look)
 	}
 	stop()
@@ -178,7 +169,7 @@ func TestClockAhead(t *testing.T) {
 	wg.Go(func() { Run(ctx, Config{DB: db, Terms: longer, Keys: keys, Log: logger, Now: now}) })
 	defer wg.Wait()
 	defer stop()
-	eventually(t, "a report", func() bool { return strings.Contains(log.String(), "upkeep fails") })
+	servingtest.Eventually(t, "a report", func() bool { return strings.Contains(log.String(), "upkeep fails") })
 	time.Sleep(1500 * time.Millisecond) // a step is tried again after a second
 	sweeper := NewSweeper(SweeperConfig{DB: db, Retention: 24 * time.Hour, Log: logger, Now: now})
 	sweeper.began, sweeper.running = now(), time.Now().Add(-settled)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // stepped is a Redis whose clock a test sets, through a library that stands between
@@ -114,7 +115,7 @@ func TestI06TheClockOfTheRedisSteps(t *testing.T) {
 			if len(spent) < 200 {
 				t.Errorf("%d redeemed: the test shows little", len(spent))
 			}
-			eventually(t, "it redeems as before", func() bool { return s.Redeem(t.Context(), token()) == nil })
+			servingtest.Eventually(t, "it redeems as before", func() bool { return s.Redeem(t.Context(), token()) == nil })
 			for _, one := range spent {
 				redeem(t, s, one, handoff.ErrReplayed)
 			}
@@ -166,7 +167,7 @@ func TestE12AFullRedisIsEmptied(t *testing.T) {
 	// The next check finds the period not removed yet.
 	r.do("EVAL", `redis.call('UNLINK', 'nothing')
 		redis.call('SET', KEYS[1], string.match(redis.call('GET', KEYS[1]), '^(.* )%d+$') .. ARGV[1])`, "1", "handoff:epoch", strconv.FormatInt(ended-1, 10))
-	eventually(t, "there is room", func() bool { return s.Redeem(t.Context(), token()) == nil })
+	servingtest.Eventually(t, "there is room", func() bool { return s.Redeem(t.Context(), token()) == nil })
 	if got := r.do("EXISTS", fmt.Sprint("handoff:spent:", ended)); got != ":0" {
 		t.Error("what has ended is still there")
 	}
@@ -188,7 +189,7 @@ func TestF01AClockThatJumps(t *testing.T) {
 			long := token()
 			long.Expires = long.IssuedAt.Add(handoff.MaxLifetime)
 			redeem(t, jumps, long, nil) // the clock has not been found wrong
-			eventually(t, "the clock is found wrong", func() bool { return strings.Contains(jumps.told(), "failed") })
+			servingtest.Eventually(t, "the clock is found wrong", func() bool { return strings.Contains(jumps.told(), "failed") })
 			refused(t, jumps, token())
 			redeem(t, right, token(), nil)
 			redeem(t, right, long, handoff.ErrReplayed)
@@ -214,7 +215,7 @@ func TestF01BothClocksWereAhead(t *testing.T) {
 	for range 10 {
 		again(t, s, spent)
 	}
-	eventually(t, "the store starts over", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
+	servingtest.Eventually(t, "the store starts over", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
 	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
 	late := token()
 	late.IssuedAt = s.Ready()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 // E06: a Redis that hangs, with callers all the while: each is refused in time,
@@ -107,7 +108,7 @@ func TestE06InDoubt(t *testing.T) {
 	redeem(t, s, token(), nil)
 	r.stall()
 	refused(t, s, token())
-	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	servingtest.Eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 	began := time.Now()
 	for range 100 {
 		refused(t, s, token())
@@ -147,7 +148,7 @@ func TestE06RedisGone(t *testing.T) {
 	for range 20 {
 		refused(t, s, token())
 	}
-	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	servingtest.Eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 	r.run()
 	recovers(t, s)
 }
@@ -178,7 +179,7 @@ func TestE06RedisReadOnly(t *testing.T) {
 	for range 10 {
 		refused(t, s, token())
 	}
-	eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
+	servingtest.Eventually(t, "it is unhealthy", func() bool { return s.Healthy() != nil })
 }
 
 // E07: a redemption that was applied and not answered is refused, and stays
@@ -204,7 +205,7 @@ func TestE07AppliedAndNotAnswered(t *testing.T) {
 		refused(t, s, unanswered)
 	}
 	silent.Store(false)
-	eventually(t, "an answer", func() bool {
+	servingtest.Eventually(t, "an answer", func() bool {
 		err := s.Redeem(context.Background(), unanswered)
 		if err == nil {
 			t.Fatal("redeemed twice")

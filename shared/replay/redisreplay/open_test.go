@@ -63,7 +63,7 @@ func TestOpenRefusesReplicasWithoutWait(t *testing.T) {
 	for range 3 {
 		start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	}
-	eventually(t, "the replicas are there", func() bool { return primary.info("connected_slaves") == "3" })
+	servingtest.Eventually(t, "the replicas are there", func() bool { return primary.info("connected_slaves") == "3" })
 	for replicas, ok := range map[int]bool{0: false, 1: false, 2: true, 3: true, 4: false} {
 		s, err := redisreplay.Open(t.Context(), redisreplay.Config{URL: primary.url(), WaitReplicas: replicas})
 		if err == nil {

@@ -130,16 +130,6 @@ func refused(t testing.TB, s handoff.Store, r handoff.Redemption) {
 	}
 }
 
-// eventually waits until a condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
-
 // recovers waits until s redeems again.
 func recovers(t testing.TB, s handoff.Store) {
 	t.Helper()

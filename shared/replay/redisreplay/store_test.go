@@ -12,6 +12,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handofftest"
 	"github.com/handoff-auth/handoff/shared/replay/redisreplay"
+	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
 func TestStoreConforms(t *testing.T) {
@@ -89,7 +90,7 @@ func TestE02AnEmptiedRedisBeginsAnew(t *testing.T) {
 		}
 	}
 	for _, s := range replicas {
-		eventually(t, "it is known", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
+		servingtest.Eventually(t, "it is known", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
 	}
 	redeem(t, replicas[1], spent, handoff.ErrIssuedBeforeStart)
 	late := token()
@@ -133,7 +134,7 @@ func TestE03RedisKilled(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "enough is acknowledged", func() bool {
+		servingtest.Eventually(t, "enough is acknowledged", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(acknowledged) >= before+100
@@ -162,7 +163,7 @@ func TestE04Failover(t *testing.T) {
 	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	other := start(t, "--replicaof", "127.0.0.1 "+primary.port)
 	for _, r := range []*redis{replica, other} {
-		eventually(t, "the replica is in step", func() bool { return r.info("master_link_status") == "up" })
+		servingtest.Eventually(t, "the replica is in step", func() bool { return r.info("master_link_status") == "up" })
 	}
 	p := newProxy(t, primary)
 	s := open(t, redisreplay.Config{URL: p.url(), WaitReplicas: 1, Timeout: 2 * time.Second})
@@ -181,10 +182,10 @@ func TestE04Failover(t *testing.T) {
 	other.cont()
 	replica.do("REPLICAOF", "NO", "ONE")
 	other.do("REPLICAOF", "127.0.0.1", replica.port)
-	eventually(t, "the other follows", func() bool { return other.info("master_link_status") == "up" })
+	servingtest.Eventually(t, "the other follows", func() bool { return other.info("master_link_status") == "up" })
 	p.pass(replica, nil)
 	p.cut()
-	eventually(t, "the store finds the new primary", func() bool {
+	servingtest.Eventually(t, "the store finds the new primary", func() bool {
 		return errors.Is(s.Redeem(context.Background(), token()), handoff.ErrIssuedBeforeStart)
 	})
 	for _, r := range append(acknowledged, half) {
@@ -202,7 +203,7 @@ func TestE04TooFewReplicasHaveIt(t *testing.T) {
 	t.Parallel()
 	primary := start(t).age()
 	start(t, "--replicaof", "127.0.0.1 "+primary.port)
-	eventually(t, "the replica is there", func() bool { return primary.info("connected_slaves") == "1" })
+	servingtest.Eventually(t, "the replica is there", func() bool { return primary.info("connected_slaves") == "1" })
 	p := newProxy(t, primary)
 	var none atomic.Bool
 	var changed atomic.Bool
@@ -240,7 +241,7 @@ func TestE04FailoverThatLosesMarks(t *testing.T) {
 	})
 	s := open(t, redisreplay.Config{URL: p.url()})
 	replica := start(t, "--replicaof", "127.0.0.1 "+primary.port)
-	eventually(t, "the replica is in step", func() bool { return replica.info("master_link_status") == "up" })
+	servingtest.Eventually(t, "the replica is in step", func() bool { return replica.info("master_link_status") == "up" })
 	replica.stall()
 	var lost []handoff.Redemption
 	for range 100 {
@@ -257,7 +258,7 @@ func TestE04FailoverThatLosesMarks(t *testing.T) {
 	replica.do("REPLICAOF", "NO", "ONE")
 	p.pass(replica, nil)
 	p.cut()
-	eventually(t, "the store finds the new primary", func() bool { return s.Healthy() != nil && s.Ready().After(time.Now()) })
+	servingtest.Eventually(t, "the store finds the new primary", func() bool { return s.Healthy() != nil && s.Ready().After(time.Now()) })
 	for _, r := range lost {
 		redeem(t, s, r, handoff.ErrIssuedBeforeStart)
 	}
@@ -278,10 +279,10 @@ func TestE05Eviction(t *testing.T) {
 		refused(t, s, spent)
 		time.Sleep(100 * time.Millisecond)
 	}
-	eventually(t, "it is found unsafe", func() bool { return s.Healthy() != nil })
+	servingtest.Eventually(t, "it is found unsafe", func() bool { return s.Healthy() != nil })
 	refused(t, s, token())
 	r.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
-	eventually(t, "it is found safe again", func() bool {
+	servingtest.Eventually(t, "it is found safe again", func() bool {
 		return errors.Is(s.Redeem(context.Background(), token()), handoff.ErrIssuedBeforeStart)
 	})
 	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
@@ -306,7 +307,7 @@ func TestE05EvictedBetweenChecks(t *testing.T) {
 	if r.info("evicted_keys") == "0" {
 		t.Fatal("the Redis evicted nothing: the test shows nothing")
 	}
-	eventually(t, "the store starts over", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
+	servingtest.Eventually(t, "the store starts over", func() bool { return errors.Is(s.Healthy(), handoff.ErrIssuedBeforeStart) })
 	redeem(t, s, spent, handoff.ErrIssuedBeforeStart)
 }
 

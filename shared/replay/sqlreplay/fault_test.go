@@ -66,7 +66,7 @@ func TestE04Failover(t *testing.T) {
 	server.Kill(t)
 	promoted := connect(t, there)
 	do(t, promoted, `SELECT pg_promote()`)
-	eventually(t, "it is promoted", func() bool { return count(t, promoted, `SELECT pg_is_in_recovery()::int`) == 0 })
+	servingtest.Eventually(t, "it is promoted", func() bool { return count(t, promoted, `SELECT pg_is_in_recovery()::int`) == 0 })
 	do(t, promoted, `DELETE FROM handoff_redemptions WHERE length(mark) = 16`) // as one that was behind
 	second := open(t, there, sqlreplay.Config{})
 	if err := second.Redeem(t.Context(), r); !errors.Is(err, handoff.ErrIssuedBeforeStart) {
@@ -75,7 +75,7 @@ func TestE04Failover(t *testing.T) {
 	if n := second.told(replay.StartedOver); n != 1 {
 		t.Errorf("it has started over %d times", n)
 	}
-	eventually(t, "it redeems what was issued since", func() bool { return second.Redeem(t.Context(), token()) == nil })
+	servingtest.Eventually(t, "it redeems what was issued since", func() bool { return second.Redeem(t.Context(), token()) == nil })
 }
 
 // A copy of the disk from before, put back beneath a running service, has forgotten what
@@ -90,7 +90,7 @@ func TestRestoredDisk(t *testing.T) {
 	copied(t, server.Data(), backup)
 	server.Start(t)
 	r := token()
-	eventually(t, "it redeems", func() bool {
+	servingtest.Eventually(t, "it redeems", func() bool {
 		err := store.Redeem(t.Context(), r)
 		return err == nil || errors.Is(err, handoff.ErrReplayed)
 	})
@@ -99,7 +99,7 @@ func TestRestoredDisk(t *testing.T) {
 	if err := admin.QueryRow(`SELECT now()`).Scan(&now); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the store looks once more", func() bool {
+	servingtest.Eventually(t, "the store looks once more", func() bool {
 		var looked bool
 		err := admin.QueryRow(`SELECT count(*) > 0 FROM pg_stat_activity
 			WHERE pid <> pg_backend_pid() AND state = 'idle' AND query LIKE '%pg_control_system%' AND query_start > $1`, now).Scan(&looked)
@@ -112,7 +112,7 @@ func TestRestoredDisk(t *testing.T) {
 	copied(t, backup, server.Data())
 	server.Start(t)
 	began := store.told(replay.StartedOver)
-	eventually(t, "it starts over", func() bool {
+	servingtest.Eventually(t, "it starts over", func() bool {
 		err := store.Redeem(t.Context(), r)
 		if err == nil {
 			t.Fatal("redeemed again")

@@ -123,15 +123,6 @@ func token() handoff.Redemption {
 	return handoff.Redemption{Issuer: "https://shop.example", ID: handoff.NewID(), IssuedAt: issued, Expires: issued.Add(handoff.KindHandoff.DefaultLifetime())}
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 30 s: %s", what)
-		}
-	}
-}
-
 func TestPostgres(t *testing.T) {
 	server := servingtest.StartPostgres(t)
 	for name, test := range map[string]func(*testing.T, string){
@@ -224,8 +215,8 @@ func testUnfit(t *testing.T, location string) {
 				t.Fatal(err)
 			}
 			do(t, admin, `ALTER SYSTEM SET `+setting+` TO `+c.bad, `SELECT pg_reload_conf()`)
-			eventually(t, "a redemption is refused", func() bool { return store.Redeem(t.Context(), token()) != nil })
-			eventually(t, "health says why", func() bool {
+			servingtest.Eventually(t, "a redemption is refused", func() bool { return store.Redeem(t.Context(), token()) != nil })
+			servingtest.Eventually(t, "health says why", func() bool {
 				err := store.Healthy()
 				return err != nil && strings.Contains(err.Error(), setting)
 			})
@@ -238,7 +229,7 @@ func testUnfit(t *testing.T, location string) {
 				t.Errorf("opened: %v", err)
 			}
 			do(t, admin, `ALTER SYSTEM RESET `+setting, `SELECT pg_reload_conf()`)
-			eventually(t, "it is used again", func() bool { return store.told(replay.Resumed) > 0 })
+			servingtest.Eventually(t, "it is used again", func() bool { return store.told(replay.Resumed) > 0 })
 			before := token()
 			before.IssuedAt = before.IssuedAt.Add(-time.Second)
 			if err := store.Redeem(t.Context(), before); c.loses != errors.Is(err, handoff.ErrIssuedBeforeStart) {
@@ -249,7 +240,7 @@ func testUnfit(t *testing.T, location string) {
 	t.Run("unlogged", func(t *testing.T) {
 		store := open(t, location, sqlreplay.Config{})
 		do(t, admin, `ALTER TABLE handoff_redemptions SET UNLOGGED`)
-		eventually(t, "health says why", func() bool {
+		servingtest.Eventually(t, "health says why", func() bool {
 			err := store.Healthy()
 			return err != nil && strings.Contains(err.Error(), "unlogged")
 		})
@@ -266,7 +257,7 @@ func testNoTable(t *testing.T, location string) {
 	if err := store.Redeem(t.Context(), token()); err == nil {
 		t.Error("redeemed without a table")
 	}
-	eventually(t, "health says it", func() bool { return store.Healthy() != nil })
+	servingtest.Eventually(t, "health says it", func() bool { return store.Healthy() != nil })
 	if _, err := sqlreplay.Open(t.Context(), sqlreplay.Config{DB: store.db}); !errors.Is(err, sqlreplay.ErrNoTable) {
 		t.Errorf("opened: %v", err)
 	}
@@ -275,7 +266,7 @@ func testNoTable(t *testing.T, location string) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "it starts over", func() bool { return store.told(replay.StartedOver) == 2 })
+	servingtest.Eventually(t, "it starts over", func() bool { return store.told(replay.StartedOver) == 2 })
 	if err := store.Redeem(t.Context(), token()); !errors.Is(err, handoff.ErrIssuedBeforeStart) {
 		t.Errorf("got %v", err)
 	}
@@ -295,7 +286,7 @@ func testNoConnection(t *testing.T, location string) {
 		t.Errorf("got %v", err)
 	}
 	held.Close()
-	eventually(t, "the same token is redeemed", func() bool { return store.Redeem(t.Context(), r) == nil })
+	servingtest.Eventually(t, "the same token is redeemed", func() bool { return store.Redeem(t.Context(), r) == nil })
 }
 
 // The rights that POSTGRES.md names suffice, and fewer do not.
@@ -338,9 +329,9 @@ func testEmptied(t *testing.T, location string) {
 		}
 	}
 	for _, s := range stores {
-		eventually(t, "it starts over", func() bool { return errors.Is(s.Redeem(t.Context(), r), handoff.ErrIssuedBeforeStart) })
+		servingtest.Eventually(t, "it starts over", func() bool { return errors.Is(s.Redeem(t.Context(), r), handoff.ErrIssuedBeforeStart) })
 	}
-	eventually(t, "health says how long", func() bool {
+	servingtest.Eventually(t, "health says how long", func() bool {
 		return errors.Is(stores[0].Healthy(), handoff.ErrIssuedBeforeStart) || errors.Is(stores[1].Healthy(), handoff.ErrIssuedBeforeStart)
 	})
 	fresh := token()
@@ -366,7 +357,7 @@ func testRemoval(t *testing.T, location string) {
 	}
 	do(t, first.db, `UPDATE handoff_redemptions SET kept = regexp_replace(kept, '^(\d+) \d+', '\1 1000') WHERE mark = ''`) // nothing was removed yet
 	second := open(t, location, sqlreplay.Config{})
-	eventually(t, "all is removed that is over", func() bool { return count(t, second.db, `SELECT count(*) FROM handoff_redemptions`) == 3 })
+	servingtest.Eventually(t, "all is removed that is over", func() bool { return count(t, second.db, `SELECT count(*) FROM handoff_redemptions`) == 3 })
 	if err := second.Redeem(t.Context(), living); !errors.Is(err, handoff.ErrReplayed) {
 		t.Errorf("a living token: %v", err)
 	}
@@ -496,7 +487,7 @@ func testWaits(t *testing.T, location string) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another is redeemed", func() bool { return store.Redeem(t.Context(), token()) == nil })
+	servingtest.Eventually(t, "another is redeemed", func() bool { return store.Redeem(t.Context(), token()) == nil })
 }
 
 func TestConfig(t *testing.T) {

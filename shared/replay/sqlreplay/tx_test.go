@@ -166,7 +166,7 @@ func (b *billing) paid(t *testing.T) (effects, marks int) {
 
 func (b *billing) wants(t *testing.T, what string, effects, marks int) {
 	t.Helper()
-	eventually(t, what, func() bool {
+	servingtest.Eventually(t, what, func() bool {
 		e, m := b.paid(t)
 		return e == effects && m == marks
 	})
@@ -307,7 +307,7 @@ func testTwoAtOnce(t *testing.T, location string) {
 			<-begun
 			b.does(b.paying(nil, nil))
 			go func() { answers <- b.call(raw) }()
-			eventually(t, "the second waits", func() bool {
+			servingtest.Eventually(t, "the second waits", func() bool {
 				return count(t, b.store.db, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0
 			})
 			close(waits)
@@ -342,7 +342,7 @@ func testIsolation(t *testing.T, location string) {
 		<-begun
 		b.does(b.paying(options, nil))
 		go func() { answers <- b.call(raw) }()
-		eventually(t, "the second waits", func() bool {
+		servingtest.Eventually(t, "the second waits", func() bool {
 			return count(t, b.store.db, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0
 		})
 		close(waits)
@@ -427,7 +427,7 @@ func testAway(t *testing.T, location string) {
 		t.Errorf("got %v", err)
 	}
 	do(t, b.store.db, `ALTER TABLE away RENAME TO handoff_redemptions`)
-	eventually(t, "the same token is good", func() bool { return b.call(raw) == nil })
+	servingtest.Eventually(t, "the same token is good", func() bool { return b.call(raw) == nil })
 }
 
 // Who has lost the first answer gets it from the table of the effects.

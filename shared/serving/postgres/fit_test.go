@@ -96,16 +96,6 @@ func (o operator) open(t *testing.T) (n int) {
 	return n
 }
 
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal(what)
-		}
-	}
-}
-
 func TestPostgres(t *testing.T) {
 	server := servingtest.StartPostgres(t)
 	for name, test := range map[string]func(*testing.T, string){
@@ -138,7 +128,7 @@ func testServerTurns(t *testing.T, database string) {
 			admin.do(t, `ALTER SYSTEM SET `+setting+` TO `+bad, `SELECT pg_reload_conf()`)
 			var refused error
 			notes := 0
-			eventually(t, "it goes on", func() bool {
+			servingtest.Eventually(t, "it goes on", func() bool {
 				notes++
 				refused = db.note(t.Context(), fmt.Sprint(setting, notes))
 				return refused != nil && !strings.Contains(refused.Error(), "in the middle") // it turned after the question: the next hears no
@@ -158,9 +148,9 @@ func testServerTurns(t *testing.T, database string) {
 			if err := db.Read.PingContext(t.Context()); err == nil {
 				t.Error("a connection that reads is kept")
 			}
-			eventually(t, "its connections stay open", func() bool { return admin.open(t) == 0 })
+			servingtest.Eventually(t, "its connections stay open", func() bool { return admin.open(t) == 0 })
 			admin.do(t, `ALTER SYSTEM RESET `+setting, `SELECT pg_reload_conf()`)
-			eventually(t, "it does not come back", func() bool { return db.Ready(t.Context(), "notes") == nil })
+			servingtest.Eventually(t, "it does not come back", func() bool { return db.Ready(t.Context(), "notes") == nil })
 			if err := db.note(t.Context(), setting+" again"); err != nil {
 				t.Error(err)
 			}
@@ -185,7 +175,7 @@ func testRefusedConnections(t *testing.T, database string) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "refused connections stay open", func() bool { return admin.open(t) == 0 })
+	servingtest.Eventually(t, "refused connections stay open", func() bool { return admin.open(t) == 0 })
 	admin.do(t, `ALTER ROLE handoff RESET synchronous_commit`)
 	if err := db.note(t.Context(), "again"); err != nil {
 		t.Error(err)
