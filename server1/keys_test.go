@@ -2,7 +2,6 @@ package server1
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"os"
 	"strings"
@@ -10,12 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 	"github.com/handoff-auth/handoff/shared/signkey"
-	"github.com/handoff-auth/handoff/shared/strictjson"
 
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
@@ -36,26 +35,13 @@ func newQuickSite(t testing.TB) *site {
 }
 
 // kidOf returns the id of the key that signed a token, without verifying it.
-func kidOf(t testing.TB, raw string) (kid string) {
+func kidOf(t testing.TB, raw string) string {
 	t.Helper()
-	segment, _, _ := strings.Cut(raw, ".")
-	header, err := base64.RawURLEncoding.DecodeString(segment)
+	token, err := jose.ParseSignedCompact(raw, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = strictjson.Read(string(header), func(r *strictjson.Reader) error {
-		return r.Object(func(name string) error {
-			value, err := r.String()
-			if name == "kid" {
-				kid = value
-			}
-			return err
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kid
+	return token.Signatures[0].Header.KeyID
 }
 
 // Keys that change by the clock, under load: no token that SERVER1 hands out is
