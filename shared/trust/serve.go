@@ -176,7 +176,16 @@ func (p *Publisher) immutable(w http.ResponseWriter, r *http.Request, tag string
 	h.Set("Content-Type", "application/json")
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Cache-Control", "public, max-age=86400, immutable")
-	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(content{find}, 0, size))
+	serveWhole(w, r, io.NewSectionReader(content{find}, 0, size))
+}
+
+// serveWhole answers a conditional request, and none for ranges: hundreds of them in
+// one header would make an answer many times as long as the content.
+func serveWhole(w http.ResponseWriter, r *http.Request, content io.ReadSeeker) {
+	whole := *r
+	whole.Header = r.Header.Clone()
+	whole.Header.Del("Range")
+	http.ServeContent(w, &whole, "", time.Time{}, content)
 }
 
 // content finds what it reads each time, and does not keep it.
@@ -201,7 +210,7 @@ func (p *Publisher) serve(w http.ResponseWriter, r *http.Request, kind, tag, con
 	h.Set("ETag", `"`+tag+`"`)
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(seconds)+", must-revalidate")
 	h.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
+	serveWhole(w, r, strings.NewReader(content))
 }
 
 func unavailable(w http.ResponseWriter) {

@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -257,6 +259,47 @@ func TestHandler(t *testing.T) {
 	for _, path := range []string{ListPath, keysPath} {
 		if got := ask("GET", path, ""); got.StatusCode != 503 {
 			t.Errorf("%s when the list has expired: %d", path, got.StatusCode)
+		}
+	}
+}
+
+// A request for ranges gets the whole: one for many of them would make the answer
+// many times as long.
+func TestHandlerAnswersWhole(t *testing.T) {
+	c, key := newClock(), newSigner()
+	s := newStore(key.Key())
+	p := newPublisher(t, PublisherConfig{Key: newSigner(), Source: s, Now: c.Now})
+	publish := func() string {
+		t.Helper()
+		e, err := terms.Token(handoff.NewID(), c.Now().Add(time.Minute))
+		s.record(t, e, err)
+		if err := p.Publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return p.newest().digest
+	}
+	before, digest := publish(), publish()
+	for _, path := range []string{ListPath, keysPath, ListPath + "/" + digest, ListPath + "/" + digest + "/" + before} {
+		ask := func(method, ranges string) *httptest.ResponseRecorder {
+			r := httptest.NewRequest(method, path, nil)
+			if ranges != "" {
+				r.Header.Set("Range", ranges)
+			}
+			w := httptest.NewRecorder()
+			p.Handler().ServeHTTP(w, r)
+			return w
+		}
+		whole := ask("GET", "")
+		if whole.Code != 200 || whole.Body.Len() == 0 {
+			t.Fatalf("%s: %d", path, whole.Code)
+		}
+		for _, ranges := range []string{"bytes=0-0", "bytes=0-0" + strings.Repeat(",1-1", 50), "bytes=1000000000-", "bytes=x"} {
+			if got := ask("GET", ranges); got.Code != 200 || got.Body.String() != whole.Body.String() {
+				t.Errorf("%s, %.20s: %d with %d bytes, want %d", path, ranges, got.Code, got.Body.Len(), whole.Body.Len())
+			}
+			if got := ask("HEAD", ranges); got.Code != 200 || got.Header().Get("Content-Length") != strconv.Itoa(whole.Body.Len()) {
+				t.Errorf("HEAD %s, %.20s: %d %v", path, ranges, got.Code, got.Header())
+			}
 		}
 	}
 }
