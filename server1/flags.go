@@ -2,7 +2,6 @@ package server1
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -236,8 +235,8 @@ type probeCommand struct {
 func (c *probeCommand) run(ctx context.Context, _ console) error { return c.Ask(ctx) }
 
 // parse returns the command that args and env choose, or nil where they asked
-// for help or the version and have got it.
-func parse(args, env []string, stdout io.Writer) (command, error) {
+// for help or the version.
+func parse(args, env []string, stdout *commandline.Output) (command, error) {
 	chosen, err := commandline.Program{
 		Name:        program,
 		Description: "The demo SERVER1: users sign in, and hand off single operations, which its policy permits, to other services.",

@@ -19,11 +19,14 @@ func TestOutputThatIsLost(t *testing.T) {
 		{"user", "add", "--database", s.database, "--name", "alice"},
 		{"user", "list", "--database", s.database},
 		{"user", "disable", "--database", s.database, "alice"},
+		{"--help"},
 		{"serve", "--help"},
+		{"user", "--help"},
 		{"--version"},
 	} {
 		var complaint bytes.Buffer
-		if status := run(t.Context(), args, nil, strings.NewReader(password), full, &complaint); status == 0 || !strings.Contains(complaint.String(), "no space left") {
+		if status := run(t.Context(), args, nil, strings.NewReader(password), full, &complaint); status != 1 ||
+			!strings.HasPrefix(complaint.String(), program+": standard output: write ") || !strings.HasSuffix(complaint.String(), ": no space left on device\n") {
 			t.Errorf("%q: status %d, %s", args, status, &complaint)
 		}
 	}

@@ -80,8 +80,8 @@ type probeCommand struct {
 func (c *probeCommand) run(ctx context.Context, _, _ io.Writer) error { return c.Ask(ctx) }
 
 // parse returns the command that args and the environment choose, or nil where
-// they asked for help or the version and have got it.
-func parse(args []string, stdout io.Writer) (command, error) {
+// they asked for help or the version.
+func parse(args []string, stdout *commandline.Output) (command, error) {
 	chosen, err := commandline.Program{
 		Name:        program,
 		Description: "The demo SERVER2: runs what a user of SERVER1 was handed off to run, once, with SERVER1's public key alone.",

@@ -106,7 +106,7 @@ func run(args []string, p *program) (status int) {
 	}()
 	selected, err := parser.Parse(commandline.Ids(parser.Model, args))
 	if err != nil {
-		return p.fail(withoutSecrets(err))
+		return p.fail(cmp.Or(out.Err(), withoutSecrets(err))) // the former is of the help, which kong writes
 	}
 	err = selected.Run(p)
 	if err == nil || errors.Is(err, errRefused) {

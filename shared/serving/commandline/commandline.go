@@ -21,7 +21,6 @@ package commandline
 import (
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,8 +40,8 @@ type Program struct {
 }
 
 // Parse returns the node of line that args and env choose, or nil where they asked
-// for help or the version and have got it on stdout.
-func (p Program) Parse(line any, args, env []string, stdout io.Writer) (*kong.Node, error) {
+// for help or the version: stdout has it, or the error of writing it.
+func (p Program) Parse(line any, args, env []string, stdout *Output) (*kong.Node, error) {
 	answered := false
 	variables := p.variables(env)
 	parser, err := kong.New(line,
@@ -58,10 +57,10 @@ func (p Program) Parse(line any, args, env []string, stdout io.Writer) (*kong.No
 	} else {
 		err = variables.blame(parser.Model, args, Misspelled(err))
 	}
-	if answered || err != nil {
-		if answered {
-			err = nil
-		}
+	switch {
+	case answered || stdout.Err() != nil: // kong writes nothing else
+		return nil, nil
+	case err != nil:
 		return nil, err
 	}
 	return chosen.Selected(), nil

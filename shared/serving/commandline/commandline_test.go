@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ type line struct {
 func parse(t *testing.T, args, env []string) (l line, chosen *kong.Node, out string, err error) {
 	t.Helper()
 	var text strings.Builder
-	chosen, err = Program{Name: "prog", Prefix: "PROG_"}.Parse(&l, args, env, &text)
+	chosen, err = Program{Name: "prog", Prefix: "PROG_"}.Parse(&l, args, env, &Output{To: &text})
 	return l, chosen, text.String(), err
 }
 
@@ -187,8 +188,15 @@ func TestOutput(t *testing.T) {
 	}
 	defer full.Close()
 	out := &Output{To: full}
-	if _, err := out.Write([]byte("x")); err == nil || out.Err() == nil || !errors.Is(out.Err(), err) {
+	if _, err := out.Write([]byte("x")); err == nil || !errors.Is(err, syscall.ENOSPC) || out.Err() != err {
 		t.Errorf("wrote: %v, %v", err, out.Err())
+	}
+	for _, args := range [][]string{{"--help"}, {"keys", "--help"}, {"--version"}} {
+		out = &Output{To: full}
+		chosen, err := Program{Name: "prog"}.Parse(new(line), args, nil, out)
+		if chosen != nil || err != nil || out.Err() == nil {
+			t.Errorf("%q: %v, %v, wrote: %v", args, chosen, err, out.Err())
+		}
 	}
 	var text strings.Builder
 	out = &Output{To: &text}

@@ -1,6 +1,7 @@
 package commandline
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 )
@@ -13,12 +14,13 @@ type Output struct {
 	err error
 }
 
-// Write writes to To.
+// Write writes to To. Its errors say that it is standard output.
 func (o *Output) Write(b []byte) (int, error) {
 	n, err := o.To.Write(b)
-	if err != nil && o.err == nil {
-		o.err = fmt.Errorf("standard output: %w", err)
+	if err != nil {
+		err = fmt.Errorf("standard output: %w", err)
 	}
+	o.err = cmp.Or(o.err, err)
 	return n, err
 }
 
