@@ -234,15 +234,20 @@ type probeCommand struct {
 
 func (c *probeCommand) run(ctx context.Context, _ console) error { return c.Ask(ctx) }
 
-// parse returns the command that args and env choose, or nil where they asked
-// for help or the version.
-func parse(args, env []string, stdout *commandline.Output) (command, error) {
-	chosen, err := commandline.Program{
+// commands is the program as its command line is.
+func commands() commandline.Program {
+	return commandline.Program{
 		Name:        program,
 		Description: "The demo SERVER1: users sign in, and hand off single operations, which its policy permits, to other services.",
 		Prefix:      "HANDOFF_SERVER1_",
 		Vars:        kong.Vars{"listen": "127.0.0.1:8441"},
-	}.Parse(new(commandLine), args, env, stdout)
+	}
+}
+
+// parse returns the command that args and env choose, or nil where they asked
+// for help or the version.
+func parse(args, env []string, stdout *commandline.Output) (command, error) {
+	chosen, err := commands().Parse(new(commandLine), args, env, stdout)
 	switch {
 	case err != nil:
 		return nil, &serving.SettingError{Err: err}

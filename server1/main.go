@@ -65,7 +65,7 @@ func (c Config) run(ctx context.Context, args, env []string, stdin io.Reader, st
 	if _, serves := chosen.(*serveCommand); err == nil && !serves { // a server goes on though nobody reads
 		err = out.Err()
 	}
-	return serving.Exit(stderr, program, err)
+	return serving.Exit(stderr, program, commands().Blame(err, args, env))
 }
 
 // console is where a command reads and writes.

@@ -243,8 +243,8 @@ func TestMistakesInVariables(t *testing.T) {
 	delete(settings, "lifetime")
 	delete(settings, "issuer")
 	for name, c := range map[string]struct{ pair, names string }{
-		"a value that is none": {"HANDOFF_SERVER1_LIFETIME=soon", "--lifetime"},
-		"out of range":         {"HANDOFF_SERVER1_LIFETIME=0s", "--lifetime"},
+		"a value that is none": {"HANDOFF_SERVER1_LIFETIME=soon", "(from $HANDOFF_SERVER1_LIFETIME)"},
+		"out of range":         {"HANDOFF_SERVER1_LIFETIME=0s", "(from $HANDOFF_SERVER1_LIFETIME)"},
 		"no such setting":      {"HANDOFF_SERVER1_LIFETIM=60s", "HANDOFF_SERVER1_LIFETIM"},
 		"a required one empty": {"HANDOFF_SERVER1_ISSUER=", "--issuer"},
 	} {

@@ -79,10 +79,9 @@ type probeCommand struct {
 
 func (c *probeCommand) run(ctx context.Context, _, _ io.Writer) error { return c.Ask(ctx) }
 
-// parse returns the command that args and the environment choose, or nil where
-// they asked for help or the version.
-func parse(args []string, stdout *commandline.Output) (command, error) {
-	chosen, err := commandline.Program{
+// commands is the program as its command line is.
+func commands() commandline.Program {
+	return commandline.Program{
 		Name:        program,
 		Description: "The demo SERVER2: runs what a user of SERVER1 was handed off to run, once, with SERVER1's public key alone.",
 		Prefix:      prefix + "_",
@@ -94,7 +93,13 @@ func parse(args []string, stdout *commandline.Output) (command, error) {
 		}, {
 			Key: "replay", Title: "Where redemptions are remembered.",
 		}},
-	}.Parse(new(commandLine), args, os.Environ(), stdout)
+	}
+}
+
+// parse returns the command that args and the environment choose, or nil where
+// they asked for help or the version.
+func parse(args []string, stdout *commandline.Output) (command, error) {
+	chosen, err := commands().Parse(new(commandLine), args, os.Environ(), stdout)
 	switch {
 	case err != nil:
 		return nil, &serving.SettingError{Err: err}

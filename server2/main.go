@@ -51,5 +51,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if _, serves := chosen.(*serveCommand); err == nil && !serves { // a server goes on though nobody reads
 		err = out.Err()
 	}
-	return serving.Exit(stderr, program, err)
+	return serving.Exit(stderr, program, commands().Blame(err, args, os.Environ()))
 }

@@ -388,7 +388,12 @@ func TestVariables(t *testing.T) {
 	s, _ := goodSettings(t)
 	t.Setenv("HANDOFF_SERVER2_SKEW", "61s")
 	delete(s, "skew")
-	refused(t, s.args(), "--skew")
+	refused(t, s.args(), "(from $HANDOFF_SERVER2_SKEW)")
+	t.Setenv("HANDOFF_SERVER2_TRUST_KEY", "trust.jwks")
+	refused(t, s.args(), "--keys cannot be given together with --trust-key and --trust: the trust list names the keys (--trust-key from $HANDOFF_SERVER2_TRUST_KEY)")
+	if err := os.Unsetenv("HANDOFF_SERVER2_TRUST_KEY"); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("HANDOFF_SERVER2_SKEW", "much")
 	refused(t, s.args(), "HANDOFF_SERVER2_SKEW")
 	s["skew"] = "50ms"

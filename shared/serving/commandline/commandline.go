@@ -10,7 +10,8 @@
 // flag has is refused, because somebody believes to have set something; except those
 // that Kubernetes gives every pod for a Service of such a name (SERVICE_HOST,
 // SERVICE_PORT, PORT and their kin, with the values that it gives them): they are
-// nobody's settings.
+// nobody's settings. Blame names the variables that an error is about: pass it those of
+// Parse, and what is found to be wrong later.
 //
 // # Ids
 //
@@ -55,7 +56,7 @@ func (p Program) Parse(line any, args, env []string, stdout *Output) (*kong.Node
 	if err == nil {
 		err = variables.unread(parser.Model)
 	} else {
-		err = variables.blame(parser.Model, args, Misspelled(err))
+		err = Misspelled(err)
 	}
 	switch {
 	case answered || stdout.Err() != nil: // kong writes nothing else
@@ -128,17 +129,40 @@ func (v variables) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any,
 // Validate has nothing to check before a command is chosen.
 func (variables) Validate(*kong.Application) error { return nil }
 
-// blame names the variable that a flag has come from whose value is wrong.
-func (v variables) blame(model *kong.Application, args []string, err error) error {
-	for name := range flagsOf(model) {
-		flag := "--" + name
-		given := slices.ContainsFunc(args, func(arg string) bool { return arg == flag || strings.HasPrefix(arg, flag+"=") })
-		from := variable(v.prefix, name)
-		if _, set := v.values[from]; set && !given && strings.HasPrefix(err.Error(), flag+": ") {
-			return fmt.Errorf("%w (of $%s)", err, from)
+// mention is a setting that an error names.
+var mention = regexp.MustCompile(`(?:^|[\s("])--([a-z][a-z0-9-]*)`)
+
+// Blame returns err with the variable of each setting that its text names, where args
+// do not give that setting: whoever gave other flags has not seen it. What kong
+// suggests in the place of a flag is nobody's setting.
+func (p Program) Blame(err error, args, env []string) error {
+	if err == nil {
+		return nil
+	}
+	set := p.variables(env).values
+	text, _, _ := strings.Cut(err.Error(), ", did you mean")
+	var of []string
+	for _, at := range mention.FindAllStringSubmatchIndex(text, -1) {
+		name := text[at[2]:at[3]]
+		from := variable(p.Prefix, name)
+		if _, ok := set[from]; !ok || own(name) || given(args, "--"+name) {
+			continue
+		}
+		delete(set, from) // it is named once
+		if at[0] == 0 {
+			of = append(of, "from $"+from)
+		} else {
+			of = append(of, "--"+name+" from $"+from)
 		}
 	}
-	return err
+	if of == nil {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(of, ", "))
+}
+
+func given(args []string, flag string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return arg == flag || strings.HasPrefix(arg, flag+"=") })
 }
 
 // unread refuses a variable that no flag of any command has.

@@ -32,8 +32,9 @@ type line struct {
 func parse(t *testing.T, args, env []string) (l line, chosen *kong.Node, out string, err error) {
 	t.Helper()
 	var text strings.Builder
-	chosen, err = Program{Name: "prog", Prefix: "PROG_"}.Parse(&l, args, env, &Output{To: &text})
-	return l, chosen, text.String(), err
+	p := Program{Name: "prog", Prefix: "PROG_"}
+	chosen, err = p.Parse(&l, args, env, &Output{To: &text})
+	return l, chosen, text.String(), p.Blame(err, args, env)
 }
 
 // I13: only what is this program's is judged. Variables that Kubernetes makes for a
@@ -75,6 +76,33 @@ func TestI13Variables(t *testing.T) {
 		case !c.refused && (err != nil || chosen.Name != "serve"):
 			t.Errorf("%s: %v, %v", c.variable, chosen, err)
 		}
+	}
+}
+
+// An error names the variables of the settings that it is about, and no others.
+func TestBlame(t *testing.T) {
+	env := []string{"PROG_ADDRESS=x:2", "PROG_WAIT=1s", "PROG_LOST=x", "PROG_LOUD=", "PROG_HELP=1"}
+	for _, c := range []struct{ text, args, want string }{
+		{"--address must be y", "", "--address must be y (from $PROG_ADDRESS)"},
+		{"--address: no", "", "--address: no (from $PROG_ADDRESS)"},
+		{"--address: no", "--address x:2", "--address: no"},
+		{"--address: no", "--address=x:2", "--address: no"},
+		{"--address: no", "--addresses=x:2", "--address: no (from $PROG_ADDRESS)"},
+		{"--loud cannot be given together with --wait and --address", "--loud", "--loud cannot be given together with --wait and --address (--wait from $PROG_WAIT, --address from $PROG_ADDRESS)"},
+		{"--wait is for --address, which --wait is not", "--address x", "--wait is for --address, which --wait is not (from $PROG_WAIT)"},
+		{"--wait-more must be 1", "", "--wait-more must be 1"},
+		{"unknown flag --los, did you mean \"--lost\"?", "", "unknown flag --los, did you mean \"--lost\"?"},
+		{"--help and --loud", "", "--help and --loud"},
+		{"x--wait", "", "x--wait"},
+	} {
+		cause := errors.New(c.text)
+		err := Program{Prefix: "PROG_"}.Blame(cause, strings.Fields(c.args), env)
+		if err.Error() != c.want || !errors.Is(err, cause) {
+			t.Errorf("%q, %q: %q, want %q", c.text, c.args, err, c.want)
+		}
+	}
+	if err := (Program{}).Blame(nil, nil, env); err != nil {
+		t.Error("nothing is wrong:", err)
 	}
 }
 
