@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -64,8 +65,18 @@ type serveCommand struct {
 
 type initCommand struct {
 	Replay    string        `required:"" placeholder:"PLACE" help:"The journal's folder, which must not exist yet; or postgres://…, whose table is made unless it is there."`
-	Skew      time.Duration `default:"5s" placeholder:"TIME" help:"As for serve."`
-	IfMissing bool          `help:"Do nothing where there is such a folder, as a unit file wants before each start. A journal that was lost is then made again, and tokens from before are refused."`
+	Skew      time.Duration `default:"5s" placeholder:"TIME" help:"As for serve. Of use to a journal only."`
+	IfMissing bool          `help:"Do nothing where there is such a journal, as a unit file wants before each start. A journal that was lost is then made again, and tokens from before are refused."`
+
+	skewGiven bool // as a flag: the variable is serve's as well
+}
+
+// AfterApply is called by kong.
+func (c *initCommand) AfterApply(line *kong.Context) error {
+	c.skewGiven = slices.ContainsFunc(line.Path, func(p *kong.Path) bool {
+		return p.Flag != nil && p.Flag.Name == "skew" && !p.Resolved
+	})
+	return nil
 }
 
 type seedCommand struct {

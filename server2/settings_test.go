@@ -398,6 +398,7 @@ func TestVariables(t *testing.T) {
 	refused(t, s.args(), "HANDOFF_SERVER2_SKEW")
 	s["skew"] = "50ms"
 	t.Setenv("HANDOFF_SERVER2_SKEW", "50ms")
+	refused(t, []string{"init", "--replay=postgres:///x"}, "--replay") // not --skew, which is serve's as well
 	t.Setenv("HANDOFF_SERVER2_TRUSTKEY", "trust.jwks")
 	refused(t, s.args(), "HANDOFF_SERVER2_TRUSTKEY")
 	if err := os.Unsetenv("HANDOFF_SERVER2_TRUSTKEY"); err != nil {
@@ -430,6 +431,8 @@ func TestOtherMistakes(t *testing.T) {
 	refused(t, []string{"init", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"init", "--if-missing", "--replay=/nowhere/journal"}, "--replay")
 	refused(t, []string{"init", "--if-missing", "--replay=" + write(t, filepath.Join(t.TempDir(), "file"), nil)}, "a journal is made once")
+	refused(t, []string{"init", "--if-missing", "--replay=" + t.TempDir()}, "the folder has no journal in it")
+	refused(t, []string{"init", "--skew=5s", "--replay=postgres://127.0.0.1/x"}, "--skew is for a journal")
 	refused(t, []string{"seed"}, "--database")
 	db := "--database=" + filepath.Join(t.TempDir(), "server2.db")
 	refused(t, []string{"seed", db}, "invoices")

@@ -220,10 +220,15 @@ func (c *initCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 		return wrong("skew", fmt.Errorf("must be more than 0 and at most %s", handoff.MaxSkew))
 	case isRedis(at) || at.Path == inMemory:
 		return wrong("replay", errors.New("must be the folder of a journal or postgres://…: nothing else has to be made"))
+	case at.URL != nil && c.skewGiven:
+		return wrong("skew", errors.New("is for a journal: with a PostgreSQL, that of serve counts"))
 	case at.URL != nil:
 		return makeTable(ctx, at.URL, stdout)
 	}
 	if info, err := os.Stat(at.Path); c.IfMissing && err == nil && info.IsDir() {
+		if err := replay.Check(at.Path); err != nil {
+			return wrong("replay", err)
+		}
 		fmt.Fprintf(stdout, "the journal %s is there\n", c.Replay)
 		return nil
 	}

@@ -96,6 +96,23 @@ func Create(path string, c Config) (err error) {
 	return vetted.SyncFolder(filepath.Dir(path))
 }
 
+// Check returns nil where the journal at path is one that Open takes, or that another
+// process has open, and otherwise why it is not. It changes nothing.
+func Check(path string) error {
+	dir, err := openFolder(path)
+	switch {
+	case errors.Is(err, errInUse):
+		return nil
+	case err == nil:
+		_, _, err = readHeaders(dir) // what is damaged is opened all the same
+		err = errors.Join(err, dir.close())
+	}
+	if err != nil {
+		return fmt.Errorf("checking the journal: %w", err)
+	}
+	return nil
+}
+
 // Open opens the journal at path, only for this process, and reads its marks.
 // It refuses a journal that is missing, in use, or written by another version.
 func Open(path string, c Config) (*Journal, error) { return open(path, c, period) }

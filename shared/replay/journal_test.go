@@ -194,6 +194,41 @@ func TestJournalIsOneProcess(t *testing.T) {
 	redeem(t, s, newToken(s), nil)
 }
 
+// A journal that Open takes is found, and one in use; nothing else, and nothing is
+// changed by it.
+func TestCheck(t *testing.T) {
+	j := newJournal(t, newClock())
+	before := j.segments()
+	if err := replay.Check(j.path); err != nil {
+		t.Error("a new journal:", err)
+	}
+	if after := j.segments(); !slices.Equal(before, after) {
+		t.Errorf("from %q to %q", before, after)
+	}
+	s := j.open()
+	if err := replay.Check(j.path); err != nil {
+		t.Error("one in use:", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := replay.Check(j.path); err != nil {
+		t.Error("one that was closed:", err)
+	}
+	empty := t.TempDir()
+	for what, path := range map[string]string{"nothing": filepath.Join(empty, "x"), "an empty folder": empty, "a file": j.segments()[0]} {
+		if err := replay.Check(path); err == nil {
+			t.Errorf("%s is taken for a journal", what)
+		}
+	}
+	if err := os.Chmod(j.path, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := replay.Check(j.path); err == nil {
+		t.Error("one that others can write is taken")
+	}
+}
+
 // newToken returns a token that s accepts, by any clock.
 func newToken(s interface{ Ready() time.Time }) handoff.Redemption {
 	issued := s.Ready().Add(10 * time.Second)
@@ -381,6 +416,9 @@ func TestJournalOfAnotherVersion(t *testing.T) {
 	}
 	if _, err := replay.Open(j.path, j.config); err == nil {
 		t.Error("opened")
+	}
+	if err := replay.Check(j.path); err == nil {
+		t.Error("taken for one that can be opened")
 	}
 	if len(j.segments()) != 1 {
 		t.Error("changed something")
