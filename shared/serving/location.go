@@ -43,6 +43,9 @@ func ParseLocation(text, want string, schemes ...string) (Location, error) {
 		if err != nil || strings.Contains(rest, "#") || strings.Count(address, "@") > 1 || strings.ContainsFunc(text, unicode.IsSpace) {
 			return refused("; in a password of a URL, percent-encode all but letters and digits")
 		}
+		if scheme != "https" && strings.ContainsAny(u.Host+u.EscapedPath(), "&=") { // on the web a path can have them
+			return refused("; the parameters of a URL begin with a question mark")
+		}
 		return Location{URL: u}, nil
 	case isURL && slices.Contains(schemes, strings.ToLower(scheme)):
 		return refused(", in lower case")

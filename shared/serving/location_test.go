@@ -18,6 +18,8 @@ func TestI10ParseLocation(t *testing.T) {
 		"store://u:p%40ss@h:1/x?a=b":            "store://u:p%40ss@h:1/x?a=b",
 		"store:///x?host=/run/s":                "store:///x?host=/run/s",
 		"stores://h":                            "stores://h",
+		"store://h/a%26b%3Dc?x=y&z=%26":         "store://h/a%26b%3Dc?x=y&z=%26",
+		"https://h/a=b&c":                       "https://h/a=b&c",
 		"":                                      "is empty",
 		" server1.db":                           "no space before or after",
 		"server1.db\n":                          "no space before or after",
@@ -46,6 +48,10 @@ func TestI10ParseLocation(t *testing.T) {
 		":memory:":                              "begins with / or ./",
 		"file:x.db":                             "begins with / or ./",
 		"x.db?mode=memory":                      "begins with / or ./",
+		"store://h/x&password=hunter2":          "question mark",
+		"store://h/x=hunter2?a=b":               "question mark",
+		"store://h&password=hunter2":            "question mark",
+		"store://h/&a?password=hunter2":         "question mark",
 		"store://u:hun/ter2@h/x@y":              "percent-encode",
 		"store://u:hun@ter2@h/x":                "percent-encode",
 		"store://u:hun#ter2@h/x":                "percent-encode",
@@ -56,7 +62,7 @@ func TestI10ParseLocation(t *testing.T) {
 		"store://u:hunter2@[::1/x":              "percent-encode",
 		"store://u:hunter2@h/x store://u:p@h/y": "percent-encode",
 	} {
-		at, err := ParseLocation(text, "a place", "store", "stores")
+		at, err := ParseLocation(text, "a place", "store", "stores", "https")
 		switch {
 		case err == nil:
 			got := at.Path

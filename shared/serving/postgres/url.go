@@ -39,6 +39,9 @@ func parse(u *url.URL, program string) (*pgx.ConnConfig, error) {
 	if strings.Count(u.Path, "/") != 1 || u.Path == "/" {
 		return nil, errors.New("must be postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full")
 	}
+	if strings.ContainsAny(u.Host+u.EscapedPath(), "&=") {
+		return nil, errors.New("has a URL with & or = before its parameters, which begin with a question mark")
+	}
 	query, ok := parametersOf(u.RawQuery)
 	if !ok {
 		return nil, errors.New("has a URL with a parameter that it cannot have, or one twice; it can have " + strings.Join(parameters, ", "))
