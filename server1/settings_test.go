@@ -237,6 +237,25 @@ func refused(t *testing.T, args, env []string, setting string) {
 	}
 }
 
+// The rest of a password with a space is not repeated, wherever it comes to stand.
+func TestPasswordsWithASpace(t *testing.T) {
+	const url, rest = "postgres://shop:correct", "battery-staple2@db.example/shop"
+	for _, c := range []struct {
+		args  []string
+		names string
+	}{
+		{[]string{"--database", url, rest}, "unexpected argument: not the name of a command"},
+		{[]string{"serve", "--database", url, rest}, "serve: unexpected argument"},
+		{[]string{"user", "list", "--database", url, rest}, "user list: unexpected argument"},
+		{[]string{"user", "disable", "--database", url, rest}, "--database must"},
+		{[]string{"user", "disable", "--database", url, rest, "alice"}, "user disable: unexpected argument"},
+		{[]string{"user", "list", "--database", url, "--" + rest}, "unknown flag: see"},
+		{[]string{"user", "--database", url, rest}, "unknown flag --database"},
+	} {
+		refused(t, c.args, nil, c.names)
+	}
+}
+
 func TestMistakesInVariables(t *testing.T) {
 	s := newSite(t)
 	settings := s.settings()

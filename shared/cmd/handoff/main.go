@@ -125,22 +125,16 @@ type helped int
 // withoutSecrets words a mistake in the command line without an argument that was
 // not asked for: somebody may have put a token there.
 func withoutSecrets(err error) error {
+	worded := commandline.Discreet(err)
 	mistake, ok := errors.AsType[*kong.ParseError](err)
-	if !ok || !strings.HasPrefix(err.Error(), "unexpected argument ") {
-		return err
+	if !ok || !strings.HasPrefix(err.Error(), "unexpected argument ") || mistake.Context.Selected() == nil {
+		return worded
 	}
-	command := mistake.Context.Selected()
-	if command == nil || !command.Leaf() {
-		if worded := commandline.Misspelled(err); worded != err {
-			return worded
-		}
-		return errors.New("unexpected argument: not the name of a command: see handoff --help")
-	}
-	switch command.Target.Interface().(type) {
+	switch mistake.Context.Selected().Target.Interface().(type) {
 	case verifyCommand, inspectCommand:
-		return fmt.Errorf("%s: unexpected argument: the token is read from standard input", command.Path())
+		return fmt.Errorf("%w: the token is read from standard input", worded)
 	}
-	return fmt.Errorf("%s: unexpected argument", command.Path())
+	return worded
 }
 
 // fail prints an error in one line.

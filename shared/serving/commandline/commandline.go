@@ -56,7 +56,7 @@ func (p Program) Parse(line any, args, env []string, stdout *Output) (*kong.Node
 	if err == nil {
 		err = variables.unread(parser.Model)
 	} else {
-		err = Misspelled(err)
+		err = Discreet(err)
 	}
 	switch {
 	case answered || stdout.Err() != nil: // kong writes nothing else
@@ -67,27 +67,42 @@ func (p Program) Parse(line any, args, env []string, stdout *Output) (*kong.Node
 	return chosen.Selected(), nil
 }
 
-// misspelled is a mistake in the name of a command, and in nothing that could be a
-// token, whose header begins with eyJ, or a database's URL.
-var misspelled = regexp.MustCompile(`^unexpected argument ([a-z]+)(?:, did you mean (.*)\?)?$`)
+var (
+	// misspelled is a mistake in the name of a command, and in nothing that could be a
+	// token, whose header begins with eyJ, or a part of a database's URL.
+	misspelled  = regexp.MustCompile(`^unexpected argument ([a-z]+)(?:, did you mean (.*)\?)?$`)
+	unknownFlag = regexp.MustCompile(`^unknown flag --?[a-z-]+(?:, did you mean .*\?)?$`)
+)
 
-// Misspelled words kong's error anew where it is about the name of a command, and
-// returns any other as it is.
-func Misspelled(err error) error {
-	found := misspelled.FindStringSubmatch(err.Error())
+// Discreet words kong's error without what it did not expect, unless that is a plain
+// word in the place of a command or a flag: it can be a token, or the rest of a password
+// with a space. Other errors it returns as they are.
+func Discreet(err error) error {
 	mistake, ok := errors.AsType[*kong.ParseError](err)
-	if found == nil || !ok {
+	if !ok {
 		return err
 	}
 	program := mistake.Context.Model
+	switch text := err.Error(); {
+	case strings.HasPrefix(text, "unknown flag ") && !unknownFlag.MatchString(text):
+		return fmt.Errorf("unknown flag: see %s --help", program.Name)
+	case strings.HasPrefix(text, "unexpected flag argument "):
+		return errors.New("unexpected value of a flag that takes none")
+	case !strings.HasPrefix(text, "unexpected argument "):
+		return err
+	}
 	if command := mistake.Context.Selected(); command != nil && command.Leaf() &&
 		(command != program.DefaultCmd || slices.Contains(mistake.Context.Args, command.Name)) {
-		return err // it is an argument of this command that is not expected
+		return fmt.Errorf("%s: unexpected argument", command.Path())
 	}
-	if found[2] != "" {
+	switch found := misspelled.FindStringSubmatch(err.Error()); {
+	case found == nil:
+		return fmt.Errorf("unexpected argument: not the name of a command: see %s --help", program.Name)
+	case found[2] != "":
 		return fmt.Errorf("there is no command %s; did you mean %s? (%s --help lists all)", found[1], found[2], program.Name)
+	default:
+		return fmt.Errorf("there is no command %s: see %s --help", found[1], program.Name)
 	}
-	return fmt.Errorf("there is no command %s: see %s --help", found[1], program.Name)
 }
 
 // variables are the settings that the environment makes.

@@ -151,8 +151,9 @@ func TestIds(t *testing.T) {
 	}
 }
 
-// A command that there is not is called one; an argument too many is not.
-func TestMisspelled(t *testing.T) {
+// A command that there is not is called one; an argument too many is not, and is not
+// repeated.
+func TestDiscreet(t *testing.T) {
 	for _, c := range []struct {
 		args []string
 		says string
@@ -161,9 +162,16 @@ func TestMisspelled(t *testing.T) {
 		{[]string{"frob"}, "there is no command frob: see prog --help"},
 		{[]string{"--loud", "frob"}, "there is no command frob: see prog --help"},
 		{[]string{"keys", "frob"}, "there is no command frob: see prog --help"},
-		{[]string{"serve", "frob"}, "unexpected argument frob"},
-		{[]string{"keys", "retire", "kid", "frob"}, "unexpected argument frob"},
-		{[]string{"eyJhbGciOiJFZERTQSJ9"}, "unexpected argument eyJhbGciOiJFZERTQSJ9"},
+		{[]string{"serve", "frob"}, "serve: unexpected argument"},
+		{[]string{"keys", "retire", "kid", "frob"}, "keys retire: unexpected argument"},
+		{[]string{"eyJhbGciOiJFZERTQSJ9"}, "unexpected argument: not the name of a command: see prog --help"},
+		{[]string{"--address", "postgres://me:hun", "ter2@h/x"}, "unexpected argument: not the name of a command: see prog --help"},
+		{[]string{"serve", "--address", "postgres://me:hun", "ter2@h/x"}, "serve: unexpected argument"},
+		{[]string{"keys", "ter2@h/x"}, "unexpected argument: not the name of a command: see prog --help"},
+		{[]string{"serve", "--address", "postgres://me:hun", "--ter2@h/x"}, "unknown flag: see prog --help"},
+		{[]string{"serve", "--address", "postgres://me:hun", "--ter2@h/x=y"}, "unknown flag: see prog --help"},
+		{[]string{"serve", "--adres", "x"}, `unknown flag --adres, did you mean "--address"?`},
+		{[]string{"serve", "-x"}, `unknown flag -x, did you mean "-h"?`},
 	} {
 		if _, _, _, err := parse(t, c.args, nil); err == nil || err.Error() != c.says {
 			t.Errorf("%q: %v", c.args, err)
