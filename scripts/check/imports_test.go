@@ -39,6 +39,7 @@ var rooms = []room{
 		modules: []string{jose, jsontext}, public: true,
 	},
 	{path: "shared/internal/forge", ours: []string{"shared/handoff"}}, // for tests: it signs anything
+	{path: "shared/internal/gate", ours: []string{"shared/internal/quota"}, public: true},
 	{path: "shared/internal/ident", public: true},
 	{path: "shared/internal/jwk", public: true},
 	{path: "shared/internal/prepared", modules: []string{edwards, nistec}, public: true},
@@ -115,7 +116,7 @@ var rooms = []room{
 	},
 	{
 		path: "shared/serving",
-		ours: []string{"shared/handoff", "shared/internal/quota", "shared/vetted"},
+		ours: []string{"shared/handoff", "shared/internal/gate", "shared/internal/quota", "shared/vetted"},
 		modules: []string{
 			errdetails, grpc, middleware, protobuf, "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus",
 			"github.com/prometheus/client_golang", "golang.org/x/net", "golang.org/x/sys",

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/handoff-auth/handoff/shared/internal/gate"
 	"github.com/handoff-auth/handoff/shared/vetted"
 )
 
@@ -25,7 +26,7 @@ const maxAdmin = 64
 // loopback, or over TLS to who has a certificate of the operator's authority.
 type admin struct {
 	server  *http.Server
-	open    *connections
+	open    *gate.Connections
 	clients *vetted.Followed[*x509.CertPool] // nil: plain HTTP
 }
 
@@ -42,7 +43,7 @@ func (s *Server) newAdmin(registry *prometheus.Registry) (*admin, error) {
 		}
 		say(w, http.StatusOK, "ready")
 	})
-	a := &admin{open: newConnections(maxAdmin)}
+	a := &admin{open: gate.New(maxAdmin)}
 	a.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -50,7 +51,7 @@ func (s *Server) newAdmin(registry *prometheus.Registry) (*admin, error) {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    MaxHeaderBytes,
-		ConnState:         a.open.follow,
+		ConnState:         a.open.ConnState,
 		ErrorLog:          slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
 	}
 	if s.config.MetricsClientCA == "" {

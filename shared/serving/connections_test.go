@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,127 +17,6 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 )
-
-// at is a connection from an address that nothing is sent on.
-type at struct {
-	net.Conn
-	address net.Addr
-}
-
-func (a at) RemoteAddr() net.Addr { return a.address }
-func (a at) Close() error         { return nil }
-
-// held are connections of a network, all with an open call or all without.
-type held struct {
-	network, n int
-	busy       bool
-}
-
-// full are 64 connections, of which so many, of network 1, are idle.
-func full(idle int) []held {
-	all := []held{{1, idle, false}, {1, 16 - idle, true}, {2, 16, true}}
-	for n := range 32 {
-		all = append(all, held{3 + n, 1, true})
-	}
-	return all
-}
-
-// I03: who gets the place of whom.
-func TestI03Places(t *testing.T) {
-	const busy, idle = true, false
-	for name, c := range map[string]struct {
-		open []held
-		from int  // the network that asks for one more
-		want bool // it gets it
-		lost int  // the network that loses its longest idle one; 0: none
-	}{
-		"I03 there is room":                               {open: []held{{1, 10, idle}}, from: 1, want: true},
-		"I03 a quarter is taken by one, and idle":         {open: []held{{1, 16, idle}}, from: 1, want: true, lost: 1},
-		"I03 a quarter is taken by one, all with calls":   {open: []held{{1, 16, busy}, {2, 9, idle}}, from: 1},
-		"I03 half is taken by two who are idle":           {open: []held{{1, 16, idle}, {2, 15, idle}, {3, 1, busy}}, from: 3, want: true, lost: 1},
-		"I03 the largest has calls, the second is idle":   {open: []held{{1, 16, busy}, {2, 15, idle}, {3, 1, busy}}, from: 3, want: true, lost: 2},
-		"I03 all who hold more have calls":                {open: []held{{1, 16, busy}, {2, 15, busy}, {3, 1, busy}}, from: 3},
-		"I03 who holds no more, and is idle":              {open: []held{{1, 16, busy}, {2, 8, idle}, {3, 8, busy}}, from: 3, want: true, lost: 2},
-		"I03 the 64th of another is its own":              {open: []held{{1, 16, busy}, {2, 14, busy}, {4, 1, idle}, {3, 1, busy}}, from: 3},
-		"I03 it holds the most itself":                    {open: []held{{1, 16, busy}, {2, 7, idle}, {3, 8, busy}, {3, 1, idle}}, from: 3, want: true, lost: 3},
-		"I03 of two who hold as much, the longest idle":   {open: []held{{1, 8, idle}, {2, 16, idle}, {1, 8, idle}, {3, 1, busy}}, from: 3, want: true, lost: 1},
-		"I03 a newcomer where half is taken":              {open: []held{{1, 16, idle}, {2, 16, idle}}, from: 3, want: true},
-		"I03 a newcomer where all is taken, some idle":    {open: full(15), from: 99, want: true, lost: 1},
-		"I03 a newcomer where all is taken and has calls": {open: full(0), from: 99},
-		"I03 a quarter, and others hold more than a 64th": {open: []held{{1, 16, idle}, {2, 16, busy}}, from: 2},
-		"I03 one who holds the most may replace its own":  {open: []held{{1, 16, idle}, {2, 15, idle}, {4, 1, idle}}, from: 1, want: true, lost: 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			all := newConnections(64)
-			var first [100]*connection // that is idle, of each network
-			n := 0
-			open := func(network int) (*connection, *connection) {
-				n++
-				return all.admit(at{address: &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(network)), Port: n}})
-			}
-			for _, h := range c.open {
-				for range h.n {
-					conn, lost := open(h.network)
-					if lost != nil {
-						t.Fatal("one is lost already")
-					}
-					if conn == nil {
-						t.Fatal("one is refused already")
-					}
-					if h.busy {
-						all.begin(conn.RemoteAddr())
-					} else if first[h.network] == nil {
-						first[h.network] = conn
-					}
-				}
-			}
-			got, lost := open(c.from)
-			if (got != nil) != c.want {
-				t.Errorf("it gets one: %v, want %v", got != nil, c.want)
-			}
-			if lost != first[c.lost] {
-				t.Errorf("lost: %+v, want the first of network %d", lost, c.lost)
-			}
-			if lost != nil && all.begin(lost.RemoteAddr()) {
-				t.Error("a call begins on a connection that has no place any more")
-			}
-			for _, conn := range all.from {
-				_ = conn.Close()
-				_ = conn.Close()
-			}
-			if all.taken != 0 || len(all.by) != 0 || len(all.from) != 0 {
-				t.Errorf("all are closed, and %d are taken, by %v", all.taken, all.by)
-			}
-		})
-	}
-}
-
-func TestConnectionsAreConcurrent(t *testing.T) {
-	all := newConnections(16)
-	var done sync.WaitGroup
-	for n := range 20 {
-		done.Go(func() {
-			for i := range 100 {
-				address := &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(n%3)), Port: i}
-				conn, lost := all.admit(at{address: address})
-				if lost != nil {
-					_ = lost.Close()
-				}
-				if conn == nil {
-					continue
-				}
-				if all.begin(address) {
-					all.end(address)
-				}
-				_ = conn.Close()
-			}
-		})
-	}
-	done.Wait()
-	if all.taken != 0 || len(all.by) != 0 || len(all.from) != 0 {
-		t.Errorf("%d are taken, by %v", all.taken, all.by)
-	}
-}
 
 // patience is how long a busy machine may take for what is soon done.
 const patience = 30 * time.Second

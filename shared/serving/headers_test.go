@@ -13,65 +13,7 @@ import (
 	"time"
 
 	testpb "google.golang.org/grpc/interop/grpc_testing"
-
-	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
-
-// sends is a connection from an address, on which a byte comes with each read.
-type sends struct{ at }
-
-func (sends) Read(b []byte) (int, error) { return len(b), nil }
-
-// I01: few connections can have a long header under way, in all and of one network; each
-// gives its place back when the header is whole, and when it is closed.
-func TestI01LongHeadersAreBounded(t *testing.T) {
-	all := newConnections(64)
-	all.heavy = quota.New(8) // of which one network has 2
-	port := 0
-	open := func(network byte) *connection {
-		port++
-		conn, _ := all.admit(sends{at{address: &net.TCPAddr{IP: net.IPv4(192, 0, 2, network), Port: port}}})
-		if conn == nil {
-			t.Fatal("no place for a connection")
-		}
-		return conn
-	}
-	read := func(conn *connection, n int) bool {
-		_, err := conn.Read(make([]byte, n))
-		return err == nil
-	}
-	const long = lightHeader + 1
-	first, second, third, light := open(1), open(1), open(1), open(1)
-	if !read(first, long) || !read(second, lightHeader) || !read(second, 1) {
-		t.Error("I01: a network's share of long headers is not read")
-	}
-	if read(third, long) {
-		t.Error("I01: one network has more than its share of long headers under way")
-	}
-	if !read(light, lightHeader) {
-		t.Error("I01: a short header is not read")
-	}
-	if !read(open(2), long) {
-		t.Error("I01: another network's long header is not read")
-	}
-	if !all.begin(first.RemoteAddr()) || !read(first, 10*long) { // the header is whole: this is its body
-		t.Error("I01: a body counts as a header")
-	}
-	fourth := open(1)
-	if !read(fourth, long) {
-		t.Error("I01: a header that is whole keeps its place")
-	}
-	if err := second.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if !read(open(1), long) {
-		t.Error("I01: a connection that is closed keeps its place")
-	}
-	all.end(first.RemoteAddr())
-	if read(first, long) {
-		t.Error("I01: the header of the next request on a connection counts as none")
-	}
-}
 
 // I01: a header of HTTP/1.1 with thousands of fields is refused, and let go of at once,
 // though its body has not come.

@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/grpc/peer"
 
-	"github.com/handoff-auth/handoff/shared/internal/quota"
+	"github.com/handoff-auth/handoff/shared/internal/gate"
 )
 
 // HTTPSConfig says what Server.HTTPS opens.
@@ -52,8 +52,7 @@ const (
 
 // HTTPS opens a port for web pages. A port that cannot be opened is a *SettingError.
 func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
-	open := newConnections(s.config.MaxConnections)
-	open.heavy = quota.New(heavyHeaders)
+	open := gate.NewHTTP(s.config.MaxConnections, heavyHeaders)
 	listener, err := s.gate(config.Setting, config.Address, open)
 	if err != nil {
 		return nil, err
@@ -73,26 +72,13 @@ func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
 		WriteTimeout:      time.Minute, // of a trust list of 16 MiB
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    config.HeaderBytes,
-		ConnState:         open.follow,
+		ConnState:         open.ConnState,
 		// For Server.Conn: a call that is made for a request is its client's.
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return peer.NewContext(ctx, &peer.Peer{Addr: conn.RemoteAddr()})
 		},
 		ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug),
 	}}, nil
-}
-
-// follow notes requests, as the state of a connection tells of them: it is active
-// from a request's header to the end of the answers under way, and only then.
-func (c *connections) follow(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateActive:
-		if !c.begin(conn.RemoteAddr()) {
-			_ = conn.Close() // as the one that took its place is doing
-		}
-	case http.StateIdle:
-		c.end(conn.RemoteAddr())
-	}
 }
 
 // seated bounds how many requests are under way of which nobody knows yet who makes

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/tap"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/handoff-auth/handoff/shared/internal/gate"
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
@@ -571,7 +572,7 @@ func TestConfigListener(t *testing.T) {
 	wrapped := make(chan net.Listener, 2)
 	r := run(t, &service{}, func(c *Config) {
 		c.Listener = func(l net.Listener) net.Listener {
-			_, bounded := l.(*gate)
+			_, bounded := l.(*gate.Listener)
 			if _, own := l.(memory); !bounded && !own { // Conn has one connection
 				t.Errorf("it wraps %T, which has no bounds", l)
 			}

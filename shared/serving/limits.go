@@ -94,19 +94,19 @@ func longMethods(s *grpc.Server, watches []string, places func() *places) map[st
 // would wait for the request.
 func (s *Server) begin(ctx context.Context, call *tap.Info) (context.Context, error) {
 	from := addressOf(ctx)
-	if !s.open.begin(from) {
+	if !s.open.Begin(from) {
 		return nil, fixed(codes.Unavailable) // which nobody reads: the connection is being closed
 	}
 	ctx = forClient(ctx)
 	if s.config.Tap != nil {
 		asked, err := s.config.Tap(ctx, call)
 		if err != nil {
-			s.open.end(from)
+			s.open.End(from)
 			return nil, err
 		}
 		ctx = asked
 	}
-	context.AfterFunc(ctx, func() { s.open.end(from) })
+	context.AfterFunc(ctx, func() { s.open.End(from) })
 	most := CallTimeout
 	if method, ok := s.long[call.FullMethodName]; ok {
 		most = method.most

@@ -45,7 +45,7 @@ func (s *Server) gauges() []prometheus.Collector {
 		gauge("handoff_certificate_expires_timestamp_seconds", "When the TLS certificate in use expires, in Unix seconds.", nil,
 			func() float64 { return float64(s.pair.get().Leaf.NotAfter.Unix()) }),
 		gauge("handoff_connections_open", "Connections to the gRPC port that are open.", nil,
-			func() float64 { return float64(s.open.len()) }),
+			func() float64 { return float64(s.open.Len()) }),
 		gauge("handoff_connections_limit", "How many connections to the gRPC port can be open (--max-connections, or less where files are short).", nil,
 			func() float64 { return float64(s.config.MaxConnections) }),
 	}

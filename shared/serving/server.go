@@ -22,6 +22,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/handoff-auth/handoff/shared/internal/gate"
 )
 
 // Server is one gRPC server and, if it is asked for, the listener of its
@@ -39,8 +41,8 @@ type Server struct {
 
 	conditions *prometheus.GaugeVec
 
-	open                    *connections // of listener
-	listener, adminListener net.Listener // nil: not open
+	open                    *gate.Connections // of listener
+	listener, adminListener net.Listener      // nil: not open
 
 	long  map[string]long // by method; set by Run, before the first call
 	ready map[string]bool // by condition: what it was when last asked
@@ -60,7 +62,7 @@ func New(config Config) (*Server, error) {
 		return nil, errors.New("a gzip compressor is linked: a small request could unpack to a large one")
 	}
 	var err error
-	if config.MaxConnections, err = fitConnections(config.MaxConnections, openFiles(), config.Log); err != nil {
+	if config.MaxConnections, err = fitConnections(config.MaxConnections, gate.OpenFiles(), config.Log); err != nil {
 		return nil, err
 	}
 	pair, err := loadCertificate(config.TLSCert, config.TLSKey, config.Log)
@@ -77,7 +79,7 @@ func New(config Config) (*Server, error) {
 		}),
 		conditions: newConditions(config.Ready),
 
-		open:  newConnections(config.MaxConnections),
+		open:  gate.New(config.MaxConnections),
 		ready: map[string]bool{},
 	}
 	s.watching, s.endWatches = context.WithCancel(context.Background())
@@ -134,12 +136,18 @@ func (s *Server) TLS(protocols ...string) *tls.Config {
 
 // gate opens a port whose open connections are those. A port that cannot be opened is
 // a *SettingError.
-func (s *Server) gate(setting, address string, open *connections) (net.Listener, error) {
+func (s *Server) gate(setting, address string, open *gate.Connections) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, &SettingError{setting, err}
 	}
-	return &gate{Listener: listener, open: open, log: s.config.Log}, nil
+	return open.Listener(listener, s.crowded), nil
+}
+
+// crowded logs that there is too little room for connections.
+func (s *Server) crowded(idleClosed, refused int, last net.Addr) {
+	s.config.Log.Warn("as many connections are open as --max-connections allows, in all or from one network: idle ones are closed for new ones, and others refused",
+		"idle_closed", idleClosed, "refused", refused, "last", last.String())
 }
 
 // interceptors returns both chains, from the outermost to the program's own.
@@ -270,7 +278,7 @@ func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error 
 	for _, task := range tasks {
 		go func() { ended <- task() }()
 	}
-	s.config.Log.Info("serving", "address", listener.Addr().String(), "connections", s.config.MaxConnections, "open_files", openFiles())
+	s.config.Log.Info("serving", "address", listener.Addr().String(), "connections", s.config.MaxConnections, "open_files", gate.OpenFiles())
 	if s.config.Listening != nil {
 		s.config.Listening(listener.Addr())
 	}

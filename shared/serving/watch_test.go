@@ -74,18 +74,12 @@ func TestI02WatchesAreBounded(t *testing.T) {
 	})
 }
 
-// The log tells once a minute how many connections were refused.
-func TestGateTells(t *testing.T) {
+// The log tells how many connections had to go.
+func TestCrowdIsLogged(t *testing.T) {
 	log := &servingtest.Log{}
-	g := &gate{log: Flags{}.Logger(log)}
-	now := time.Now()
-	for range 5 {
-		g.refused++
-		g.displaced += 2
-		g.tell(&net.TCPAddr{}, now)
-	}
-	g.tell(&net.TCPAddr{}, now.Add(tellAgain))
-	if text := log.String(); strings.Count(text, "\n") != 2 || !strings.Contains(text, `"idle_closed":8,"refused":4`) {
+	s := &Server{config: Config{Log: Flags{}.Logger(log)}}
+	s.crowded(8, 4, &net.TCPAddr{})
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `"idle_closed":8,"refused":4`) {
 		t.Error(text)
 	}
 }

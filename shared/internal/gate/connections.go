@@ -1,30 +1,31 @@
-package serving
+// Package gate bounds the connections that listeners have open, in all and from one
+// network, so that no few strangers keep all the others out.
+package gate
 
 import (
 	"container/list"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 
 	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
-// connections are those that a listener has open: so many in all, and of one network
-// a share. A new one for which there is no room takes the place of one without an
-// open call. It is safe for concurrent use.
-type connections struct {
+// Connections are those that one or more listeners have open: so many in all, and of one
+// network a share. A new one for which there is no room takes the place of one without
+// an open call. It is safe for concurrent use.
+type Connections struct {
 	all int
 
 	mu    sync.Mutex
 	taken int
 	by    map[netip.Prefix]*holder
-	from  map[net.Addr]*connection // by the very value that RemoteAddr returns, which no two share
+	from  map[net.Addr]*connection // by the very value that RemoteAddr returns, which no two share that are of a network
 	turns uint64
 
-	// heavy, if not nil, bounds how many connections without an open call may have sent
-	// more than lightHeader since their last one. It is set before the first connection.
-	heavy *quota.Quota
+	heavy *quota.Quota // nil: as many as there are
 }
 
 // lightHeader is how much a connection can send ahead of a call and count as idle, in
@@ -43,7 +44,7 @@ type holder struct {
 // A connection makes room when it is closed.
 type connection struct {
 	net.Conn
-	in      *connections
+	in      *Connections
 	address net.Addr
 	network netip.Prefix
 
@@ -56,12 +57,21 @@ type connection struct {
 	ease  func()        // gives back its place among the heavy; nil: it has none
 }
 
-func newConnections(all int) *connections {
-	return &connections{all: all, by: map[netip.Prefix]*holder{}, from: map[net.Addr]*connection{}}
+// New returns room for so many connections.
+func New(all int) *Connections {
+	return &Connections{all: all, by: map[netip.Prefix]*holder{}, from: map[net.Addr]*connection{}}
 }
 
-// len returns how many are open.
-func (c *connections) len() int {
+// NewHTTP returns room for so many connections, of which so many may have sent more than
+// lightHeader since their last request, and not the rest of a header.
+func NewHTTP(all, heavy int) *Connections {
+	c := New(all)
+	c.heavy = quota.New(heavy)
+	return c
+}
+
+// Len returns how many are open.
+func (c *Connections) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.taken
@@ -70,7 +80,7 @@ func (c *connections) len() int {
 // admit returns the connection with a place, or nil where there is none for it. What
 // had the place before is to be closed, if it is not nil: it has no open call and
 // gets none.
-func (c *connections) admit(conn net.Conn) (admitted, displaced *connection) {
+func (c *Connections) admit(conn net.Conn) (admitted, displaced *connection) {
 	address := conn.RemoteAddr()
 	network := quota.NetworkOf(address)
 	c.mu.Lock()
@@ -93,7 +103,9 @@ func (c *connections) admit(conn net.Conn) (admitted, displaced *connection) {
 	c.taken++
 	of.open++
 	admitted = &connection{Conn: conn, in: c, address: address, network: network}
-	c.from[address] = admitted
+	if c.from[address] == nil { // two within the process can have one address
+		c.from[address] = admitted
+	}
 	c.rest(admitted)
 	return admitted, displaced
 }
@@ -103,7 +115,7 @@ func (c *connections) admit(conn net.Conn) (admitted, displaced *connection) {
 // one. Which has its quarter takes of its own only; and nobody takes from who holds
 // neither more than it does nor more than the 64th that everybody can have. It looks
 // at each network, which takes less time than the handshake that follows.
-func (c *connections) idlest(network netip.Prefix, held int) (found *connection) {
+func (c *Connections) idlest(network netip.Prefix, held int) (found *connection) {
 	most := 0
 	for at, of := range c.by {
 		candidate := of.idlest()
@@ -124,10 +136,10 @@ func (h *holder) idlest() *connection {
 	return nil
 }
 
-// begin notes that a call begins on the connection from an address, which keeps its
+// Begin notes that a call begins on the connection from an address, which keeps its
 // place until the call's end. It reports false if the place is another's already. An
 // address that is not of these connections has nothing to lose.
-func (c *connections) begin(address net.Addr) bool {
+func (c *Connections) Begin(address net.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	conn := c.from[address]
@@ -148,7 +160,7 @@ func (c *connections) begin(address net.Addr) bool {
 // sent notes that so many bytes have come from a connection. It reports false for one
 // that sends a long header and gets no place among the heavy: of 40 KiB, net/http makes
 // a megabyte, before any handler can refuse it.
-func (c *connections) sent(conn *connection, n int) bool {
+func (c *Connections) sent(conn *connection, n int) bool {
 	if c.heavy == nil {
 		return true
 	}
@@ -176,12 +188,12 @@ func (c *connection) lighten() {
 	}
 }
 
-// end notes the end of a call for which begin has reported true.
-func (c *connections) end(address net.Addr) {
+// End notes the end of a call for which Begin has reported true.
+func (c *Connections) End(address net.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	conn := c.from[address]
-	if conn == nil || conn.gone {
+	if conn == nil || conn.gone || conn.calls == 0 {
 		return
 	}
 	if conn.calls--; conn.calls == 0 {
@@ -189,15 +201,29 @@ func (c *connections) end(address net.Addr) {
 	}
 }
 
+// ConnState is an http.Server's. It notes requests, as the state of a connection tells of
+// them: it is active from a request's header to the end of the answers under way, and
+// only then.
+func (c *Connections) ConnState(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateActive:
+		if !c.Begin(conn.RemoteAddr()) {
+			_ = conn.Close() // as the one that took its place is doing
+		}
+	case http.StateIdle:
+		c.End(conn.RemoteAddr())
+	}
+}
+
 // rest puts a connection behind all others that are idle.
-func (c *connections) rest(conn *connection) {
+func (c *Connections) rest(conn *connection) {
 	c.turns++
 	conn.since = c.turns
 	conn.idle = c.by[conn.network].idle.PushBack(conn)
 }
 
 // leave gives a connection's place back, once.
-func (c *connections) leave(conn *connection) {
+func (c *Connections) leave(conn *connection) {
 	if conn.gone {
 		return
 	}
@@ -232,6 +258,8 @@ func (c *connection) Close() error {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	c.in.leave(c)
-	delete(c.in.from, c.address)
+	if c.in.from[c.address] == c {
+		delete(c.in.from, c.address)
+	}
 	return err
 }
