@@ -172,7 +172,7 @@ func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, erro
 	}
 	shedder, err := overload.New(overload.Config{MaxWaiting: math.MaxInt}) // bounds calls; their work has bounds of its own
 	if err != nil {
-		return nil, err
+		return nil, wrong("max-connections", err)
 	}
 	guard := session.NewGuard(called.keeper, open...)
 	guard.Assertions(handoffv1.HandoffService_IssueHandoff_FullMethodName, called.clients.Admit)

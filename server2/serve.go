@@ -91,7 +91,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 		return err
 	}
 	if r.shedder, err = overload.New(overload.Config{Shed: r.record.Shed}); err != nil {
-		return err
+		return wrong("max-connections", err)
 	}
 	server, err := r.server()
 	if err != nil {

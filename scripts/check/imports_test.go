@@ -108,7 +108,7 @@ var rooms = []room{
 		path: "shared/handoffprom",
 		ours: []string{"shared/handoff", "shared/handoffgrpc", "shared/trust"}, modules: prometheus, public: true,
 	},
-	{path: "shared/overload", ours: []string{"shared/internal/quota"}, modules: []string{errdetails, grpc}, public: true},
+	{path: "shared/overload", ours: []string{"shared/internal/gate", "shared/internal/quota"}, modules: []string{errdetails, grpc}, public: true},
 	{
 		path:    "shared/handofftest",
 		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/internal/forge", "shared/rule", "shared/sealed"},

@@ -19,12 +19,14 @@
 //
 // # Invariants
 //
-// No more than Config.MaxOpen calls are open at once, and one network has no more
-// than its share of them. A call whose request has not arrived within
+// No more than Config.MaxConnections connections and Config.MaxOpen calls are open at
+// once, and one network has no more than its share of them. A connection with an open
+// call is never closed for another. A call whose request has not arrived within
 // Config.BodyTimeout of its header is ended, or sooner where others need its place.
 // One whose request has arrived keeps its place.
 //
 // # What it does not do
 //
-// It bounds no connections: a listener under it does that. It authorizes nobody.
+// It authorizes nobody. It does not know the clients behind a proxy: to it they are one
+// network, and the proxy has to bound them.
 package overload

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/handoff-auth/handoff/shared/internal/gate"
 	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
@@ -44,6 +45,14 @@ type Config struct {
 	// requests have not arrived: the oldest of those ends. An open call takes some
 	// 12 KiB of memory. Zero: 8192.
 	MaxOpen int
+	// MaxConnections is how many connections the listeners of Shedder.Listener may have
+	// open, all of them together. One network has a quarter of them, and once half are
+	// open a 64th; clients behind a proxy are one network. A new one beyond that takes
+	// the place of the one that has had no call for the longest time, of the network
+	// that has the most open, or is closed where all have calls. Of the files that the
+	// process may open (RLIMIT_NOFILE), 256 are kept for other uses, and these
+	// connections never take more than half of the rest. Zero: 4096.
+	MaxConnections int
 	// BodyTimeout is how long a request may take to arrive after its header. Zero:
 	// 2 s.
 	BodyTimeout time.Duration
@@ -53,6 +62,11 @@ type Config struct {
 	// Shed, if set, is told of each call that Tap refuses, in the goroutine that
 	// reads the connection: it must be quick, and nothing recovers its panic.
 	Shed func(context.Context)
+	// Crowded, if set, is told at most once a minute, by each listener, that
+	// MaxConnections are too few: how many connections without a call were closed for
+	// new ones since it was told last, how many new ones were closed at once, and the
+	// address of the last that came. Accept calls it: it must be quick.
+	Crowded func(idleClosed, refused int, last net.Addr)
 }
 
 // ErrShed is Admit's error for a call that must not wait, as too many do.
@@ -66,18 +80,25 @@ type Shedder struct {
 	body  time.Duration
 	spare []string
 	told  func(context.Context)
+
+	connections *gate.Connections
+	crowded     func(idleClosed, refused int, last net.Addr)
 }
 
 // New returns a shedder, or an error that names the field of config that it
-// refuses.
+// refuses. It is an error, too, if the process may open fewer than 288 files.
 func New(config Config) (*Shedder, error) {
 	for field, value := range map[string]int64{
 		"MaxInFlight": int64(config.MaxInFlight), "MaxWaiting": int64(config.MaxWaiting),
-		"MaxOpen": int64(config.MaxOpen), "BodyTimeout": int64(config.BodyTimeout),
+		"MaxOpen": int64(config.MaxOpen), "MaxConnections": int64(config.MaxConnections), "BodyTimeout": int64(config.BodyTimeout),
 	} {
 		if value < 0 {
 			return nil, fmt.Errorf("overload: Config.%s is negative", field)
 		}
+	}
+	connections, err := gate.Fit(cmp.Or(config.MaxConnections, 4096), gate.OpenFiles())
+	if err != nil {
+		return nil, fmt.Errorf("overload: Config.MaxConnections %w", err)
 	}
 	processors := runtime.GOMAXPROCS(0)
 	open := newCalls(cmp.Or(config.MaxOpen, 8192))
@@ -87,6 +108,9 @@ func New(config Config) (*Shedder, error) {
 		body:  cmp.Or(config.BodyTimeout, 2*time.Second),
 		spare: slices.Clone(config.Spare),
 		told:  config.Shed,
+
+		connections: gate.New(connections),
+		crowded:     config.Crowded,
 	}
 	if config.Spare == nil {
 		s.spare = []string{"/grpc.health.v1.Health/"}
@@ -125,14 +149,18 @@ func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, err
 	if fieldsOf(call.Header) > maxFields || s.queue.full(s.open.number(quota.NetworkOf(address))) && !s.isSpared(call.FullMethodName) {
 		return nil, s.shed(ctx)
 	}
+	if !s.connections.Begin(address) { // the connection is being closed, for another
+		return nil, s.shed(ctx)
+	}
 	canceled, cancel := context.WithCancelCause(ctx)
 	begun := s.open.begin(address, cancel)
 	if begun == nil {
 		cancel(nil)
+		s.connections.End(address)
 		return nil, s.shed(ctx)
 	}
 	begun.late = time.AfterFunc(s.body, func() { cancel(errLate) })
-	context.AfterFunc(ctx, begun.end)
+	context.AfterFunc(ctx, func() { begun.end(); s.connections.End(address) })
 	return context.WithValue(canceled, callKey{}, begun), nil
 }
 

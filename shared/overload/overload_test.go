@@ -144,7 +144,7 @@ func TestSpared(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	for field, config := range map[string]Config{
 		"Config.MaxInFlight": {MaxInFlight: -1}, "Config.MaxWaiting": {MaxWaiting: -1},
-		"Config.MaxOpen": {MaxOpen: -1}, "Config.BodyTimeout": {BodyTimeout: -1},
+		"Config.MaxOpen": {MaxOpen: -1}, "Config.MaxConnections": {MaxConnections: -1}, "Config.BodyTimeout": {BodyTimeout: -1},
 	} {
 		if s, err := New(config); s != nil || err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%+v: %v, %v", config, s, err)

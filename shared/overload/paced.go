@@ -9,8 +9,9 @@ import (
 	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
 
-// Listener returns a listener whose connections are read no faster than calls are
-// checked, which Tap by itself cannot see to:
+// Listener returns a listener that has no more than Config.MaxConnections open, and
+// whose connections are read no faster than calls are checked, neither of which Tap
+// can see to:
 //
 //	err := s.Serve(shedder.Listener(listener))
 //
@@ -29,7 +30,10 @@ import (
 // network that call all the time most wait a tenth of it; a new connection takes
 // several pieces until its first call. So what asks for health should keep a
 // connection of its own open, or be given some seconds.
-func (s *Shedder) Listener(l net.Listener) net.Listener { return listener{l, s.queue} }
+//
+// Tap tells it which connections have a call, and ConnState those of an http.Server. The
+// clients' addresses are those that l's connections have.
+func (s *Shedder) Listener(l net.Listener) net.Listener { return listener{s.bounded(l), s.queue} }
 
 type listener struct {
 	net.Listener
