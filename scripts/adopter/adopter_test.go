@@ -2,7 +2,6 @@ package adopter
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -57,14 +56,6 @@ func TestPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := os.ReadFile("ca.pem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(authority) {
-		t.Fatal("no certificate in ca.pem")
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +69,7 @@ func TestPair(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	trusting := credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13})
+	trusting := credentials.NewTLS(trusted(t, "ca.pem"))
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(trusting))
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,11 @@
 package adopter
 
 import (
+	"context"
+	"crypto/tls"
+	"net"
 	"net/http"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -50,4 +54,16 @@ func BillingPages(verifier *handoff.Verifier, shedder *overload.Shedder, address
 	mux.Handle("/handoff", landing)
 	mux.Handle("/handoff/", landing)
 	return mux, conn, nil
+}
+
+// ServePages serves the pages until ctx ends. The shedder counts their connections with
+// those of the gRPC server, if it is that server's.
+func ServePages(ctx context.Context, listener net.Listener, config *tls.Config, shedder *overload.Shedder, pages http.Handler) error {
+	s := &http.Server{
+		Handler: pages, TLSConfig: config, ConnState: shedder.ConnState,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8},
+	}
+	context.AfterFunc(ctx, func() { _ = s.Close() })
+	return s.ServeTLS(shedder.Listener(listener), "", "")
 }

@@ -1,4 +1,4 @@
-// Command billing serves the stranger's billing service on 127.0.0.1:8442, with
+// Command billing serves the stranger's billing service, with
 // the issuer's public keys in shop.jwks and a certificate in tls, as README's
 // quick start makes them.
 package main
@@ -19,13 +19,14 @@ import (
 
 func main() {
 	owner := flag.String("owner", "", "`id` of the user who owns invoice INV-1, as \"handoff-server1 user add\" tells it")
+	listen := flag.String("listen", "127.0.0.1:8442", "`address` to serve on")
 	flag.Parse()
-	if err := run(*owner); err != nil {
+	if err := run(*owner, *listen); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(owner string) error {
+func run(owner, listen string) error {
 	if owner == "" {
 		return errors.New("-owner is required")
 	}
@@ -33,7 +34,7 @@ func run(owner string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:8442")
+	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
