@@ -353,8 +353,11 @@ func TestInFlightLimit(t *testing.T) {
 		_, err := shedder.Tap(t.Context(), &tap.Info{FullMethodName: payName})
 		return err
 	}
+	if err := tapped(); err != nil {
+		t.Errorf("Tap of the first call of a network, while one call waits: %v", err)
+	}
 	if err := tapped(); handoffgrpc.ReasonOf(err) != handoff.ReasonLimitExceeded {
-		t.Errorf("Tap, while one call waits and no processor is busy: %v", err)
+		t.Errorf("Tap of the second, while one call waits and no processor is busy: %v", err)
 	}
 	k.keys.stall(nil)
 	close(hold)
