@@ -356,6 +356,7 @@ func TestChangePassword(t *testing.T) {
 	wantReason(t, "a stranger once more", signIn("not hers"), handoff.ReasonLimitExceeded) // which locks nobody out who has a session
 	wantField(t, "no old", change("", "another one"), handoff.ReasonArgumentInvalid, "old_password")
 	wantField(t, "short", change(password, "1234567"), handoff.ReasonArgumentInvalid, "new_password")
+	wantField(t, "no text that is typed", change(password, "\ufeffanother one"), handoff.ReasonArgumentInvalid, "new_password")
 	wantField(t, "the same", change(password, password), handoff.ReasonArgumentInvalid, "new_password")
 	wantField(t, "wrong", change(password+"!", "another one"), handoff.ReasonArgumentInvalid, "old_password") // the first attempt
 	if err := change(password, "another one"); err != nil {                                                   // the second

@@ -62,7 +62,7 @@ func ServePages(ctx context.Context, listener net.Listener, config *tls.Config, 
 	s := &http.Server{
 		Handler: pages, TLSConfig: config, ConnState: shedder.ConnState,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 16 << 10, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8},
+		MaxHeaderBytes: 16 << 10, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8, WriteByteTimeout: 5 * time.Second},
 	}
 	context.AfterFunc(ctx, func() { _ = s.Close() })
 	return s.ServeTLS(shedder.Listener(listener), "", "")

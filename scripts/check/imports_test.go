@@ -43,7 +43,7 @@ var rooms = []room{
 	{path: "shared/internal/ident", public: true},
 	{path: "shared/internal/jwk", public: true},
 	{path: "shared/internal/prepared", modules: []string{edwards, nistec}, public: true},
-	{path: "shared/internal/quota", public: true},
+	{path: "shared/internal/quota", modules: []string{grpc}, public: true},
 	{path: "shared/internal/vectors"}, // for tests
 	{path: "shared/measure"},          // likewise
 	{path: "shared/strictjson", modules: []string{jsontext}, public: true},
@@ -96,7 +96,7 @@ var rooms = []room{
 	},
 	{
 		path:    "shared/handoffweb",
-		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/rule", "shared/sealed", "proto/handoff/v1"},
+		ours:    []string{"shared/handoff", "shared/handoffgrpc", "shared/internal/quota", "shared/rule", "shared/sealed", "proto/handoff/v1"},
 		modules: []string{errdetails, grpc, protobuf}, public: true,
 	},
 	{

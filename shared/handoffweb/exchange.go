@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/internal/quota"
 	"github.com/handoff-auth/handoff/shared/rule"
 )
 
@@ -77,7 +78,7 @@ func (e *exchange) read(raw string) (*passage, error) {
 // verify verifies a token as of one kind, when its turn comes.
 func (e *exchange) verify(raw string, as func(context.Context, string) (*handoff.Verified, error)) (*handoff.Verified, error) {
 	if e.config.Admit != nil {
-		done, err := e.config.Admit(e.r.Context())
+		done, err := e.config.Admit(quota.WithPeer(e.r))
 		if err != nil {
 			return nil, &handoff.Refusal{Reason: handoff.ReasonLimitExceeded, Check: "web.waiting", Err: err}
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffweb"
@@ -97,7 +98,10 @@ func TestJ08Turns(t *testing.T) {
 	var asked, ended int
 	var refusal error
 	k := newKit(t, func(c *handoffweb.LandingConfig) {
-		c.Admit = func(context.Context) (func(), error) {
+		c.Admit = func(ctx context.Context) (func(), error) {
+			if p, ok := peer.FromContext(ctx); !ok || !strings.HasPrefix(p.Addr.String(), "127.0.0.1:") {
+				t.Error("a turn is asked for nobody's network")
+			}
 			asked++
 			return func() { ended++ }, refusal
 		}

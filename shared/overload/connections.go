@@ -21,7 +21,10 @@ func (s *Shedder) bounded(l net.Listener) net.Listener {
 // from Listener: one with a request under way keeps its place. Without it each of them
 // counts as one without a call, and can be closed for a new one.
 //
-//	s := &http.Server{Handler: pages, ConnState: shedder.ConnState}
+//	s := &http.Server{
+//		Handler: pages, ConnState: shedder.ConnState,
+//		HTTP2: &http.HTTP2Config{WriteByteTimeout: 5 * time.Second}, // who does not read holds it, whatever WriteTimeout says
+//	}
 //	err := s.ServeTLS(shedder.Listener(listener), "server.pem", "server.key")
 func (s *Shedder) ConnState(conn net.Conn, state http.ConnState) {
 	s.connections.ConnState(conn, state)

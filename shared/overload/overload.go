@@ -141,27 +141,56 @@ const maxFields = 96
 //   - while as many are open as may, in all or from the caller's network, and no
 //     call whose request has not arrived can make room for it.
 //
-// It ends a call whose request does not arrive in time; Unary and Stream tell it
-// that it has.
+// A call whose deadline is far is refused by Unary and Stream in its place. Tap ends a
+// call whose request does not arrive in time; Unary and Stream tell it that it has. So
+// all three belong together: Options has them.
 func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, error) {
 	address := addressOf(ctx)
 	s.queue.readers.came(address)
 	if fieldsOf(call.Header) > maxFields || s.queue.full(s.open.number(quota.NetworkOf(address))) && !s.isSpared(call.FullMethodName) {
-		return nil, s.shed(ctx)
+		return s.refuse(ctx)
 	}
 	if !s.connections.Begin(address) { // the connection is being closed, for another
-		return nil, s.shed(ctx)
+		return s.refuse(ctx)
 	}
 	canceled, cancel := context.WithCancelCause(ctx)
 	begun := s.open.begin(address, cancel)
 	if begun == nil {
 		cancel(nil)
 		s.connections.End(address)
-		return nil, s.shed(ctx)
+		return s.refuse(ctx)
 	}
 	begun.late = time.AfterFunc(s.body, func() { cancel(errLate) })
 	context.AfterFunc(ctx, func() { begun.end(); s.connections.End(address) })
 	return context.WithValue(canceled, callKey{}, begun), nil
+}
+
+// What grpc-go (1.85, http2Server.operateHeaders) makes of a call that a tap refuses stays
+// until the call's deadline, with 300 bytes and more, as nobody ends its context. A caller
+// may choose a deadline in a hundred years.
+const (
+	farDeadline = 10 * time.Second
+	soon        = 100 * time.Millisecond
+)
+
+// refuse refuses a call. One whose deadline is far goes on for a moment, to be refused by
+// Unary or Stream: then gRPC ends its context.
+func (s *Shedder) refuse(ctx context.Context) (context.Context, error) {
+	err := s.shed(ctx)
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) <= farDeadline {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, refusedKey{}, err), soon)
+	_ = cancel // the call's end cancels the parent, which stops this timer
+	return ctx, nil
+}
+
+// refusedKey is the key of the error of a call that is refused.
+type refusedKey struct{}
+
+func refused(ctx context.Context) error {
+	err, _ := ctx.Value(refusedKey{}).(error)
+	return err
 }
 
 func fieldsOf(header metadata.MD) (n int) {
@@ -176,12 +205,18 @@ type callKey struct{}
 
 // Unary is a grpc.UnaryServerInterceptor: the request has arrived.
 func (s *Shedder) Unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := refused(ctx); err != nil {
+		return nil, err
+	}
 	arrived(ctx)
 	return handler(ctx, req)
 }
 
 // Stream is a grpc.StreamServerInterceptor, which sees the first request arrive.
 func (s *Shedder) Stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if err := refused(stream.Context()); err != nil {
+		return err
+	}
 	return handler(srv, receiver{stream})
 }
 

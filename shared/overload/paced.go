@@ -32,7 +32,8 @@ import (
 // connection of its own open, or be given some seconds.
 //
 // Tap tells it which connections have a call, and ConnState those of an http.Server. The
-// clients' addresses are those that l's connections have.
+// clients' addresses are those that l's connections have: RemoteAddr, which Accept asks
+// for, must not wait, and what it returns must be a pointer.
 func (s *Shedder) Listener(l net.Listener) net.Listener { return listener{s.bounded(l), s.queue} }
 
 type listener struct {
@@ -53,7 +54,7 @@ func (l listener) Accept() (net.Conn, error) {
 
 // readers are the connections that are open.
 type readers struct {
-	of sync.Map // by the very value that RemoteAddr returns, which no two share: *paced
+	of sync.Map // by the very value that RemoteAddr returns: *paced
 
 	mu    sync.Mutex
 	by    map[netip.Prefix]int // no entry is zero
@@ -61,17 +62,23 @@ type readers struct {
 }
 
 func (r *readers) join(conn *paced) {
-	r.of.Store(conn.RemoteAddr(), conn)
+	r.of.LoadOrStore(conn.RemoteAddr(), conn) // two within the process can have one address
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !conn.network.IsValid() { // it has no address: the program's own
+		return
+	}
 	r.by[conn.network]++
 	r.mixed.Store(len(r.by) > 1)
 }
 
 func (r *readers) leave(conn *paced) {
-	r.of.Delete(conn.RemoteAddr())
+	r.of.CompareAndDelete(conn.RemoteAddr(), conn)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !conn.network.IsValid() {
+		return
+	}
 	if r.by[conn.network]--; r.by[conn.network] == 0 {
 		delete(r.by, conn.network)
 	}

@@ -155,8 +155,10 @@ func (q *queue) paces(network netip.Prefix) pace {
 	if waiting <= most/16 {
 		return apace
 	}
-	if _, own := q.open.number(network); own > q.few() && q.readers.mixed.Load() {
-		return callByCall
+	if q.readers.mixed.Load() {
+		if _, own := q.open.number(network); own > q.few() {
+			return callByCall
+		}
 	}
 	if waiting <= most/2 {
 		return apace

@@ -97,7 +97,8 @@ func Create(path string, c Config) (err error) {
 }
 
 // Check returns nil where the journal at path is one that Open takes, or that another
-// process has open, and otherwise why it is not. It changes nothing.
+// process has open, and otherwise why it is not. It changes nothing, but has the journal
+// open for a moment, in which Open says that it is in use.
 func Check(path string) error {
 	dir, err := openFolder(path)
 	switch {

@@ -1,17 +1,22 @@
 package serving
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 )
 
@@ -24,7 +29,7 @@ func TestI01HeadersOfManyFields(t *testing.T) {
 		var request bytes.Buffer
 		request.WriteString("POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 10\r\n")
 		for i := range fields {
-			fmt.Fprintf(&request, "x%d:\r\n", i)
+			fmt.Fprintf(&request, "x%d:\r\n", i/2)
 		}
 		request.WriteString("\r\n")
 		if strings.HasSuffix(want, "OK") {
@@ -136,4 +141,82 @@ func TestI01RequestsUnderWay(t *testing.T) {
 	for _, let := range held[1:] {
 		let()
 	}
+}
+
+// I01: who grants all that HTTP/2 can be granted and then reads nothing holds its requests
+// for seconds, and not for good.
+func TestI01UnreadAnswers(t *testing.T) {
+	t.Parallel()
+	var under atomic.Int64
+	page := make([]byte, 8<<20)
+	address, config := pages(t, func(w http.ResponseWriter, _ *http.Request) {
+		under.Add(1)
+		defer under.Add(-1)
+		_, _ = w.Write(page)
+	})
+	config = config.Clone()
+	config.NextProtos = []string{"h2"}
+	raw, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if err := raw.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	config.ServerName = "127.0.0.1"
+	conn := tls.Client(raw, config)
+	var request bytes.Buffer
+	request.WriteString(http2.ClientPreface)
+	framer := http2.NewFramer(&request, nil)
+	err = errors.Join(
+		framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1}),
+		framer.WriteWindowUpdate(0, 1<<31-1-65535))
+	for i := range 4 {
+		var block bytes.Buffer
+		encoder := hpack.NewEncoder(&block)
+		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", "/"}} {
+			err = errors.Join(err, encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
+		}
+		err = errors.Join(err, framer.WriteHeaders(http2.HeadersFrameParam{
+			StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true,
+		}))
+	}
+	if _, errWrite := conn.Write(request.Bytes()); errors.Join(err, errWrite) != nil {
+		t.Fatal(err, errWrite)
+	}
+	for began := time.Now(); under.Load() != 4; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("%d requests are under way", under.Load())
+		}
+	}
+	for began := time.Now(); under.Load() != 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 4*HandshakeTimeout {
+			t.Fatalf("I01: after %s %d answers that nobody reads are under way", time.Since(began), under.Load())
+		}
+	}
+}
+
+// I01: HTTP/1.1 has one request a connection: the next header could come with the body of
+// the one before, where nothing bounds it.
+func TestI01OneRequestOfHTTP1(t *testing.T) {
+	t.Parallel()
+	address, config := pages(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	conn, err := tls.Dial("tcp", address, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: pages\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\nHost: pages\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK || !answer.Close {
+		t.Errorf("%s, which closes the connection: %v", answer.Status, answer.Close)
+	}
+	closes(t, "I01 after a request of HTTP/1.1", conn)
 }

@@ -27,8 +27,9 @@ type HTTPSConfig struct {
 
 // HTTPS is a listener for web pages beside the gRPC server, with the same
 // certificate, the same bounds on connections, and time limits. A quarter as many
-// requests as connections can be under way, or 64 if that is more; of those one network
-// has a quarter, or a 64th once half are. Close it, or Run it, once.
+// requests as connections can be under way for which no call is made, or 64 if that is
+// more; of those one network has a quarter, or a 64th once half are. HTTP/1.1 has one
+// request a connection. Close it, or Run it, once.
 type HTTPS struct {
 	listener net.Listener
 	server   *http.Server
@@ -66,8 +67,8 @@ func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
 	seats := newPlaces(max(leastSeats, s.config.MaxConnections/4), s.config.Known)
 	return &HTTPS{listener: listener, seats: seats, server: &http.Server{
 		TLSConfig:         s.TLS("h2", "http/1.1"),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: config.Requests},
-		ReadHeaderTimeout: HandshakeTimeout, // and of the TLS handshake
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: config.Requests, WriteByteTimeout: HandshakeTimeout}, // or who reads nothing holds all that waits for it
+		ReadHeaderTimeout: HandshakeTimeout,                                                                             // and of the TLS handshake
 		ReadTimeout:       CallTimeout,
 		WriteTimeout:      time.Minute, // of a trust list of 16 MiB
 		IdleTimeout:       time.Minute,
@@ -92,12 +93,18 @@ func (h *HTTPS) seated(pages http.Handler) http.Handler {
 			w.Header().Set("Cache-Control", "no-store")
 			w.Header().Set("Retry-After", "1")
 			if r.ProtoMajor < 2 { // net/http would wait for the body before it lets go of the header
-				w.Header().Set("Connection", "close")
 				_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 			}
 			w.WriteHeader(code)
 		}
-		if len(r.Header) > maxFields {
+		if r.ProtoMajor < 2 { // the next header could come with this request's body, and would not be bounded
+			w.Header().Set("Connection", "close")
+		}
+		fields := 0
+		for _, values := range r.Header {
+			fields += len(values)
+		}
+		if fields > maxFields {
 			refuse(http.StatusRequestHeaderFieldsTooLarge)
 			return
 		}

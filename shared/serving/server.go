@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"time"
@@ -261,7 +262,7 @@ func (s *Server) serve(ctx context.Context, listener, admin net.Listener) error 
 		s.calls.InitializeMetrics(s.grpc)
 	}
 
-	var inside net.Listener = s.memory
+	var inside net.Listener = gate.New(math.MaxInt).Listener(s.memory, nil) // bounded by nothing: its calls are
 	if s.config.Listener != nil {
 		inside = s.config.Listener(inside)
 	}

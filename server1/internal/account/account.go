@@ -149,5 +149,5 @@ func (d *Directory) ChangePassword(ctx context.Context, u database.User, old, ne
 	if !matches {
 		return "", &DeniedError{UserID: u.ID}
 	}
-	return d.hasher.Hash(ctx, next)
+	return d.hash(ctx, next)
 }

@@ -179,6 +179,9 @@ func checkPasswords(req *server1v1.ChangePasswordRequest) error {
 	if n := len(req.GetNewPassword()); n < account.MinPassword || n > account.MaxPassword {
 		return answer.Invalid("new_password", fmt.Sprintf("must have %d to %d bytes", account.MinPassword, account.MaxPassword))
 	}
+	if account.CheckPassword(req.GetNewPassword()) != nil {
+		return answer.Invalid("new_password", "must be text without a byte order mark, which could be typed")
+	}
 	if req.GetNewPassword() == req.GetOldPassword() {
 		return answer.Invalid("new_password", "is the old one")
 	}

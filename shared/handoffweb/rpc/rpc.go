@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -131,7 +129,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, r.URL.Path, err)
 		return
 	}
-	user, err := h.visitor(r.Context(), raw)
+	user, err := h.visitor(quota.WithPeer(r), raw)
 	if err != nil {
 		h.refuse(w, r, r.URL.Path, err)
 		return
@@ -159,7 +157,7 @@ const (
 
 // receive reads a request, before it has a place that others could be short of.
 func (h *Handler) receive(w http.ResponseWriter, r *http.Request, control *http.ResponseController) (io.ReadCloser, error) {
-	release, ok := h.arriving.Take(addressOf(r))
+	release, ok := h.arriving.Take(quota.AddressOf(r))
 	if !ok {
 		return nil, refusal(handoff.ReasonLimitExceeded, "rpc.arriving", "as many requests are being read as may be at once, or from this network")
 	}
@@ -177,15 +175,6 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, control *http.
 		_ = control.SetReadDeadline(time.Time{})
 	}
 	return io.NopCloser(bytes.NewReader(body)), nil
-}
-
-// addressOf returns where a request comes from.
-func addressOf(r *http.Request) net.Addr {
-	address, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return nil
-	}
-	return net.TCPAddrFromAddrPort(address)
 }
 
 // visitor returns under what name the call is counted: the user's. A visit that is genuine

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/grpc/test/bufconn"
@@ -674,7 +675,13 @@ func TestJ08Turns(t *testing.T) {
 	asked, ended := 0, 0
 	var full error
 	k := newKit(t, func(c *rpc.Config) {
-		c.Admit = func(context.Context) (func(), error) { asked++; return func() { ended++ }, full }
+		c.Admit = func(ctx context.Context) (func(), error) {
+			if p, ok := peer.FromContext(ctx); !ok || !strings.HasPrefix(p.Addr.String(), "127.0.0.1:") {
+				t.Error("a turn is asked for nobody's network")
+			}
+			asked++
+			return func() { ended++ }, full
+		}
 	})
 	if a := k.call(t, "POST", "/rpc"+get, `{}`, own(k.visit(get))...); a.StatusCode != 200 || asked != 1 || ended != 1 {
 		t.Errorf("%d, %d turns asked for, %d ended", a.StatusCode, asked, ended)

@@ -3,9 +3,13 @@
 package quota
 
 import (
+	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
+
+	"google.golang.org/grpc/peer"
 )
 
 // A Quota bounds what strangers hold at once: so much in all, and a Share of that
@@ -69,4 +73,23 @@ func NetworkOf(address net.Addr) netip.Prefix {
 		bits = 32
 	}
 	return netip.PrefixFrom(ip, bits).Masked()
+}
+
+// AddressOf returns where a request comes from, or nil where that is no address of TCP.
+func AddressOf(r *http.Request) net.Addr {
+	address, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return nil
+	}
+	return net.TCPAddrFromAddrPort(address)
+}
+
+// WithPeer returns a request's context with where it comes from as gRPC's peer, unless it
+// has one: what asks for a call's network finds a request's.
+func WithPeer(r *http.Request) context.Context {
+	ctx := r.Context()
+	if _, ok := peer.FromContext(ctx); ok {
+		return ctx
+	}
+	return peer.NewContext(ctx, &peer.Peer{Addr: AddressOf(r)})
 }
