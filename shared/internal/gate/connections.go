@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/handoff-auth/handoff/shared/internal/quota"
 )
@@ -31,6 +32,10 @@ type Connections struct {
 // lightHeader is how much a connection can send ahead of a call and count as idle, in
 // bytes: a TLS handshake, and a header that is not long.
 const lightHeader = 3 << 10
+
+// headerTime is how long a connection can keep a place among the heavy: what comes after
+// it is no header.
+const headerTime = 5 * time.Second
 
 // errHeavy is why a connection is not read on.
 var errHeavy = errors.New("as many long headers are under way as may be, in all or from one network")
@@ -174,7 +179,8 @@ func (c *Connections) sent(conn *connection, n int) bool {
 	}
 	release, ok := c.heavy.Take(conn.address)
 	if ok {
-		conn.ease = release
+		late := time.AfterFunc(headerTime, func() { _ = conn.Close() })
+		conn.ease = func() { late.Stop(); release() }
 	}
 	return ok
 }

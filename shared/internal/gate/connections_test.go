@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // at is a connection from an address that nothing is sent on.
@@ -206,4 +208,34 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 	if all.Len() != 0 || len(all.by) != 0 || len(all.from) != 0 {
 		t.Errorf("all are closed, and %d are open", all.Len())
 	}
+}
+
+// I01: a place among those that send a long header is not kept for longer than a header
+// takes, by whatever else they send.
+func TestI01HeavyForSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewHTTP(16, 1)
+		enter := func(address string) *connection {
+			conn, _ := c.admit(at{address: &net.TCPAddr{IP: net.ParseIP(address)}})
+			return conn
+		}
+		first, second := enter("192.0.2.1"), enter("192.0.2.2")
+		if !c.sent(first, lightHeader) || !c.sent(first, 1) || c.sent(second, lightHeader+1) {
+			t.Error("I01: not one has the place")
+		}
+		time.Sleep(headerTime)
+		synctest.Wait()
+		if !first.gone || second.gone || !c.sent(second, 1) {
+			t.Error("I01: the place is kept")
+		}
+		if !c.Begin(second.RemoteAddr()) { // the header was one
+			t.Error("a request is refused")
+		}
+		time.Sleep(2 * headerTime)
+		synctest.Wait()
+		if second.gone || !c.sent(enter("192.0.2.3"), lightHeader+1) {
+			t.Error("a request keeps the place of its header, or is closed")
+		}
+		time.Sleep(2 * headerTime)
+	})
 }
