@@ -33,8 +33,10 @@ type queue struct {
 }
 
 func newQueue(inFlight, most int, open *calls) *queue {
-	return &queue{inFlight: inFlight, most: most, open: open, calls: newLine(), reads: newLine(), runnable: runnable,
-		readers: readers{by: map[netip.Prefix]int{}}}
+	return &queue{
+		inFlight: inFlight, most: most, open: open, calls: newLine(), reads: newLine(), runnable: runnable,
+		readers: readers{by: map[netip.Prefix]int{}},
+	}
 }
 
 // enter takes a place. It waits for one if it must, unless too many do or until

@@ -414,9 +414,15 @@ func TestI03FewCallsPass(t *testing.T) {
 		address string
 		want    bool
 	}{
-		{127, "192.0.2.1", true}, {127, "192.0.2.1", true}, // a 64th of those that may wait
-		{128, "192.0.2.1", false}, {128, "192.0.2.2", true}, {255, "192.0.2.2", true}, {255, "192.0.2.2", false},
-		{256, "192.0.2.3", false}, {128, "192.0.2.3", true}, {127, "192.0.2.1", true},
+		{127, "192.0.2.1", true},
+		{127, "192.0.2.1", true}, // a 64th of those that may wait
+		{128, "192.0.2.1", false},
+		{128, "192.0.2.2", true},
+		{255, "192.0.2.2", true},
+		{255, "192.0.2.2", false},
+		{256, "192.0.2.3", false},
+		{128, "192.0.2.3", true},
+		{127, "192.0.2.1", true},
 	} {
 		s.queue.waiting.Store(c.waiting)
 		if got := open(c.address); got != c.want {
