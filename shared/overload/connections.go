@@ -23,7 +23,7 @@ func (s *Shedder) bounded(l net.Listener) net.Listener {
 //
 //	s := &http.Server{
 //		Handler: pages, ConnState: shedder.ConnState,
-//		HTTP2: &http.HTTP2Config{WriteByteTimeout: 5 * time.Second}, // who does not read holds it, whatever WriteTimeout says
+//		HTTP2: &http.HTTP2Config{WriteByteTimeout: 5 * time.Second}, // WriteTimeout does not end a connection that nobody reads
 //	}
 //	err := s.ServeTLS(shedder.Listener(listener), "server.pem", "server.key")
 func (s *Shedder) ConnState(conn net.Conn, state http.ConnState) {

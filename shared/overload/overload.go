@@ -170,11 +170,12 @@ func (s *Shedder) Tap(ctx context.Context, call *tap.Info) (context.Context, err
 // may choose a deadline in a hundred years.
 const (
 	farDeadline = 10 * time.Second
-	soon        = 100 * time.Millisecond
+	soon        = 250 * time.Millisecond
 )
 
 // refuse refuses a call. One whose deadline is far goes on for a moment, to be refused by
-// Unary or Stream: then gRPC ends its context.
+// Unary or Stream: then gRPC ends its context. Where the processors need longer to get to
+// that, its caller hears DEADLINE_EXCEEDED.
 func (s *Shedder) refuse(ctx context.Context) (context.Context, error) {
 	err := s.shed(ctx)
 	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) <= farDeadline {

@@ -418,7 +418,7 @@ func TestRevokedGrantIsHeldFirst(t *testing.T) {
 }
 
 // Handoffs that are recorded together are recorded as one by itself is, and refused where
-// it is refused, whatever has become of what they are asked by.
+// it is refused. What they are asked by has become something else in each case.
 func TestRecordedTogether(t *testing.T) {
 	url := servingtest.Postgres(t)
 	db := engine{func(testing.TB) string { return url }}.issuing(t)

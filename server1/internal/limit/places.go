@@ -3,8 +3,8 @@ package limit
 import "sync"
 
 // Places are what strangers hold at once: so many in all, and of one key a quarter of
-// them, or a 64th once half are taken; but one at least. They are safe for concurrent
-// use.
+// them, or a 64th once half are taken, and one at least. They are safe for concurrent
+// use. The rule is that of the servers' own ports, which have it for addresses.
 type Places struct {
 	all int
 

@@ -210,8 +210,8 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 	}
 }
 
-// I01: a place among those that send a long header is not kept for longer than a header
-// takes, by whatever else they send.
+// I01: a connection keeps its place among those that send a long header no longer than a
+// header takes. What else it sends does not keep it.
 func TestI01HeavyForSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := NewHTTP(16, 1)
