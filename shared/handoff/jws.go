@@ -220,7 +220,7 @@ func (p Profile) Seal(ctx context.Context, payload []byte, signer Signer) (strin
 	header = append(append(header, `","kid":"`...), key.id...)
 	header = append(append(append(header, `","typ":"`...), p.Typ...), `"}`...)
 	size := base64url.EncodedLen(len(header)) + 1 + base64url.EncodedLen(len(payload))
-	compact := make([]byte, 0, size+1+base64url.EncodedLen(512))
+	compact := make([]byte, 0, size+1+base64url.EncodedLen(96)) // of ES384; what is longer, RSA's, gets room of its own
 	compact = base64url.AppendEncode(compact, header)
 	compact = append(compact, '.')
 	compact = base64url.AppendEncode(compact, payload)
