@@ -97,10 +97,15 @@ func Open(ctx context.Context, path string, answer func(error) bool) (*File, err
 // again each time.
 const writerCache = "cache_size(-32000)"
 
+// writerLog has the write-ahead log grow to 8,000 pages, 32 MB, before they are copied to
+// the file: a page that changes often is copied less often than with the usual 1,000. It is
+// well under reserve, as the copies can need as much room again.
+const writerLog = "wal_autocheckpoint(8000)"
+
 // openWriter opens the connection that writes. To turn a new file into one with a
 // write-ahead log takes SQLite's lock too.
 func openWriter(ctx context.Context, path string, turn *turn) (*sql.DB, error) {
-	write, err := sql.Open("sqlite", Source(path, "immediate", "synchronous(FULL)", writerCache))
+	write, err := sql.Open("sqlite", Source(path, "immediate", "synchronous(FULL)", writerCache, writerLog))
 	if err != nil {
 		return nil, err
 	}
