@@ -149,3 +149,26 @@ func TestBackup(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A backup is in the file that is named, and that is its owner's alone, whatever SQLite would
+// read into the name.
+func TestBackupNames(t *testing.T) {
+	s := newSite(t)
+	s.addUser(t, "alice", "payer")
+	t.Chdir(t.TempDir())
+	for _, name := range []string{"file:b.db", "file:b.db?mode=memory", ":memory:", "b.db?mode=memory"} {
+		var out bytes.Buffer
+		code := run(t.Context(), []string{"backup", "--database=" + s.database, "--out=" + name}, nil, strings.NewReader(""), io.Discard, &out)
+		info, err := os.Stat(name)
+		if code != 0 || err != nil || info.Size() == 0 || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: status %d: %s%v, %v", name, code, &out, info, err)
+			continue
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir("."); err != nil || len(left) != 0 {
+			t.Errorf("%s: besides there is %v, %v", name, left, err)
+		}
+	}
+}

@@ -43,6 +43,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -130,7 +131,10 @@ func (f *File) Close() error {
 // Copy writes the database, as it is at one moment, to an empty file. Other processes
 // go on.
 func (f *File) Copy(ctx context.Context, file string) error {
-	_, err := f.writer.pool.ExecContext(ctx, `VACUUM INTO $1`, file)
+	file, err := filepath.Abs(file) // for SQLite, file:… is a URI and :memory: no file
+	if err == nil {
+		_, err = f.writer.pool.ExecContext(ctx, `VACUUM INTO $1`, file)
+	}
 	return err
 }
 
