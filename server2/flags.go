@@ -66,7 +66,7 @@ type serveCommand struct {
 type initCommand struct {
 	Replay    string        `required:"" placeholder:"PLACE" help:"The journal's folder, which must not exist yet; or postgres://…, whose table is made unless it is there."`
 	Skew      time.Duration `default:"5s" placeholder:"TIME" help:"As for serve. Of use to a journal only."`
-	IfMissing bool          `help:"Do nothing where there is such a journal, as a unit file wants before each start. A journal that was lost is then made again, and tokens from before are refused."`
+	IfMissing bool          `help:"Do nothing where there is such a journal, or nothing to make, as a unit file wants before each start. A journal that was lost is then made again, and tokens from before are refused."`
 
 	skewGiven bool // as a flag: the variable is serve's as well
 }

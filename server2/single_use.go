@@ -218,7 +218,10 @@ func (c *initCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 		return err
 	case c.Skew <= 0 || c.Skew > handoff.MaxSkew: // a replay.Config takes these for its default, or its most
 		return wrong("skew", fmt.Errorf("must be more than 0 and at most %s", handoff.MaxSkew))
-	case isRedis(at) || at.Path == inMemory:
+	case (isRedis(at) || c.Replay == inMemory) && c.IfMissing: // as a unit's, whatever its setting is
+		fmt.Fprintln(stdout, "nothing has to be made for a Redis, or for memory")
+		return nil
+	case isRedis(at) || c.Replay == inMemory:
 		return wrong("replay", errors.New("must be the folder of a journal or postgres://…: nothing else has to be made"))
 	case at.URL != nil && c.skewGiven:
 		return wrong("skew", errors.New("is for a journal: with a PostgreSQL, that of serve counts"))

@@ -387,4 +387,10 @@ func TestInitIfMissing(t *testing.T) {
 	if now := segments(); len(made) == 0 || !slices.Equal(made, now) {
 		t.Errorf("from %q to %q", made, now)
 	}
+	for _, place := range []string{"redis://127.0.0.1:1", "memory"} { // the unit's line is one for all
+		var out servingtest.Log
+		if code := run(t.Context(), []string{"init", "--if-missing", "--replay=" + place}, &out, &out); code != 0 {
+			t.Errorf("%s: status %d: %s", place, code, &out)
+		}
+	}
 }
