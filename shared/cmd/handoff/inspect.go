@@ -206,9 +206,9 @@ func diagnose(kind handoff.Kind, raw string, header, payload part, now time.Time
 		f.addFirst(err)
 	}
 	if payload.value != nil {
-		required, optional := []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid", "cnf"}
+		required, optional := []string{"iss", "aud", "sub", "iat", "exp", "jti", "authorization_details"}, []string{"nbf", "sid", "cnf", "act"}
 		if kind == handoff.KindVisit {
-			required = append(required, "sid")
+			required, optional = append(required, "sid"), []string{"nbf", "cnf"}
 		}
 		payload.compare(&f, required, optional,
 			func(name string) handoff.Check { return handoff.Check("claim." + name) }, "payload.members")

@@ -23,6 +23,7 @@ func TestInspect(t *testing.T) {
 	}{
 		"good":            {raw: b.good.Compact(), want: []string{"As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in 1m0s."}},
 		"of another key":  {raw: b.good.WithHeader("kid", forge.Quote(strings.Repeat("A", 43))).Compact(), want: []string{"As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in 1m0s."}},
+		"of an actor":     {raw: b.good.WithClaim("act", `{"sub":"robot"}`).Compact(), want: []string{"As a handoff token nothing is wrong with it, as far as one can tell without the key. It expires in 1m0s."}},
 		"expired":         {raw: b.good.Compact(), args: []string{"--at", "2026-01-01T00:06:00Z"}, want: []string{"  verify.exp: expired 5m0s ago"}},
 		"not yet valid":   {raw: b.good.Compact(), args: []string{"--at", "2025-12-31T23:00:00Z"}, want: []string{"  verify.iat: the token is issued 1h0m0s from now"}},
 		"a claim missing": {raw: b.good.WithoutClaim("jti").WithoutClaim("aud").Compact(), want: []string{"  claim.aud: aud is missing", "  claim.jti: jti is missing"}},
