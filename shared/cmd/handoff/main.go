@@ -105,6 +105,9 @@ func run(args []string, p *program) (status int) {
 		}
 	}()
 	selected, err := parser.Parse(commandline.Ids(parser.Model, args))
+	if err == nil {
+		err = commandline.Unambiguous(selected)
+	}
 	if err != nil {
 		return p.fail(cmp.Or(out.Err(), withoutSecrets(err))) // the former is of the help, which kong writes
 	}

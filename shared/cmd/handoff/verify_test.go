@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,18 @@ func newBench(t testing.TB, algorithm handoff.Algorithm) bench {
 }
 
 func (b bench) args(more ...string) []string {
-	return append([]string{"verify", "--keys", b.keys, "--issuer", issuer, "--audience", audience}, more...)
+	return overridden([]string{"verify", "--keys", b.keys, "--issuer", issuer, "--audience", audience}, more)
+}
+
+// overridden returns args with more, without the flags that more has as well: none but a
+// list can be given twice.
+func overridden(args, more []string) []string {
+	for i := len(args) - 2; i > 0; i-- {
+		if args[i] != "--trust-key" && strings.HasPrefix(args[i], "--") && slices.Contains(more, args[i]) {
+			args = slices.Delete(args, i, i+2)
+		}
+	}
+	return append(args, more...)
 }
 
 // answer is a line of the command's output.
@@ -83,6 +95,7 @@ func TestVerify(t *testing.T) {
 	bidi := b.good.WithDetails(forge.Details(handoff.Operation{
 		Method: pay, Bound: []handoff.Field{{Path: "memo", Value: "a\u202eb\u009b\U000e0001"}},
 	})).Compact()
+	acting := b.good.WithClaim("act", `{"sub":"robot"}`).Compact()
 	fields := []string{"--method", pay, "--field", "amount=1200", "--field", "invoice=INV-42"}
 	for name, c := range map[string]struct {
 		stdin string
@@ -97,6 +110,7 @@ func TestVerify(t *testing.T) {
 		"a space":            {stdin: raw + " ", check: "token.base64url"},
 		"spaced payload":     {stdin: spaced},
 		"hidden characters":  {stdin: bidi},
+		"of an actor":        {stdin: acting, args: fields}, // whom the rule may allow
 		"its operation":      {stdin: raw, args: fields},
 		"another order":      {stdin: raw, args: []string{"--method", pay, "--field", "invoice=INV-42", "--field", "amount=1200"}},
 		"another value":      {stdin: raw, args: append(fields[:4:4], "--field", "invoice=INV-43"), check: "operation.value"},
