@@ -3,6 +3,7 @@
 package pkcs11
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -40,9 +41,7 @@ func loginOf(token pkcs11.TokenInfo) *login {
 func (l *login) in(module module, session pkcs11.SessionHandle, flags uint, pin, file string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.pin == "" {
-		l.pin = pin
-	}
+	l.pin = cmp.Or(l.pin, pin)
 	switch {
 	case l.refused != nil:
 		return l.refused

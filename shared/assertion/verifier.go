@@ -1,6 +1,7 @@
 package assertion
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -44,9 +45,7 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	if !ident.Name(config.Audience) {
 		return nil, &handoff.ConfigError{Field: "assertion.VerifierConfig.Audience", Problem: "must be the issuer's name"}
 	}
-	if config.Skew == 0 {
-		config.Skew = handoff.DefaultSkew
-	}
+	config.Skew = cmp.Or(config.Skew, handoff.DefaultSkew)
 	if config.Skew < 0 || config.Skew > handoff.MaxSkew {
 		return nil, &handoff.ConfigError{Field: "assertion.VerifierConfig.Skew", Problem: "must be from 0s to " + handoff.MaxSkew.String()}
 	}

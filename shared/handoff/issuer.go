@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -62,12 +63,8 @@ func NewIssuer(config IssuerConfig) (*Issuer, error) {
 	if config.Key == nil {
 		return nil, missing("handoff.IssuerConfig.Key")
 	}
-	if config.MaxLifetime == 0 {
-		config.MaxLifetime = MaxLifetime
-	}
-	if config.Lifetime == 0 {
-		config.Lifetime = min(KindHandoff.DefaultLifetime(), config.MaxLifetime)
-	}
+	config.MaxLifetime = cmp.Or(config.MaxLifetime, MaxLifetime)
+	config.Lifetime = cmp.Or(config.Lifetime, min(KindHandoff.DefaultLifetime(), config.MaxLifetime))
 	if err := checkLifetime("handoff.IssuerConfig.MaxLifetime", config.MaxLifetime, MaxLifetime); err != nil {
 		return nil, err
 	}
@@ -142,10 +139,7 @@ func (i *Issuer) Issue(ctx context.Context, params IssueParams) (raw string, cla
 	if op.MaxLifetime > 0 {
 		most = min(most, op.MaxLifetime)
 	}
-	lifetime := params.Lifetime
-	if lifetime == 0 {
-		lifetime = min(i.config.Lifetime, most)
-	}
+	lifetime := cmp.Or(params.Lifetime, min(i.config.Lifetime, most))
 	if err := checkLifetime("handoff.IssueParams.Lifetime", lifetime, most); err != nil {
 		return "", nil, err
 	}

@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -106,10 +107,7 @@ func (i *Issuer) visit(ctx context.Context, params IssueParams) (string, *Claims
 	if err := checkMethods(params.Methods); err != nil {
 		return "", nil, &ConfigError{Field: "handoff.IssueParams.Methods", Problem: err.Error()}
 	}
-	lifetime := params.Lifetime
-	if lifetime == 0 {
-		lifetime = min(KindVisit.DefaultLifetime(), most)
-	}
+	lifetime := cmp.Or(params.Lifetime, min(KindVisit.DefaultLifetime(), most))
 	if err := checkLifetime("handoff.IssueParams.Lifetime", lifetime, most); err != nil {
 		return "", nil, err
 	}

@@ -61,9 +61,7 @@ type Target struct {
 // refuses the good ones or lets everything through.
 func Attack(t testing.TB, conn grpc.ClientConnInterface, target Target) {
 	t.Helper()
-	if target.Subject == "" {
-		target.Subject = "u-1"
-	}
+	target.Subject = cmp.Or(target.Subject, "u-1")
 	a := &attack{t: t, conn: conn, target: target}
 	method, err := rule.Linked().Method(target.Method)
 	if err != nil {
@@ -337,9 +335,7 @@ func (a *attack) answer(name string, reason handoff.Reason, err error) {
 		return
 	}
 	answer := fmt.Sprint(status.Convert(err).Proto())
-	if a.uniform == "" {
-		a.uniform = answer
-	}
+	a.uniform = cmp.Or(a.uniform, answer)
 	if answer != a.uniform {
 		a.t.Errorf("%s: the answer is %q, to another token it was %q", name, answer, a.uniform)
 	}

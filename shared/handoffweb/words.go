@@ -1,6 +1,7 @@
 package handoffweb
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"strconv"
@@ -50,12 +51,8 @@ func (l *Landing) words(c Call) Words {
 	if l.config.Describe != nil {
 		w = l.config.Describe(c)
 	}
-	if w.Title == "" {
-		w.Title = sentenceOf(c.Method[strings.LastIndexByte(c.Method, '/')+1:])
-	}
-	if w.Confirm == "" {
-		w.Confirm = "Confirm"
-	}
+	w.Title = cmp.Or(w.Title, sentenceOf(c.Method[strings.LastIndexByte(c.Method, '/')+1:]))
+	w.Confirm = cmp.Or(w.Confirm, "Confirm")
 	if w.Outcome == "" && c.Err != nil {
 		w.Outcome = "This service declined it."
 	}

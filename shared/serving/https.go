@@ -1,6 +1,7 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -58,12 +59,8 @@ func (s *Server) HTTPS(config HTTPSConfig) (*HTTPS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.HeaderBytes == 0 {
-		config.HeaderBytes = MaxHeaderBytes
-	}
-	if config.Requests == 0 {
-		config.Requests = MaxRequests
-	}
+	config.HeaderBytes = cmp.Or(config.HeaderBytes, MaxHeaderBytes)
+	config.Requests = cmp.Or(config.Requests, MaxRequests)
 	seats := newPlaces(max(leastSeats, s.config.MaxConnections/4), s.config.Known)
 	return &HTTPS{listener: listener, seats: seats, server: &http.Server{
 		TLSConfig:         s.TLS("h2", "http/1.1"),

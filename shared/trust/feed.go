@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,9 +24,7 @@ import (
 const defaultPoll = 500 * time.Millisecond
 
 func checkPoll(poll time.Duration) (time.Duration, error) {
-	if poll == 0 {
-		poll = defaultPoll
-	}
+	poll = cmp.Or(poll, defaultPoll)
 	if poll < 10*time.Millisecond || poll > time.Hour {
 		return 0, fmt.Errorf("the trust list is to be polled every %s: that must be from 10ms to 1h", poll)
 	}

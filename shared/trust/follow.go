@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -89,12 +90,8 @@ type snapshot struct {
 // NewFollower returns a follower, or an error that names the field of config that
 // it refuses. Until Run has read a list, it refuses every token with TRUST_STALE.
 func NewFollower(config FollowerConfig) (*Follower, error) {
-	if config.MaxStaleness == 0 {
-		config.MaxStaleness = defaultMaxStaleness
-	}
-	if config.Skew == 0 {
-		config.Skew = handoff.DefaultSkew
-	}
+	config.MaxStaleness = cmp.Or(config.MaxStaleness, defaultMaxStaleness)
+	config.Skew = cmp.Or(config.Skew, handoff.DefaultSkew)
 	if config.Now == nil {
 		config.Now = time.Now
 	}

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,9 +109,7 @@ func NewPublisher(config PublisherConfig) (*Publisher, error) {
 	case config.Source == nil:
 		return nil, refused("PublisherConfig.Source", "is required")
 	}
-	if config.Refresh == 0 {
-		config.Refresh = min(DefaultRefresh, terms.ListLifetime/2)
-	}
+	config.Refresh = cmp.Or(config.Refresh, min(DefaultRefresh, terms.ListLifetime/2))
 	if config.Refresh < 0 || config.Refresh > terms.ListLifetime/2 {
 		return nil, refused("PublisherConfig.Refresh", "is %s: it must be at most half of Terms.ListLifetime, %s, and not negative", config.Refresh, terms.ListLifetime/2)
 	}

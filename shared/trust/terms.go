@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -60,15 +61,9 @@ func refused(field, problem string, args ...any) error {
 }
 
 func (t Terms) filled() Terms {
-	if t.TokenLifetime == 0 {
-		t.TokenLifetime = handoff.KindVisit.MaxLifetime()
-	}
-	if t.ListLifetime == 0 {
-		t.ListLifetime = DefaultListLifetime
-	}
-	if t.Skew == 0 {
-		t.Skew = handoff.DefaultSkew
-	}
+	t.TokenLifetime = cmp.Or(t.TokenLifetime, handoff.KindVisit.MaxLifetime())
+	t.ListLifetime = cmp.Or(t.ListLifetime, DefaultListLifetime)
+	t.Skew = cmp.Or(t.Skew, handoff.DefaultSkew)
 	return t
 }
 

@@ -4,6 +4,7 @@
 package forge
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -232,9 +233,7 @@ type Params struct {
 
 // Good returns a token that is to be accepted, with an id of its own.
 func Good(p Params) Token {
-	if p.Lifetime == 0 {
-		p.Lifetime = time.Minute
-	}
+	p.Lifetime = cmp.Or(p.Lifetime, time.Minute)
 	t := Token{
 		Key:    p.Key,
 		Header: Object{{"alg", Quote(string(p.Key.Algorithm))}, {"kid", Quote(p.Key.Public.ID())}, {"typ", `"handoff+jwt"`}},

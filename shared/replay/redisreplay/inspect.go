@@ -1,6 +1,7 @@
 package redisreplay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,10 +117,7 @@ func (r *report) loses(c *Config) (problems []error) {
 
 // losesLast returns whether a crash of the machine forgets what came last.
 func (r *report) losesLast(c *Config) error {
-	fsync := r.fsync
-	if fsync == "" {
-		fsync = c.AppendFsync
-	}
+	fsync := cmp.Or(r.fsync, c.AppendFsync)
 	switch {
 	case fsync == "":
 		return refused("AppendFsync", "must say what appendfsync is at the Redis, which forbids CONFIG GET; or allow that")

@@ -1,6 +1,7 @@
 package redisreplay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,10 +26,7 @@ func newServer(c Config) (server, error) {
 	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return server{}, errURL
 	}
-	port := u.Port()
-	if port == "" {
-		port = "6379"
-	}
+	port := cmp.Or(u.Port(), "6379")
 	db, err := strconv.Atoi("0" + strings.TrimPrefix(u.Path, "/"))
 	if err != nil || len(u.Path) > 4 {
 		return server{}, errURL

@@ -1,6 +1,7 @@
 package redisreplay
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -60,15 +61,9 @@ const (
 
 // complete fills in what is not set, and names what cannot be.
 func (c Config) complete() (Config, error) {
-	if c.Prefix == "" {
-		c.Prefix = defaultPrefix
-	}
-	if c.Skew == 0 {
-		c.Skew = handoff.DefaultSkew
-	}
-	if c.Timeout == 0 {
-		c.Timeout = defaultTimeout
-	}
+	c.Prefix = cmp.Or(c.Prefix, defaultPrefix)
+	c.Skew = cmp.Or(c.Skew, handoff.DefaultSkew)
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

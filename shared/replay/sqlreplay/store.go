@@ -1,6 +1,7 @@
 package sqlreplay
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -49,15 +50,9 @@ var tableName = regexp.MustCompile(`^([a-z_][a-z0-9_]{0,50}\.)?[a-z_][a-z0-9_]{0
 
 // complete fills in what is not set, and names what cannot be.
 func (c Config) complete() (Config, error) {
-	if c.Table == "" {
-		c.Table = defaultTable
-	}
-	if c.Skew == 0 {
-		c.Skew = handoff.DefaultSkew
-	}
-	if c.Timeout == 0 {
-		c.Timeout = defaultTimeout
-	}
+	c.Table = cmp.Or(c.Table, defaultTable)
+	c.Skew = cmp.Or(c.Skew, handoff.DefaultSkew)
+	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,9 +129,7 @@ func (s Steps) prepare(ctx context.Context, algorithm handoff.Algorithm, unless 
 	if err := s.checkFolder(ctx, ring); err != nil {
 		return handoff.Key{}, ring, err
 	}
-	if algorithm == "" {
-		algorithm = algorithmOf(ring)
-	}
+	algorithm = cmp.Or(algorithm, algorithmOf(ring))
 	key, err := s.Folder.Make(algorithm)
 	if err != nil {
 		return handoff.Key{}, ring, err
