@@ -105,10 +105,7 @@ func decodeChange(text string) (*change, error) {
 		return r.Object(func(name string) (err error) {
 			switch name {
 			case "from":
-				var from string
-				if from, err = r.String(); err == nil {
-					c.from, err = parseDigest(from)
-				}
+				c.from, err = readDigest(r)
 			case "added":
 				c.added = &entries{}
 				err = c.added.read(r)
@@ -140,11 +137,7 @@ func (d *removed) read(r *strictjson.Reader) error {
 		case "subjects":
 			d.subjects = map[digest]struct{}{}
 			err = r.Array(func(int) error {
-				text, err := r.String()
-				if err != nil {
-					return err
-				}
-				subject, err := parseDigest(text)
+				subject, err := readDigest(r)
 				d.subjects[subject] = struct{}{}
 				return err
 			})
