@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -72,12 +73,7 @@ func (p *places) knows(address net.Addr) bool {
 		return false
 	}
 	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
-	for _, network := range p.networks {
-		if netip.Prefix(network).Contains(ip) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.networks, func(n Network) bool { return netip.Prefix(n).Contains(ip) })
 }
 
 // boundWatches refuses one watch too many of a method.

@@ -140,8 +140,7 @@ func (c *https) get(ctx context.Context, at, tag string) (*http.Response, error)
 	}
 	response, err := c.client.Do(request)
 	if err != nil {
-		var of *url.Error
-		if errors.As(err, &of) { // it repeats the URL, whose query may be a secret
+		if of, ok := errors.AsType[*url.Error](err); ok { // it repeats the URL, whose query may be a secret
 			err = of.Err
 		}
 		return nil, fmt.Errorf("the trust list's URL: %w", err)

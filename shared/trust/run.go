@@ -152,8 +152,7 @@ func (r *reading) fault(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	event := Event{Fault: FaultFeed, Err: err}
-	var refused *listError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*listError](err); ok {
 		event.Fault, event.Check = refused.fault, refused.check
 	} else if r.failures == 1 && err != errSilent {
 		return

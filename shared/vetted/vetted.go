@@ -52,8 +52,7 @@ func (f File) Read() ([]byte, error) {
 		return nil, err
 	}
 	text, err := f.read()
-	var path *os.PathError
-	if err != nil && !errors.As(err, &path) {
+	if err != nil && !errors.As(err, new(*os.PathError)) {
 		err = fmt.Errorf("%s: %w", f.Path, err)
 	}
 	return text, err

@@ -55,6 +55,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,12 +106,8 @@ func (*CutOffError) Error() string { return "the handoff is taken back with all 
 
 // refused reports whether err is an answer, and nothing has failed.
 func refused(err error) bool {
-	for _, answer := range []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrKeyTaken, ErrNoClient, ErrNoGrant, ErrRoles, ErrSpent, ErrNoIssuer, ErrClock} {
-		if errors.Is(err, answer) {
-			return true
-		}
-	}
-	return errors.As(err, new(*CutOffError))
+	answers := []error{ErrNotFound, ErrNameTaken, ErrTooMany, ErrKeyTaken, ErrNoClient, ErrNoGrant, ErrRoles, ErrSpent, ErrNoIssuer, ErrClock}
+	return errors.As(err, new(*CutOffError)) || slices.ContainsFunc(answers, func(answer error) bool { return errors.Is(err, answer) })
 }
 
 // DB is SERVER1's database. It is safe for concurrent use, in several processes

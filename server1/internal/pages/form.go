@@ -60,9 +60,8 @@ func (e *exchange) readBody() (string, error) {
 		return "", err
 	}
 	text, err := io.ReadAll(http.MaxBytesReader(e.w, e.r.Body, maxForm))
-	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.As(err, new(*http.MaxBytesError)):
 		return "", errFormSize
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "", errFormSlow

@@ -224,8 +224,7 @@ func (k *Keys) Step(ctx context.Context) error {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.retry, k.failed = k.config.Now().Add(time.Second), nil
-		var wait *rotation.EarlyError
-		if errors.As(err, &wait) { // another process's terms are longer
+		if errors.As(err, new(*rotation.EarlyError)) { // another process's terms are longer
 			return nil
 		}
 		if errors.As(err, new(*rotation.MissingError)) {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -37,12 +38,7 @@ func Algorithm(alg string) string {
 func Instead(text string) error {
 	trimmed := strings.TrimSpace(text)
 	begins := func(prefixes ...string) bool {
-		for _, prefix := range prefixes {
-			if strings.HasPrefix(trimmed, prefix) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(trimmed, prefix) })
 	}
 	switch {
 	case trimmed == "":
