@@ -154,7 +154,7 @@ func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
 	}
 	for _, m := range once(all) {
 		byID[m.claims.ID] = m
-		users = append(users, m.userID())
+		users = append(users, m.owner().ID)
 		var by Assertion
 		var grant Grant
 		if m.by != nil {

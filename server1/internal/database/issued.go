@@ -29,15 +29,15 @@ type issued struct {
 	now     time.Time
 }
 
-// userID returns whose handoff it is.
-func (h issued) userID() string {
+// owner returns whose handoff it is.
+func (h issued) owner() User {
 	switch {
 	case h.by == nil:
-		return h.session.User.ID
+		return h.session.User
 	case h.by.Grant != nil:
-		return h.by.Grant.UserID
+		return h.by.For
 	}
-	return h.by.Client.ID
+	return h.by.Client
 }
 
 // event is the kind of the audited event.
@@ -56,16 +56,8 @@ func (h issued) methods() string {
 	return h.claims.Method
 }
 
-// roles are those by which whose handoff it is was permitted it, as the database has them.
-func (h issued) roles() string {
-	switch {
-	case h.by == nil:
-		return strings.Join(h.session.User.Roles, " ")
-	case h.by.Grant != nil:
-		return strings.Join(h.by.For.Roles, " ")
-	}
-	return strings.Join(h.by.Client.Roles, " ")
-}
+// roles are those by which its owner was permitted it, as the database has them.
+func (h issued) roles() string { return strings.Join(h.owner().Roles, " ") }
 
 // recordHandoff adds the row of a handoff whose session lives and whose user is
 // neither disabled nor cut off since the token's iat, and has those roles: what they
@@ -144,7 +136,7 @@ func (db *DB) recordIssued(ctx context.Context, h issued) error {
 // record records a handoff. Where it returns an answer, it has changed nothing.
 func (db *DB) record(ctx context.Context, tx *transaction, h issued) error {
 	if db.dialect.hold != "" {
-		ids := []string{h.userID()}
+		ids := []string{h.owner().ID}
 		if h.by != nil {
 			ids = append(ids, h.by.Client.ID)
 		}
@@ -172,7 +164,7 @@ func (db *DB) record(ctx context.Context, tx *transaction, h issued) error {
 			return wrap("noting a grant", err)
 		}
 	}
-	_, err = db.exec(ctx, tx, noteHandoff, h.userID(), toMillis(h.claims.IssuedAt), toMillis(h.claims.Expires))
+	_, err = db.exec(ctx, tx, noteHandoff, h.owner().ID, toMillis(h.claims.IssuedAt), toMillis(h.claims.Expires))
 	return wrap("noting a handoff", err)
 }
 
@@ -196,14 +188,14 @@ func whyNot(ctx context.Context, tx *transaction, h issued) error {
 	if err := stillGood(ctx, tx, h); err != nil {
 		return err
 	}
-	caller := h.userID()
+	caller := h.owner().ID
 	if h.by != nil {
 		caller = h.by.Client.ID
 	}
 	var cutOff int64
 	var roles string
 	const find = `SELECT roles, (SELECT MAX(cut_off_at) FROM users WHERE id IN ($1, $2)) FROM users WHERE id = $1`
-	err := tx.QueryRowContext(ctx, find, h.userID(), caller).Scan(&roles, &cutOff)
+	err := tx.QueryRowContext(ctx, find, h.owner().ID, caller).Scan(&roles, &cutOff)
 	switch {
 	case err != nil:
 		return wrap("reading a user", err)

@@ -59,7 +59,7 @@ func (db *DB) visitsBefore(ctx context.Context, now, expires int64, id string, m
 func roomForVisit(ctx context.Context, tx *transaction, h issued) error {
 	const count = `SELECT COUNT(*) ` + standingVisits + ` AND audit.user_id = $2`
 	var have int
-	if err := tx.QueryRowContext(ctx, count, toMillis(h.now), h.userID()).Scan(&have); err != nil {
+	if err := tx.QueryRowContext(ctx, count, toMillis(h.now), h.owner().ID).Scan(&have); err != nil {
 		return wrap("counting visits", err)
 	}
 	if have >= h.most {
