@@ -83,22 +83,10 @@ func (db *DB) addKeys(ctx context.Context, tx *transaction, clientID string, key
 	return nil
 }
 
-// changeClient changes a client whose row is held, and signals a change of the trust
-// list. It returns ErrNotFound if there is no client of the name.
-func (db *DB) changeClient(ctx context.Context, name string, do func(context.Context, *transaction, standing) error) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		c, err := db.lockNamed(ctx, tx, kindClient, name)
-		if err != nil {
-			return err
-		}
-		return do(ctx, tx, c)
-	})
-}
-
 // AddClientKey gives a client another key. Its errors are those of AddClient, and
 // ErrTooMany where it has MaxClientKeys.
 func (db *DB) AddClientKey(ctx context.Context, name string, key ClientKey) error {
-	return db.changeClient(ctx, name, func(ctx context.Context, tx *transaction, c standing) error {
+	return db.changeNamed(ctx, kindClient, name, func(ctx context.Context, tx *transaction, c standing) error {
 		if err := db.addKeys(ctx, tx, c.id, []ClientKey{key}); err != nil {
 			return err
 		}
@@ -146,11 +134,11 @@ func (db *DB) DisableClient(ctx context.Context, name string, now time.Time) err
 	})
 }
 
-// cutOffClient is changeClient for a change that cuts the client off. What it was issued
+// cutOffClient is changeNamed for a change that cuts the client off. What it was issued
 // for others is taken back behind it.
 func (db *DB) cutOffClient(ctx context.Context, name string, now time.Time, do func(context.Context, *transaction, standing) error) error {
 	var id string
-	err := db.changeClient(ctx, name, func(ctx context.Context, tx *transaction, c standing) error {
+	err := db.changeNamed(ctx, kindClient, name, func(ctx context.Context, tx *transaction, c standing) error {
 		id = c.id
 		return do(ctx, tx, c)
 	})
@@ -163,15 +151,7 @@ func (db *DB) cutOffClient(ctx context.Context, name string, now time.Time, do f
 // EnableClient lets a disabled client call again. What was taken back stays so. It
 // returns ErrNotFound if there is no client of the name.
 func (db *DB) EnableClient(ctx context.Context, name string, now time.Time) error {
-	return db.changeClient(ctx, name, func(ctx context.Context, tx *transaction, c standing) error {
-		if !c.disabled {
-			return nil
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE users SET disabled_at = NULL WHERE id = $1`, c.id); err != nil {
-			return wrap("enabling a client", err)
-		}
-		return record(ctx, tx, event{kind: eventClientEnabled, at: now, user: c.id})
-	})
+	return db.enable(ctx, kindClient, eventClientEnabled, name, now)
 }
 
 // Clients returns every client, by name, each with its keys in the order in which they

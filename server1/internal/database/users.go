@@ -83,23 +83,28 @@ func (db *DB) lockUser(ctx context.Context, tx *transaction, column, value strin
 	return u, wrap("reading a user", err)
 }
 
-// lockNamed is lockUser for who has a name and is of a kind: a client is no user.
-func (db *DB) lockNamed(ctx context.Context, tx *transaction, kind, name string) (standing, error) {
-	u, err := db.lockUser(ctx, tx, "name", name)
-	if err == nil && u.kind != kind {
-		err = ErrNotFound
-	}
-	return u, err
+// changeNamed changes a user who has a name, is of a kind, as a client is no user, and is
+// held. It returns ErrNotFound if there is none, and signals a change of the trust list.
+func (db *DB) changeNamed(ctx context.Context, kind, name string, do func(context.Context, *transaction, standing) error) error {
+	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
+		u, err := db.lockUser(ctx, tx, "name", name)
+		switch {
+		case err != nil:
+			return err
+		case u.kind != kind:
+			return ErrNotFound
+		}
+		return do(ctx, tx, u)
+	})
 }
 
 // DisableUser ends all that a user can do, until EnableUser, and takes back all handoffs.
 // It returns ErrNotFound if there is no user of the name; to disable one twice
 // changes nothing.
 func (db *DB) DisableUser(ctx context.Context, name string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockNamed(ctx, tx, kindUser, name)
-		if err != nil || u.disabled {
-			return err
+	return db.changeNamed(ctx, kindUser, name, func(ctx context.Context, tx *transaction, u standing) error {
+		if u.disabled {
+			return nil
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET disabled_at = $1 WHERE id = $2`, toMillis(now), u.id); err != nil {
 			return wrap("disabling a user", err)
@@ -115,26 +120,25 @@ func (db *DB) DisableUser(ctx context.Context, name string, now time.Time) error
 // handoffs that were taken back as well. It returns ErrNotFound if there is no user of
 // the name; to enable one twice changes nothing.
 func (db *DB) EnableUser(ctx context.Context, name string, now time.Time) error {
-	return db.changeFirst(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockNamed(ctx, tx, kindUser, name)
-		if err != nil || !u.disabled {
-			return err
+	return db.enable(ctx, kindUser, eventUserEnabled, name, now)
+}
+
+func (db *DB) enable(ctx context.Context, kind, enabled, name string, now time.Time) error {
+	return db.changeNamed(ctx, kind, name, func(ctx context.Context, tx *transaction, u standing) error {
+		if !u.disabled {
+			return nil
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET disabled_at = NULL WHERE id = $1`, u.id); err != nil {
-			return wrap("enabling a user", err)
+			return wrap("enabling a "+kind, err)
 		}
-		return record(ctx, tx, event{kind: eventUserEnabled, at: now, user: u.id})
+		return record(ctx, tx, event{kind: enabled, at: now, user: u.id})
 	})
 }
 
 // SetPassword gives a user another password, ends all sessions of the user, and takes
 // back all handoffs. It returns ErrNotFound if there is no user of the name.
 func (db *DB) SetPassword(ctx context.Context, name, passwordHash string, now time.Time) error {
-	return db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockNamed(ctx, tx, kindUser, name)
-		if err != nil {
-			return err
-		}
+	return db.changeNamed(ctx, kindUser, name, func(ctx context.Context, tx *transaction, u standing) error {
 		if _, err := tx.ExecContext(ctx, `UPDATE users SET password_hash = $1 WHERE id = $2`, passwordHash, u.id); err != nil {
 			return wrap("setting a password", err)
 		}
@@ -149,11 +153,7 @@ func (db *DB) SetPassword(ctx context.Context, name, passwordHash string, now ti
 // then has, in order. Sessions go on, with these roles; where one is taken, all handoffs
 // of the user are taken back. It returns ErrNotFound if there is no user of the name.
 func (db *DB) ChangeRoles(ctx context.Context, name string, add, remove []string, now time.Time) (roles []string, err error) {
-	err = db.changeList(ctx, func(ctx context.Context, tx *transaction) error {
-		u, err := db.lockNamed(ctx, tx, kindUser, name)
-		if err != nil {
-			return err
-		}
+	err = db.changeNamed(ctx, kindUser, name, func(ctx context.Context, tx *transaction, u standing) error {
 		var text string
 		if err := tx.QueryRowContext(ctx, `SELECT roles FROM users WHERE id = $1`, u.id).Scan(&text); err != nil {
 			return wrap("reading roles", err)
