@@ -99,11 +99,7 @@ func (db *DB) AddClientKey(ctx context.Context, name string, key ClientKey) erro
 // or it has no such key.
 func (db *DB) RemoveClientKey(ctx context.Context, name, kid string, now time.Time) error {
 	return db.cutOffClient(ctx, name, now, func(ctx context.Context, tx *transaction, c standing) error {
-		result, err := tx.ExecContext(ctx, `DELETE FROM client_keys WHERE kid = $1 AND client_id = $2`, kid, c.id)
-		if err != nil {
-			return wrap("removing a key", err)
-		}
-		switch n, err := result.RowsAffected(); {
+		switch n, err := affected(tx.ExecContext(ctx, `DELETE FROM client_keys WHERE kid = $1 AND client_id = $2`, kid, c.id)); {
 		case err != nil:
 			return wrap("removing a key", err)
 		case n == 0:

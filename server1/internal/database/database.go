@@ -289,6 +289,22 @@ func wrap(what string, err error) error {
 	return fmt.Errorf("database: %s: %w", what, err)
 }
 
+// texts reads rows of one text each.
+func texts(rows *sql.Rows, err error) ([]string, error) {
+	return serving.Rows(rows, err, func() (text string, err error) {
+		err = rows.Scan(&text)
+		return text, err
+	})
+}
+
+// affected returns how many rows a statement has changed.
+func affected(result sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
 // The zero time is kept as 0.
 func toMillis(t time.Time) int64 {
 	if t.IsZero() {

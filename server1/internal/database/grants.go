@@ -88,7 +88,7 @@ func (db *DB) makeRoomForGrant(ctx context.Context, tx *transaction, userID stri
 		return err
 	}
 	const over = `user_id = $1 AND expires_at <= $2`
-	if err := db.holdGrants(ctx, tx, over, userID, toMillis(now)); err != nil {
+	if _, err := db.heldGrants(ctx, tx, over, "", userID, toMillis(now)); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `DELETE FROM grants WHERE `+over, userID, toMillis(now)); err != nil {
@@ -155,7 +155,7 @@ func withdraw(ctx context.Context, tx *transaction, u standing, grantID string, 
 // withdrawAll deletes all grants of a user that is held. To take back what was issued by
 // them is the caller's.
 func (db *DB) withdrawAll(ctx context.Context, tx *transaction, u standing, now time.Time) error {
-	if err := db.holdGrants(ctx, tx, `user_id = $1`, u.id); err != nil {
+	if _, err := db.heldGrants(ctx, tx, `user_id = $1`, "", u.id); err != nil {
 		return err
 	}
 	const stood = `user_id = $3 AND expires_at > $4`
@@ -258,18 +258,8 @@ func renew(ctx context.Context, tx *transaction, ids []string) error {
 // heldGrants returns the ids of the grants for which the condition holds, and holds them.
 // Their user or their client is held. most is empty, or bounds how many.
 func (db *DB) heldGrants(ctx context.Context, tx *transaction, condition, most string, args ...any) (ids []string, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id FROM grants WHERE `+condition+db.dialect.holdInOrder+most, args...)
-	ids, err = serving.Rows(rows, err, func() (id string, err error) {
-		err = rows.Scan(&id)
-		return id, err
-	})
+	ids, err = texts(tx.QueryContext(ctx, `SELECT id FROM grants WHERE `+condition+db.dialect.holdInOrder+most, args...))
 	return ids, wrap("reading grants", err)
-}
-
-// holdGrants is heldGrants for who does not ask which.
-func (db *DB) holdGrants(ctx context.Context, tx *transaction, condition string, args ...any) error {
-	_, err := db.heldGrants(ctx, tx, condition, "", args...)
-	return err
 }
 
 // scanGrant reads grantColumns.

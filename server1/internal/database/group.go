@@ -181,36 +181,23 @@ func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
 	if _, err := tx.ExecContext(ctx, holdUsers, slices.Concat(users, clients)); err != nil {
 		return wrap("holding users", err)
 	}
-	rows, err := tx.QueryContext(ctx, recordHandoffs, sessions, ids, audiences, methods, iats, exps, ats,
-		events, users, clients, kids, assertions, roles, grants, sids)
-	if err != nil {
-		return wrap("recording handoffs", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return wrap("recording handoffs", err)
-		}
+	recorded, err := texts(tx.QueryContext(ctx, recordHandoffs, sessions, ids, audiences, methods, iats, exps, ats,
+		events, users, clients, kids, assertions, roles, grants, sids))
+	for _, id := range recorded {
 		byID[id].recorded = true
 	}
-	return wrap("recording handoffs", rows.Err())
+	return wrap("recording handoffs", err)
 }
 
 // once returns all, of those that have one assertion between them only the first.
 func once(all []*member) []*member {
-	type spent struct{ client, id string }
-	seen := map[spent]bool{}
+	seen := map[string]bool{}
 	first := make([]*member, 0, len(all))
 	for _, m := range all {
-		if m.by != nil {
-			key := spent{m.by.Client.ID, m.by.ID}
-			if seen[key] {
-				continue
-			}
-			seen[key] = true
+		if spent := m.spends(); spent == "" || !seen[spent] {
+			seen[spent] = true
+			first = append(first, m)
 		}
-		first = append(first, m)
 	}
 	return first
 }

@@ -149,11 +149,7 @@ func (db *DB) record(ctx context.Context, tx *transaction, h issued) error {
 			return err
 		}
 	}
-	result, err := db.insert(ctx, tx, h)
-	if err != nil {
-		return wrap("recording a handoff", err)
-	}
-	switch n, err := result.RowsAffected(); {
+	switch n, err := affected(db.insert(ctx, tx, h)); {
 	case err != nil:
 		return wrap("recording a handoff", err)
 	case n == 0:
@@ -164,7 +160,7 @@ func (db *DB) record(ctx context.Context, tx *transaction, h issued) error {
 			return wrap("noting a grant", err)
 		}
 	}
-	_, err = db.exec(ctx, tx, noteHandoff, h.owner().ID, toMillis(h.claims.IssuedAt), toMillis(h.claims.Expires))
+	_, err := db.exec(ctx, tx, noteHandoff, h.owner().ID, toMillis(h.claims.IssuedAt), toMillis(h.claims.Expires))
 	return wrap("noting a handoff", err)
 }
 

@@ -227,11 +227,8 @@ const onRelisted = `
 // clock. added is false where the entry changes nothing.
 func takeBack(ctx context.Context, tx *transaction, userID string, e trust.Entry) (added bool, err error) {
 	const upsert = `INSERT INTO revocations (kind, id, user_id, cut_off_at, ends_at) VALUES ($1, $2, $3, $4, $5)` + onRelisted
-	result, err := tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, userID, toMillis(e.Cutoff), toMillis(e.Until))
-	if err != nil {
-		return false, wrap("taking back", err)
-	}
-	if n, err := result.RowsAffected(); err != nil || n == 0 {
+	n, err := affected(tx.ExecContext(ctx, upsert, string(e.Kind), e.ID, userID, toMillis(e.Cutoff), toMillis(e.Until)))
+	if err != nil || n == 0 {
 		return false, wrap("taking back", err)
 	}
 	tx.listed = true

@@ -4,8 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"time"
-
-	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // Session is a user's session. Its id is kept nowhere; the digest finds it.
@@ -81,11 +79,7 @@ func makeRoom(ctx context.Context, tx *transaction, u standing, now time.Time) (
 func leastUsed(ctx context.Context, tx *transaction, u standing) (tooMany []string, err error) {
 	const find = `SELECT handoff_id FROM sessions WHERE user_id = $1
 		ORDER BY idle_expires_at DESC, created_at DESC, handoff_id LIMIT $2 OFFSET $3`
-	rows, err := tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1)
-	tooMany, err = serving.Rows(rows, err, func() (handoffID string, err error) {
-		err = rows.Scan(&handoffID)
-		return handoffID, err
-	})
+	tooMany, err = texts(tx.QueryContext(ctx, find, u.id, MaxSessions, MaxSessions-1))
 	return tooMany, wrap("reading sessions", err)
 }
 

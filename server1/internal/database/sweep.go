@@ -26,25 +26,16 @@ func Swept() []Rows { return []Rows{Sessions, Revocations, Grants, Audit} }
 // Sweep removes up to SweepBatch rows that have been old since a moment, and says how
 // many. Where it returns SweepBatch, there may be more.
 func (db *DB) Sweep(ctx context.Context, rows Rows, since time.Time) (gone int64, err error) {
-	var key, old string
-	switch rows {
-	case Sessions:
-		key, old = "id_sha256", "idle_expires_at"
-	case Revocations:
-		key, old = "kind, id", "ends_at"
-	case Grants:
-		key, old = "id", "expires_at"
-	case Audit:
-		key, old = "id", "occurred_at"
-	}
-	statement := `DELETE FROM ` + string(rows) + ` WHERE (` + key + `) IN (SELECT ` + key + ` FROM ` + string(rows) +
-		` WHERE ` + old + ` <= $1 ORDER BY ` + old + ` LIMIT $2` + db.dialect.holdFree + `)`
+	by := map[Rows]struct{ key, old string }{
+		Sessions:    {"id_sha256", "idle_expires_at"},
+		Revocations: {"kind, id", "ends_at"},
+		Grants:      {"id", "expires_at"},
+		Audit:       {"id", "occurred_at"},
+	}[rows]
+	statement := `DELETE FROM ` + string(rows) + ` WHERE (` + by.key + `) IN (SELECT ` + by.key + ` FROM ` + string(rows) +
+		` WHERE ` + by.old + ` <= $1 ORDER BY ` + by.old + ` LIMIT $2` + db.dialect.holdFree + `)`
 	err = db.change(ctx, func(ctx context.Context, tx *transaction) error {
-		result, err := tx.ExecContext(ctx, statement, toMillis(since), SweepBatch)
-		if err != nil {
-			return wrap("sweeping "+string(rows), err)
-		}
-		gone, err = result.RowsAffected()
+		gone, err = affected(tx.ExecContext(ctx, statement, toMillis(since), SweepBatch))
 		return wrap("sweeping "+string(rows), err)
 	})
 	return gone, err
