@@ -94,11 +94,8 @@ func (k *Keeper) start(ctx context.Context, u database.User) (id string, s datab
 func (k *Keeper) live(ctx context.Context, id string) (database.Session, error) {
 	now := k.now()
 	s, err := k.config.DB.LiveSession(ctx, digest(id), now)
-	switch {
-	case errors.Is(err, database.ErrNotFound):
-		return s, answer.Refused(handoff.ReasonSessionInvalid, err)
-	case err != nil:
-		return s, unavailable(err)
+	if err != nil {
+		return s, worded(err)
 	}
 	until := now.Add(k.config.Idle)
 	if until.After(s.Expires) {
@@ -120,23 +117,8 @@ func (k *Keeper) live(ctx context.Context, id string) (database.Session, error) 
 // minute at most.
 func (k *Keeper) grain() time.Duration { return min(time.Minute, k.config.Idle/10) }
 
-// end ends a session for good and takes back its handoffs.
-func (k *Keeper) end(ctx context.Context, s database.Session) error {
-	return ended(k.config.DB.EndSession(ctx, s, k.now()))
-}
-
-// endAll ends all sessions of a session's user and takes back all handoffs.
-func (k *Keeper) endAll(ctx context.Context, s database.Session) error {
-	return ended(k.config.DB.EndSessions(ctx, s, k.now()))
-}
-
-// endOthers ends the other sessions of a session's user, who has another password
-// from now on, and takes back all handoffs.
-func (k *Keeper) endOthers(ctx context.Context, s database.Session, passwordHash string) error {
-	return ended(k.config.DB.ChangePassword(ctx, s, passwordHash, k.now()))
-}
-
-func ended(err error) error {
+// worded is the answer to what the database says of a live session.
+func worded(err error) error {
 	switch {
 	case errors.Is(err, database.ErrNotFound):
 		return answer.Refused(handoff.ReasonSessionInvalid, err)

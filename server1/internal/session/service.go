@@ -120,7 +120,7 @@ func (s *Service) SignOut(ctx context.Context, _ *server1v1.SignOutRequest) (*se
 	if !ok {
 		return nil, answer.Refused(handoff.ReasonSessionInvalid, nil)
 	}
-	if err := s.keeper.end(ctx, current); err != nil {
+	if err := worded(s.keeper.config.DB.EndSession(ctx, current, s.keeper.now())); err != nil {
 		return nil, err
 	}
 	s.record.SignedOut(ctx, current.User.ID)
@@ -134,7 +134,7 @@ func (s *Service) SignOutEverywhere(ctx context.Context, _ *server1v1.SignOutEve
 	if !ok {
 		return nil, answer.Refused(handoff.ReasonSessionInvalid, nil)
 	}
-	if err := s.keeper.endAll(ctx, current); err != nil {
+	if err := worded(s.keeper.config.DB.EndSessions(ctx, current, s.keeper.now())); err != nil {
 		return nil, err
 	}
 	s.record.SignedOutEverywhere(ctx, current.User.ID)
@@ -165,7 +165,7 @@ func (s *Service) ChangePassword(ctx context.Context, req *server1v1.ChangePassw
 	if err != nil {
 		return nil, s.refuse(ctx, network, err)
 	}
-	if err := s.keeper.endOthers(ctx, current, hash); err != nil {
+	if err := worded(s.keeper.config.DB.ChangePassword(ctx, current, hash, s.keeper.now())); err != nil {
 		return nil, err
 	}
 	s.record.PasswordChanged(ctx, current.User.ID)
