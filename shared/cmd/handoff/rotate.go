@@ -110,22 +110,23 @@ func (keysActivateCommand) Help() string {
 }
 
 func (c *keysActivateCommand) Run(p *program) error {
-	return p.step(keyFolder(c.Dir), "activated", func(s rotation.Steps, ring rotation.Ring) (kid string, err error) {
-		if kid, err = choose(c.Kid, ring, rotation.Next, "activated"); err == nil {
-			_, err = s.Activate(context.Background(), kid)
-		}
-		return kid, err
-	})
+	return p.step(keyFolder(c.Dir), c.Kid, rotation.Next, "activated", rotation.Steps.Activate)
 }
 
 // step takes a step in a folder, with the ring that was read before, and prints
-// what was done to which key.
-func (p *program) step(f keyFolder, done string, take func(rotation.Steps, rotation.Ring) (kid string, err error)) error {
+// what was done to which key. An empty kid stands for the only key in a state, where the
+// step has one.
+func (p *program) step(f keyFolder, kid string, state rotation.State, done string, take func(rotation.Steps, context.Context, string) (rotation.Ring, error)) error {
 	s, err := f.open()
 	if err != nil {
 		return dirError(err)
 	}
-	kid, err := take(p.steps(f, s.ring, termFlags{}), s.ring)
+	if kid == "" && state != "" {
+		kid, err = choose(s.ring, state, done)
+	}
+	if err == nil {
+		_, err = take(p.steps(f, s.ring, termFlags{}), context.Background(), kid)
+	}
 	if err != nil {
 		return p.refused(err)
 	}
@@ -143,12 +144,7 @@ func (keysRetireCommand) Help() string {
 }
 
 func (c *keysRetireCommand) Run(p *program) error {
-	return p.step(keyFolder(c.Dir), "retired", func(s rotation.Steps, ring rotation.Ring) (kid string, err error) {
-		if kid, err = choose(c.Kid, ring, rotation.Active, "retired"); err == nil {
-			_, err = s.Retire(context.Background(), kid)
-		}
-		return kid, err
-	})
+	return p.step(keyFolder(c.Dir), c.Kid, rotation.Active, "retired", rotation.Steps.Retire)
 }
 
 type keysTaintCommand struct {
@@ -163,18 +159,11 @@ func (keysTaintCommand) Help() string {
 }
 
 func (c *keysTaintCommand) Run(p *program) error {
-	return p.step(keyFolder(c.Dir), "tainted", func(s rotation.Steps, _ rotation.Ring) (string, error) {
-		_, err := s.Taint(context.Background(), c.Kid)
-		return c.Kid, err
-	})
+	return p.step(keyFolder(c.Dir), c.Kid, "", "tainted", rotation.Steps.Taint) // a key that is named
 }
 
-// choose returns the key that is meant: where none is named, the only one to
-// which the step can apply.
-func choose(kid string, ring rotation.Ring, state rotation.State, verb string) (string, error) {
-	if kid != "" {
-		return kid, nil
-	}
+// choose returns the only key in a state, to which a step can apply.
+func choose(ring rotation.Ring, state rotation.State, verb string) (string, error) {
 	var found []string
 	signing, _ := ring.Signing()
 	for _, k := range ring.Records() {
