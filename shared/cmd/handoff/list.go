@@ -201,7 +201,7 @@ func (p part) line() json.RawMessage {
 
 // explainList says of a JWT that calls itself a trust list what it is worth as
 // one.
-func explainList(out io.Writer, l oneList, now time.Time) error {
+func explainList(out io.Writer, l oneList, now time.Time) {
 	fmt.Fprintln(out, "It calls itself a trust list: an issuer's statement of the keys that may sign now, and of what it has taken back.")
 	if s := summarize(l, now); s.Age != nil && s.Revoked == nil {
 		fmt.Fprintf(out, "It names %d keys, and entries by their digest, which it does not have with it. It was signed %s ago, and expires in %s.\n",
@@ -212,19 +212,16 @@ func explainList(out io.Writer, l oneList, now time.Time) error {
 	}
 	faults := diagnoseList(l, now)
 	if len(faults) == 0 {
-		_, err := fmt.Fprintln(out, "As a trust list nothing is wrong with it, as far as one can tell without the trust key. It may be too old for a follower.")
-		return err
+		fmt.Fprintln(out, "As a trust list nothing is wrong with it, as far as one can tell without the trust key. It may be too old for a follower.")
+		return
 	}
 	fmt.Fprintln(out, "As a trust list it is refused:")
 	for _, f := range faults {
 		if f.Check != "" {
 			f.Fault += trust.Fault(" (" + string(f.Check) + ")")
 		}
-		if _, err := fmt.Fprintf(out, "  %s: %s\n", f.Fault, f.Detail); err != nil {
-			return err
-		}
+		fmt.Fprintf(out, "  %s: %s\n", f.Fault, f.Detail)
 	}
-	return nil
 }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

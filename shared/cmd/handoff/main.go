@@ -111,7 +111,7 @@ func run(args []string, p *program) (status int) {
 	if err != nil {
 		return p.fail(cmp.Or(out.Err(), withoutSecrets(err))) // the former is of the help, which kong writes
 	}
-	err = selected.Run(p)
+	err = selected.Run(p) // which need not look at what printing returns: out remembers
 	if err == nil || errors.Is(err, errRefused) {
 		err = cmp.Or(out.Err(), err)
 	}

@@ -15,9 +15,7 @@ func (p *program) taken(verb, kid string, f keyFolder) error {
 	if err != nil {
 		return dirError(err)
 	}
-	if _, err := fmt.Fprintf(p.out, "%s %s\n\n", verb, kid); err != nil {
-		return err
-	}
+	fmt.Fprintf(p.out, "%s %s\n\n", verb, kid)
 	return p.showKeys(f, s)
 }
 
@@ -44,9 +42,7 @@ func (p *program) showKeys(f keyFolder, s keyState) error {
 		}
 	}
 	for _, next := range nextSteps(s) {
-		if _, err := fmt.Fprintf(p.out, "%s: %s\n", when(next.At, now), f.command(next)); err != nil {
-			return err
-		}
+		fmt.Fprintf(p.out, "%s: %s\n", when(next.At, now), f.command(next))
 	}
 	return nil
 }

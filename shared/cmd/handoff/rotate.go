@@ -196,9 +196,7 @@ func (p *program) refused(err error) error {
 		if early, ok := errors.AsType[*rotation.EarlyError](err); ok {
 			until = ", until " + showEnd(p.now().Add(early.Wait))
 		}
-		if _, err := fmt.Fprintf(p.out, "refused: %s%s\n", err, until); err != nil {
-			return err
-		}
+		fmt.Fprintf(p.out, "refused: %s%s\n", err, until)
 		return errRefused
 	}
 	return dirError(err)

@@ -73,9 +73,7 @@ func (c *verifyCommand) Run(p *program) error {
 		return err
 	}
 	result, valid := v.verify(nil, raw)
-	if _, err := p.out.Write(append(result, "}\n"...)); err != nil {
-		return err
-	}
+	fmt.Fprintf(p.out, "%s}\n", result)
 	if !valid {
 		return errRefused
 	}
