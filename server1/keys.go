@@ -1,7 +1,6 @@
 package server1
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,14 +186,10 @@ func (c *publicCommand) run(_ context.Context, std console) error {
 	if err != nil {
 		return wrong("key", err)
 	}
-	text, err := set.MarshalJSON()
+	text, err := json.MarshalIndent(set, "", "  ")
 	if err != nil {
 		return err
 	}
-	var legible bytes.Buffer
-	if err := json.Indent(&legible, text, "", "  "); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(std.stdout, legible.String())
+	_, err = fmt.Fprintf(std.stdout, "%s\n", text)
 	return err
 }

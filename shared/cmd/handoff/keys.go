@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -121,16 +120,8 @@ func loadKey(path string) (*signkey.Key, error) {
 }
 
 func encodeJWKS(set *keyset.Set) ([]byte, error) {
-	text, err := set.MarshalJSON()
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, text, "", "  "); err != nil {
-		return nil, err
-	}
-	b.WriteByte('\n')
-	return b.Bytes(), nil
+	text, err := json.MarshalIndent(set, "", "  ")
+	return append(text, '\n'), err
 }
 
 func encodePEM(set *keyset.Set) ([]byte, error) {
