@@ -57,8 +57,8 @@ type commandLine struct {
 }
 
 type serveCommand struct {
-	serving.Flags `embed:""`
-	postgres.Pool `embed:""`
+	serving.Flags
+	postgres.Pool
 
 	Issuer           string        `required:"" placeholder:"URL" help:"This service's own name, https://…: the iss of every token, by which audiences trust it."`
 	Key              string        `placeholder:"FILE|URI" help:"Signing key, as \"handoff keygen\" makes it, readable by its owner alone; or pkcs11:… (RFC 7512), in a build that \"make pkcs11\" makes. Required unless --key-dir is set."`
@@ -119,30 +119,29 @@ type existing struct {
 	Database string `required:"" placeholder:"FILE|URL" help:"The server's database: a SQLite file or postgres://…"`
 }
 
-type listCommand struct {
-	existing `embed:""`
+// ofUser is a user who is there.
+type ofUser struct {
+	existing
+	Name string `arg:"" help:"The user's name."`
 }
 
-type disableCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The user's name."`
+// ofClient is a client that is there.
+type ofClient struct {
+	existing
+	Name string `arg:"" help:"The client's name."`
 }
 
-type enableCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The user's name."`
-}
-
-type passwordCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The user's name."`
-}
+type (
+	listCommand     struct{ existing }
+	disableCommand  struct{ ofUser }
+	enableCommand   struct{ ofUser }
+	passwordCommand struct{ ofUser }
+)
 
 type roleCommand struct {
-	existing `embed:""`
-	Name     string   `arg:"" help:"The user's name."`
-	Add      []string `placeholder:"ROLE" help:"A role to give, as the policy names it. Can be given several times."`
-	Remove   []string `placeholder:"ROLE" help:"A role to take. Can be given several times."`
+	ofUser
+	Add    []string `placeholder:"ROLE" help:"A role to give, as the policy names it. Can be given several times."`
+	Remove []string `placeholder:"ROLE" help:"A role to take. Can be given several times."`
 }
 
 type addClientCommand struct {
@@ -152,84 +151,72 @@ type addClientCommand struct {
 	Role     []string `placeholder:"ROLE" help:"A role, as the policy names it. Can be given several times."`
 }
 
-type listClientsCommand struct {
-	existing `embed:""`
-}
-
-type disableClientCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The client's name."`
-}
-
-type enableClientCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The client's name."`
-}
+type (
+	listClientsCommand   struct{ existing }
+	disableClientCommand struct{ ofClient }
+	enableClientCommand  struct{ ofClient }
+)
 
 type addClientKeyCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The client's name."`
-	Key      string `required:"" placeholder:"FILE" help:"The new public key."`
+	ofClient
+	Key string `required:"" placeholder:"FILE" help:"The new public key."`
 }
 
 type removeClientKeyCommand struct {
-	existing `embed:""`
-	Name     string `arg:"" help:"The client's name."`
-	Kid      string `arg:"" help:"The key's id, as \"client list\" shows it."`
+	ofClient
+	Kid string `arg:"" help:"The key's id, as \"client list\" shows it."`
 }
 
 type revokeCommand struct {
-	existing `embed:""`
-	Handoff  string `xor:"what" placeholder:"ID" help:"One handoff or visit, by its id (jti)."`
-	Session  string `xor:"what" placeholder:"ID" help:"A session, which ends, or a grant, which is withdrawn, and all of its handoffs, by the id that they carry (sid)."`
-	Subject  string `xor:"what" placeholder:"ID" help:"All handoffs that this server has issued until now to a user, or to a client for itself and for users, by the user's or the client's id. The sessions and grants stay."`
+	existing
+	Handoff string `xor:"what" placeholder:"ID" help:"One handoff or visit, by its id (jti)."`
+	Session string `xor:"what" placeholder:"ID" help:"A session, which ends, or a grant, which is withdrawn, and all of its handoffs, by the id that they carry (sid)."`
+	Subject string `xor:"what" placeholder:"ID" help:"All handoffs that this server has issued until now to a user, or to a client for itself and for users, by the user's or the client's id. The sessions and grants stay."`
 }
 
 type backupCommand struct {
-	existing `embed:""`
-	Out      string `required:"" placeholder:"FILE" help:"The file to make, which must not exist yet."`
+	existing
+	Out string `required:"" placeholder:"FILE" help:"The file to make, which must not exist yet."`
 }
 
 type exportCommand struct {
-	existing `embed:""`
-	Since    since `placeholder:"TIME" help:"From when on: a time such as 2026-01-31T00:00:00Z, or how long ago, such as 24h. Unless set: all that is kept."`
+	existing
+	Since since `placeholder:"TIME" help:"From when on: a time such as 2026-01-31T00:00:00Z, or how long ago, such as 24h. Unless set: all that is kept."`
 }
 
-type listKeysCommand struct {
-	existing `embed:""`
-}
+type listKeysCommand struct{ existing }
 
 type publicCommand struct {
 	Key string `required:"" placeholder:"FILE|URI" help:"The private key: a file, or pkcs11:… as with \"serve\"."`
 }
 
 type prepareCommand struct {
-	existing `embed:""`
-	KeyDir   string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now."`
-	Key      string `placeholder:"FILE|URI" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
-	Lost     string `placeholder:"KID" help:"The id of the key that signs, where its private half is lost for good: the folder need not have it. Taint that key next, which has the new one sign."`
+	existing
+	KeyDir string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now."`
+	Key    string `placeholder:"FILE|URI" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
+	Lost   string `placeholder:"KID" help:"The id of the key that signs, where its private half is lost for good: the folder need not have it. Taint that key next, which has the new one sign."`
 }
 
 type activateCommand struct {
-	existing `embed:""`
-	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that a key whose private half is not there is refused."`
-	Kid      string `arg:"" help:"The key's id."`
+	existing
+	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that a key whose private half is not there is refused."`
+	Kid    string `arg:"" help:"The key's id."`
 }
 
 type retireCommand struct {
-	existing `embed:""`
-	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
-	Kid      string `arg:"" help:"The key's id."`
+	existing
+	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
+	Kid    string `arg:"" help:"The key's id."`
 }
 
 type taintCommand struct {
-	existing `embed:""`
-	KeyDir   string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
-	Kid      string `arg:"" help:"The key's id."`
+	existing
+	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
+	Kid    string `arg:"" help:"The key's id."`
 }
 
 type probeCommand struct {
-	serving.Probe `embed:""`
+	serving.Probe
 }
 
 func (c *probeCommand) run(ctx context.Context, _ console) error { return c.Ask(ctx) }

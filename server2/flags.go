@@ -31,8 +31,8 @@ type commandLine struct {
 }
 
 type serveCommand struct {
-	serving.Flags `embed:""`
-	postgres.Pool `embed:""`
+	serving.Flags
+	postgres.Pool
 
 	Audience    string        `required:"" placeholder:"URL" help:"This service's own name: the only aud that is accepted, byte for byte."`
 	Issuer      string        `required:"" placeholder:"URL" help:"SERVER1's name: the only iss that is accepted, byte for byte."`
@@ -85,7 +85,7 @@ type seedCommand struct {
 }
 
 type probeCommand struct {
-	serving.Probe `embed:""`
+	serving.Probe
 }
 
 func (c *probeCommand) run(ctx context.Context, _, _ io.Writer) error { return c.Ask(ctx) }

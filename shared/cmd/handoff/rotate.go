@@ -66,9 +66,9 @@ func (c *keysListCommand) Run(p *program) error {
 }
 
 type keysPrepareCommand struct {
-	Dir       string `required:"" placeholder:"DIR" help:"Folder of the signing keys. It is made if it does not exist."`
-	Alg       string `enum:",EdDSA,ES256,ES384,PS256,RS256" default:"" placeholder:"ALG" help:"Signature algorithm, as for keygen. Default: that of the key that signs now; at first EdDSA."`
-	termFlags `embed:""`
+	Dir string `required:"" placeholder:"DIR" help:"Folder of the signing keys. It is made if it does not exist."`
+	Alg string `enum:",EdDSA,ES256,ES384,PS256,RS256" default:"" placeholder:"ALG" help:"Signature algorithm, as for keygen. Default: that of the key that signs now; at first EdDSA."`
+	termFlags
 }
 
 func (keysPrepareCommand) Help() string {
