@@ -103,10 +103,7 @@ func (db *DB) Invoices(ctx context.Context, owner Owner, after string, limit int
 		}
 		return in, nil
 	})
-	if err != nil {
-		return nil, failed("reading invoices", err)
-	}
-	return page, nil
+	return page, failed("reading invoices", err)
 }
 
 // anyInvoice returns an invoice of any payer, without its payment.

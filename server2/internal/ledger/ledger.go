@@ -166,10 +166,7 @@ func (db *DB) Close() error { return db.engine.Close() }
 func (db *DB) Ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := db.engine.ready(ctx); err != nil {
-		return failed("asking for changes", err)
-	}
-	return nil
+	return failed("asking for changes", db.engine.ready(ctx))
 }
 
 // Limit sets how many connections to a PostgreSQL may be open at once, at least 2.
@@ -221,7 +218,13 @@ type failure struct {
 	cause error
 }
 
-func failed(doing string, cause error) error { return &failure{doing, cause} }
+// failed returns the failure that has a cause; nil where there is none.
+func failed(doing string, cause error) error {
+	if cause == nil {
+		return nil
+	}
+	return &failure{doing, cause}
+}
 
 func (f *failure) Error() string { return "ledger: " + f.doing + ": " + f.cause.Error() }
 

@@ -99,10 +99,8 @@ func noteHandoff(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
 		return nil
 	}
 	const insert = `INSERT INTO handoffs (issuer, handoff_id, payment_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
-	if _, err := tx.ExecContext(ctx, insert, o.Payer.Issuer, o.HandoffID, p.ID); err != nil {
-		return failed("recording a handoff", err)
-	}
-	return nil
+	_, err := tx.ExecContext(ctx, insert, o.Payer.Issuer, o.HandoffID, p.ID)
+	return failed("recording a handoff", err)
 }
 
 // insertPayment records p, unless its handoff has paid before.
@@ -120,10 +118,7 @@ func insertPayment(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	_, err := tx.ExecContext(ctx, insert, p.ID, p.InvoiceID, p.Amount.CurrencyCode, p.Amount.MinorUnits,
 		p.Time.UnixMilli(), p.Memo, p.HandoffID, o.Payer.Issuer, o.Payer.Subject, o.RequestID)
-	if err != nil {
-		return failed("recording a payment", err)
-	}
-	return nil
+	return failed("recording a payment", err)
 }
 
 // Payments returns up to limit payments of the payer's that come after the
@@ -140,10 +135,7 @@ func (db *DB) Payments(ctx context.Context, payer Owner, invoiceID string, after
 		AND (paid_at > $4 OR paid_at = $4 AND payment_id > $5) ORDER BY paid_at, payment_id LIMIT $6`
 	rows, err := db.read.QueryContext(ctx, query, payer.Issuer, payer.Subject, invoiceID, since, after.ID, limit)
 	page, err := serving.Rows(rows, err, func() (Payment, error) { return scanPayment(rows) })
-	if err != nil {
-		return nil, failed("reading payments", err)
-	}
-	return page, nil
+	return page, failed("reading payments", err)
 }
 
 // selectPayment begins a query whose rows scanPayment reads.

@@ -37,14 +37,11 @@ func (p postgreSQL) attempt(ctx context.Context, _ turn, do func(context.Context
 	if err := do(ctx, tx); err != nil {
 		return err
 	}
-	switch err := tx.Commit(); {
-	case err == nil:
-		return nil
-	case p.uncertain(err):
-		return failed("committing", fmt.Errorf("%w: %w", ErrUncertain, err))
-	default:
-		return failed("committing", err)
+	err = tx.Commit()
+	if err != nil && p.uncertain(err) {
+		err = fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
+	return failed("committing", err)
 }
 
 // begin begins a transaction, on the connection that the call has reserved while
