@@ -18,12 +18,8 @@ var profile = handoff.Profile{Typ: "client-authentication+jwt", MaxLength: 2048}
 // bytes.
 func Profile() handoff.Profile { return profile }
 
-const (
-	// MaxLifetime is the longest that an assertion can live.
-	MaxLifetime = 60 * time.Second
-
-	maxTime = 253402300799 // the last second of the year 9999
-)
+// MaxLifetime is the longest that an assertion can live.
+const MaxLifetime = 60 * time.Second
 
 // Claims are what an assertion says: a closed schema, defined in section 8 of
 // shared/handoff/SPEC.md.
@@ -136,19 +132,13 @@ func text(r *strictjson.Reader, check handoff.Check, valid func(string) bool) (s
 }
 
 func seconds(r *strictjson.Reader, check handoff.Check) (time.Time, error) {
-	n, err := r.Integer()
-	if err == nil && n > maxTime {
-		err = strictjson.ErrRange
-	}
-	if err != nil {
-		return time.Time{}, within(check, err)
-	}
-	return time.Unix(n, 0).UTC(), nil
+	at, err := r.Time(time.Second)
+	return at, within(check, err)
 }
 
 // within places an error of the reader at a claim; bad syntax is the payload's.
 func within(check handoff.Check, err error) error {
-	if errors.Is(err, strictjson.ErrSyntax) {
+	if err == nil || errors.Is(err, strictjson.ErrSyntax) {
 		return err
 	}
 	return &claimError{check, err.Error()}

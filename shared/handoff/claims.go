@@ -129,16 +129,9 @@ func refusedPayload(err error) *Refusal {
 	return refusal
 }
 
-// readSeconds reads a NumericDate (RFC 7519 section 2) in whole seconds.
 func readSeconds(r *strictjson.Reader, check Check) (time.Time, error) {
-	n, err := r.Integer()
-	if err == nil && n > maxTime {
-		err = strictjson.ErrRange
-	}
-	if err != nil {
-		return time.Time{}, within(check, err)
-	}
-	return time.Unix(n, 0).UTC(), nil
+	at, err := r.Time(time.Second)
+	return at, within(check, err)
 }
 
 // readText reads a string of a form.
@@ -175,7 +168,7 @@ func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
 // within places an error of the reader at a claim, unless it has its place; bad syntax is
 // the payload's.
 func within(check Check, err error) error {
-	if errors.As(err, new(*claimError)) || errors.Is(err, strictjson.ErrSyntax) {
+	if err == nil || errors.As(err, new(*claimError)) || errors.Is(err, strictjson.ErrSyntax) {
 		return err
 	}
 	return &claimError{check, err.Error()}

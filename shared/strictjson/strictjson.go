@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -140,6 +141,23 @@ func (r *Reader) Integer() (int64, error) {
 		return 0, ErrRange
 	}
 	return int64(n), nil
+}
+
+// maxTime is the last second of the year 9999.
+const maxTime = 253402300799
+
+// Time reads a time up to the year 9999: a number of whole units, seconds or
+// milliseconds, since 1970. In seconds it is a NumericDate (RFC 7519 section 2).
+func (r *Reader) Time(unit time.Duration) (time.Time, error) {
+	n, err := r.Integer()
+	perSecond := int64(time.Second / unit)
+	if err == nil && n/perSecond > maxTime {
+		err = ErrRange
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Unix(n/perSecond, n%perSecond*int64(unit)).UTC(), nil
 }
 
 // Bool reads true or false.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // walk reads any document through the Reader's own methods, so that each of
@@ -100,6 +101,34 @@ func TestReadValues(t *testing.T) {
 	})
 	if err != nil || name != "name" || text != "v\n" || number != 12 || !flag {
 		t.Errorf("read %q %q %d %v, %v", name, text, number, flag, err)
+	}
+}
+
+// A time ends with the year 9999, in either unit.
+func TestReadTime(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		unit time.Duration
+		want time.Time
+		err  error
+	}{
+		{`0`, time.Second, time.Unix(0, 0), nil},
+		{`253402300799`, time.Second, time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), nil},
+		{`253402300800`, time.Second, time.Time{}, ErrRange},
+		{`1700000000123`, time.Millisecond, time.UnixMilli(1700000000123), nil},
+		{`253402300799999`, time.Millisecond, time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC), nil},
+		{`253402300800000`, time.Millisecond, time.Time{}, ErrRange},
+		{`9007199254740991`, time.Millisecond, time.Time{}, ErrRange},
+		{`"0"`, time.Second, time.Time{}, ErrType},
+	} {
+		var got time.Time
+		err := Read(test.text, func(r *Reader) (err error) {
+			got, err = r.Time(test.unit)
+			return err
+		})
+		if !errors.Is(err, test.err) || !got.Equal(test.want) || got.Location() != time.UTC {
+			t.Errorf("%s in %s: %s, %v", test.text, test.unit, got, err)
+		}
 	}
 }
 

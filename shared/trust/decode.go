@@ -50,9 +50,9 @@ func decodeList(payload string) (*list, error) {
 			case "iss":
 				l.issuer, err = r.String()
 			case "iat":
-				l.issuedAt, err = seconds(r)
+				l.issuedAt, err = r.Time(time.Second)
 			case "exp":
-				l.expires, err = seconds(r)
+				l.expires, err = r.Time(time.Second)
 			case "seq":
 				l.seq, err = r.Integer()
 			case "keys":
@@ -100,14 +100,3 @@ func readDigest(r *strictjson.Reader) (digest, error) {
 }
 
 var errMember = errors.New("a member is not in the schema")
-
-func seconds(r *strictjson.Reader) (time.Time, error) {
-	n, err := r.Integer()
-	if err == nil && n > maxTime {
-		err = strictjson.ErrRange
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.Unix(n, 0).UTC(), nil
-}

@@ -300,7 +300,7 @@ func (e *entries) read(r *strictjson.Reader) error {
 		switch name {
 		case "all":
 			var cutoff time.Time
-			cutoff, err = seconds(r)
+			cutoff, err = r.Time(time.Second)
 			e.all = cutoff.Unix()
 		case "tokens":
 			e.tokens, err = readIDs(r)
@@ -347,7 +347,7 @@ func readSubjects(r *strictjson.Reader) (map[digest]int64, error) {
 		if err != nil {
 			return err
 		}
-		cutoff, err := seconds(r)
+		cutoff, err := r.Time(time.Second)
 		if err != nil {
 			return err
 		}

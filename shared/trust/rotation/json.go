@@ -25,10 +25,7 @@ var times = []struct {
 	{"until", func(k *Record) *time.Time { return &k.Until }, nil, []State{Retired}},
 }
 
-const (
-	maxSize = 1 << 20
-	maxTime = 253402300799999 // the last millisecond of the year 9999
-)
+const maxSize = 1 << 20
 
 // MarshalJSON returns the ring as Parse reads it:
 //
@@ -117,7 +114,7 @@ func readRecord(r *strictjson.Reader) (k Record, err error) {
 		}
 		for _, t := range times {
 			if t.name == name {
-				*t.of(&k), err = readTime(r)
+				*t.of(&k), err = r.Time(time.Millisecond)
 				return err
 			}
 		}
@@ -139,17 +136,6 @@ func readRecord(r *strictjson.Reader) (k Record, err error) {
 	}
 	k.Key, err = readKey(jwk)
 	return k, err
-}
-
-func readTime(r *strictjson.Reader) (time.Time, error) {
-	ms, err := r.Integer()
-	if err == nil && ms > maxTime {
-		err = strictjson.ErrRange
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.UnixMilli(ms).UTC(), nil
 }
 
 // readKey has keyset vet the key as one of a published set.
