@@ -94,9 +94,9 @@ func parseClaims(kind Kind, payload string) (*Claims, error) {
 			case "sid":
 				c.Session, err = readText(r, "claim.sid", ident.ID)
 			case "cnf":
-				c.CertificateSHA256, err = readConfirmation(r)
+				c.CertificateSHA256, err = readOnly(r, "claim.cnf", "x5t#S256", isThumbprint)
 			case "act":
-				err = c.readActor(r)
+				c.Actor, err = readOnly(r, "claim.act", "sub", ident.Name)
 			case "authorization_details":
 				if kind == KindVisit {
 					err = c.readVisit(r)
@@ -146,23 +146,20 @@ func readText(r *strictjson.Reader, check Check, valid func(string) bool) (strin
 	return s, nil
 }
 
-// readConfirmation reads cnf (RFC 7800 section 3.1), whose one member is x5t#S256.
-func readConfirmation(r *strictjson.Reader) (thumbprint string, err error) {
-	const check = "claim.cnf"
+// readOnly reads an object that has one member, a string of a form: cnf, whose only one
+// confirms a certificate (RFC 7800 section 3.1), and act, which names no chain of actors.
+func readOnly(r *strictjson.Reader, check Check, member string, valid func(string) bool) (s string, err error) {
 	err = r.Object(func(name string) (err error) {
-		if name != "x5t#S256" {
+		if name != member {
 			return &claimError{check, "a member that the profile does not have"}
 		}
-		thumbprint, err = readText(r, check, isThumbprint)
+		s, err = readText(r, check, valid)
 		return err
 	})
-	switch {
-	case err != nil:
-		return "", within(check, err)
-	case thumbprint == "":
-		return "", &claimError{check, "x5t#S256 is missing"}
+	if err == nil && s == "" {
+		err = &claimError{check, member + " is missing"}
 	}
-	return thumbprint, nil
+	return s, within(check, err)
 }
 
 // within places an error of the reader at a claim, unless it has its place; bad syntax is
@@ -172,25 +169,6 @@ func within(check Check, err error) error {
 		return err
 	}
 	return &claimError{check, err.Error()}
-}
-
-// readActor reads act: exactly who acts. It names no chain of actors.
-func (c *Claims) readActor(r *strictjson.Reader) error {
-	const check = "claim.act"
-	err := r.Object(func(name string) (err error) {
-		if name != "sub" {
-			return &claimError{check, "a member that the profile does not have"}
-		}
-		c.Actor, err = readText(r, check, ident.Name)
-		return err
-	})
-	switch {
-	case err != nil:
-		return within(check, err)
-	case c.Actor == "":
-		return &claimError{check, "sub is missing"}
-	}
-	return nil
 }
 
 // readDetails reads authorization_details: an array of exactly one grpc_call.
