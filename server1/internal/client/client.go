@@ -4,7 +4,7 @@
 //	clients, err := client.NewDirectory(client.Config{DB: db, Issuer: "https://shop.example", …})
 //	guard := session.NewGuard(keeper, open...)
 //	guard.Assertions(handoffv1.HandoffService_IssueHandoff_FullMethodName, clients.Admit)
-//	caller, ok := client.FromContext(ctx) // in that method's handler
+//	by, ok := client.FromContext(ctx) // in that method's handler
 //
 // # Invariants
 //
@@ -77,18 +77,13 @@ func NewDirectory(config Config) (*Directory, error) {
 	return &Directory{config, verifier, cache}, err
 }
 
-// Caller is a client that has proved who it is.
-type Caller struct {
-	database.Assertion
-}
-
 type contextKey struct{}
 
-// FromContext returns the client of the call that a handler serves. It is false where
-// there is none.
-func FromContext(ctx context.Context) (Caller, bool) {
-	c, ok := ctx.Value(contextKey{}).(Caller)
-	return c, ok
+// FromContext returns the assertion of the client whose call a handler serves. It is
+// false where there is none.
+func FromContext(ctx context.Context) (database.Assertion, bool) {
+	by, ok := ctx.Value(contextKey{}).(database.Assertion)
+	return by, ok
 }
 
 // Admit returns ctx with the client whose assertion raw is, for FromContext. Its errors
@@ -101,9 +96,7 @@ func (d *Directory) Admit(ctx context.Context, raw string) (context.Context, err
 		d.config.Record.ClientRefused(ctx, found.client.ID, err)
 		return nil, worded(err)
 	}
-	return context.WithValue(ctx, contextKey{}, Caller{database.Assertion{
-		Client: found.client, Kid: found.kid, ID: claims.ID,
-	}}), nil
+	return context.WithValue(ctx, contextKey{}, database.Assertion{Client: found.client, Kid: found.kid, ID: claims.ID}), nil
 }
 
 // worded is the answer to a refusal.

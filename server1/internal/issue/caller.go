@@ -31,8 +31,8 @@ type caller struct {
 
 // callerOf returns who calls. It is false where no guard has let anybody through.
 func callerOf(ctx context.Context) (caller, bool) {
-	if c, ok := client.FromContext(ctx); ok {
-		return ofClient(c.Assertion), true
+	if by, ok := client.FromContext(ctx); ok {
+		return ofClient(by), true
 	}
 	if s, ok := session.FromContext(ctx); ok {
 		return ofSession(s), true
@@ -85,9 +85,7 @@ func (s *Service) again(ctx context.Context, c caller) (caller, error) {
 	if err != nil {
 		return c, c.unread(err)
 	}
-	by := *c.by
-	by.Client, by.Grant, by.For = now, nil, database.User{}
-	fresh := ofClient(by)
+	fresh := ofClient(database.Assertion{Client: now, Kid: c.by.Kid, ID: c.by.ID})
 	if c.by.Grant == nil {
 		return fresh, nil
 	}
