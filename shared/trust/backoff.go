@@ -24,10 +24,8 @@ func (b *backoff) reset() { b.last = 0 }
 // pause waits for d, or for wake where that comes earlier. It is false when ctx
 // has ended.
 func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-time.After(d):
 	case <-wake:
 	case <-ctx.Done():
 	}

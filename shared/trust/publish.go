@@ -151,17 +151,15 @@ func (p *Publisher) Published(ctx context.Context) error {
 			return nil
 		}
 		var next <-chan struct{}
-		retry := time.NewTimer(10 * time.Millisecond) // before the first list
+		retry := 10 * time.Millisecond // before the first list
 		if e != nil {
-			next = e.superseded
-			retry.Reset(time.Minute)
+			next, retry = e.superseded, time.Minute
 		}
 		select {
 		case <-next:
-		case <-retry.C:
+		case <-time.After(retry):
 		case <-ctx.Done():
 		}
-		retry.Stop()
 		if ctx.Err() != nil {
 			return fmt.Errorf("waiting for a trust list: %w", ctx.Err())
 		}

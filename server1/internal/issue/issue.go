@@ -253,11 +253,9 @@ func (s *Service) wait(ctx context.Context, cutOff time.Time) error {
 		if left == 0 {
 			return nil
 		}
-		timer := time.NewTimer(left)
 		select {
-		case <-timer.C:
+		case <-time.After(left):
 		case <-ctx.Done():
-			timer.Stop()
 			return fmt.Errorf("waiting for the end of the second of a cut-off: %w", ctx.Err())
 		}
 	}
