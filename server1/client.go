@@ -36,11 +36,7 @@ func (c *addClientCommand) run(ctx context.Context, std console) (err error) {
 	if errors.Is(err, database.ErrNameTaken) {
 		return fmt.Errorf("a client or a user %q exists", c.Name)
 	}
-	if err != nil {
-		return keyError(err)
-	}
-	fmt.Fprintf(std.stdout, "added %s: id %s, roles %s, key %s\n", added.Name, added.ID, rolesOf(added.User), idsOf(keys))
-	return nil
+	return std.done(keyError(err), "added %s: id %s, roles %s, key %s\n", added.Name, added.ID, rolesOf(added.User), idsOf(keys))
 }
 
 // keyError says what is wrong with a key that the database does not take.
@@ -86,22 +82,15 @@ func (c *listClientsCommand) run(ctx context.Context, std console) error {
 // moment.
 func (c *disableClientCommand) run(ctx context.Context, std console) error {
 	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
-		if err := db.DisableClient(ctx, c.Name, time.Now()); err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "disabled %s: it is refused, and its handoffs are taken back\n", c.Name)
-		return unpublished(ctx, std, db)
+		err := std.done(db.DisableClient(ctx, c.Name, time.Now()), "disabled %s: it is refused, and its handoffs are taken back\n", c.Name)
+		return unpublished(ctx, std, db, err)
 	})
 }
 
 // run enables a client.
 func (c *enableClientCommand) run(ctx context.Context, std console) error {
 	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
-		if err := db.EnableClient(ctx, c.Name, time.Now()); err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "enabled %s\n", c.Name)
-		return nil
+		return std.done(db.EnableClient(ctx, c.Name, time.Now()), "enabled %s\n", c.Name)
 	})
 }
 
@@ -115,11 +104,7 @@ func (c *addClientKeyCommand) run(ctx context.Context, std console) error {
 		return wrong("key", errors.New("has more than one key"))
 	}
 	return c.change(ctx, "client", c.Name, func(db *database.DB) error {
-		if err := db.AddClientKey(ctx, c.Name, keys[0]); err != nil {
-			return keyError(err)
-		}
-		fmt.Fprintf(std.stdout, "added key %s to %s\n", keys[0].ID, c.Name)
-		return nil
+		return std.done(keyError(db.AddClientKey(ctx, c.Name, keys[0])), "added key %s to %s\n", keys[0].ID, c.Name)
 	})
 }
 
@@ -130,11 +115,8 @@ func (c *removeClientKeyCommand) run(ctx context.Context, std console) error {
 		if errors.Is(err, database.ErrNotFound) {
 			return fmt.Errorf("there is no client %q with the key %q", c.Name, c.Kid)
 		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "removed key %s from %s: its handoffs are taken back\n", c.Kid, c.Name)
-		return unpublished(ctx, std, db)
+		err = std.done(err, "removed key %s from %s: its handoffs are taken back\n", c.Kid, c.Name)
+		return unpublished(ctx, std, db, err)
 	})
 }
 

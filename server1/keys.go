@@ -61,11 +61,7 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 			return err
 		}
 		terms, err := db.Terms(ctx, time.Now())
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "prepared %s: it can be activated in %s\n", key.ID(), terms.Before())
-		return nil
+		return std.done(err, "prepared %s: it can be activated in %s\n", key.ID(), terms.Before())
 	})
 }
 

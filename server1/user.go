@@ -38,11 +38,7 @@ func (c *addCommand) run(ctx context.Context, std console) (err error) {
 	if errors.Is(err, database.ErrNameTaken) {
 		return fmt.Errorf("a user or a client %q exists", c.Name)
 	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(std.stdout, "added %s: id %s, roles %s\n", user.Name, user.ID, rolesOf(user))
-	return nil
+	return std.done(err, "added %s: id %s, roles %s\n", user.Name, user.ID, rolesOf(user))
 }
 
 // checkNames refuses a setting with what no user, client or role can be called.
@@ -129,22 +125,15 @@ func (e existing) withPublished(ctx context.Context, otherwise string, do func(*
 // run disables a user. A running server notices within a moment.
 func (c *disableCommand) run(ctx context.Context, std console) error {
 	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
-		if err := db.DisableUser(ctx, c.Name, time.Now()); err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "disabled %s: every session has ended\n", c.Name)
-		return unpublished(ctx, std, db)
+		err := std.done(db.DisableUser(ctx, c.Name, time.Now()), "disabled %s: every session has ended\n", c.Name)
+		return unpublished(ctx, std, db, err)
 	})
 }
 
 // run lets a disabled user sign in again.
 func (c *enableCommand) run(ctx context.Context, std console) error {
 	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
-		if err := db.EnableUser(ctx, c.Name, time.Now()); err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "enabled %s: the user can sign in\n", c.Name)
-		return nil
+		return std.done(db.EnableUser(ctx, c.Name, time.Now()), "enabled %s: the user can sign in\n", c.Name)
 	})
 }
 
@@ -159,11 +148,8 @@ func (c *passwordCommand) run(ctx context.Context, std console) error {
 		if err != nil {
 			return err
 		}
-		if err := account.NewDirectory(db, account.NewHasher(), time.Now).SetPassword(ctx, c.Name, password); err != nil {
-			return err
-		}
-		fmt.Fprintf(std.stdout, "changed the password of %s: every session has ended\n", c.Name)
-		return unpublished(ctx, std, db)
+		err = account.NewDirectory(db, account.NewHasher(), time.Now).SetPassword(ctx, c.Name, password)
+		return unpublished(ctx, std, db, std.done(err, "changed the password of %s: every session has ended\n", c.Name))
 	})
 }
 
@@ -182,19 +168,27 @@ func (c *roleCommand) run(ctx context.Context, std console) error {
 	}
 	return c.change(ctx, "user", c.Name, func(db *database.DB) error {
 		roles, err := db.ChangeRoles(ctx, c.Name, c.Add, c.Remove, time.Now())
-		if err != nil {
+		err = std.done(err, "%s has the roles %s\n", c.Name, rolesOf(database.User{Roles: roles}))
+		if len(c.Remove) == 0 {
 			return err
 		}
-		fmt.Fprintf(std.stdout, "%s has the roles %s\n", c.Name, rolesOf(database.User{Roles: roles}))
-		if len(c.Remove) == 0 {
-			return nil
-		}
-		return unpublished(ctx, std, db)
+		return unpublished(ctx, std, db, err)
 	})
 }
 
-// unpublished says so where nobody learns of what has been taken back.
-func unpublished(ctx context.Context, std console, db *database.DB) error {
+// done says what was done, unless that failed.
+func (s console) done(err error, format string, args ...any) error {
+	if err == nil {
+		fmt.Fprintf(s.stdout, format, args...)
+	}
+	return err
+}
+
+// unpublished says so where nobody learns of what has been taken back, unless that failed.
+func unpublished(ctx context.Context, std console, db *database.DB, err error) error {
+	if err != nil {
+		return err
+	}
 	published, err := db.HasPublished(ctx)
 	if err == nil && !published {
 		fmt.Fprintln(std.stdout, "no trust list is published: handoffs live until they expire")
