@@ -220,10 +220,7 @@ func (c *serveCommand) verify(keys handoff.KeySource, store handoff.Store) (*han
 		MaxLifetime: c.MaxLifetime,
 		Skew:        c.Skew,
 	})
-	if err != nil {
-		return nil, serving.Named(err, fields)
-	}
-	return verifier, nil
+	return verifier, serving.Named(err, fields)
 }
 
 // unseal returns what opens sealed tokens, or nil where no key is given.

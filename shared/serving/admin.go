@@ -120,18 +120,16 @@ func (a *admin) serve(listener net.Listener) error {
 
 // checkAdmin refuses an operator's port that strangers could read.
 func (f Flags) checkAdmin() error {
+	check := checkAddress
 	switch {
 	case f.Metrics == "" && f.MetricsClientCA != "":
 		return &SettingError{"metrics-client-ca", errors.New("is for --metrics, which is not given")}
 	case f.Metrics == "":
 		return nil
 	case f.MetricsClientCA == "":
-		if err := checkLoopback(f.Metrics); err != nil {
-			return &SettingError{"metrics", err}
-		}
-		return nil
+		check = checkLoopback
 	}
-	if err := checkAddress(f.Metrics); err != nil {
+	if err := check(f.Metrics); err != nil {
 		return &SettingError{"metrics", err}
 	}
 	return nil
