@@ -60,7 +60,7 @@ var rooms = []room{
 		path: "shared/signkey",
 		ours: []string{"shared/handoff", "shared/internal/jwk", "shared/strictjson", "shared/vetted"}, modules: []string{jose}, public: true,
 	},
-	{path: "shared/replay", ours: []string{"shared/handoff", "shared/vetted"}, modules: []string{jose, "golang.org/x/sys"}, public: true},
+	{path: "shared/replay", ours: []string{"shared/handoff", "shared/replay/internal/remote", "shared/vetted"}, modules: []string{jose, "golang.org/x/sys"}, public: true},
 	{
 		path: "shared/assertion",
 		ours: []string{"shared/handoff", "shared/internal/ident", "shared/strictjson"}, modules: []string{jsontext}, public: true,

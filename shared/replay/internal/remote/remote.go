@@ -1,5 +1,5 @@
 // Package remote has what a store of redemptions holds its callers to when the marks are
-// on a server of their own, which can start over.
+// on a server of their own, which can start over; and how every store names a mark.
 package remote
 
 import (
