@@ -88,6 +88,9 @@ func Load(path string) (PrivateKey, error) {
 // MarshalKeys returns a JWK Set (RFC 7517 section 5) of public keys, which LoadKeys
 // reads.
 func MarshalKeys(keys ...Key) ([]byte, error) {
+	if err := checkSet(keys); err != nil {
+		return nil, err
+	}
 	var set jose.JSONWebKeySet
 	for _, k := range keys {
 		set.Keys = append(set.Keys, jose.JSONWebKey{Key: k.public, KeyID: k.id, Algorithm: alg, Use: use})
@@ -136,15 +139,24 @@ func ReadKeys(r *strictjson.Reader) (keys []Key, err error) {
 			return err
 		})
 	})
-	switch {
-	case err != nil:
+	if err == nil {
+		err = checkSet(keys)
+	}
+	if err != nil {
 		return nil, err
-	case len(keys) < 1 || len(keys) > 2:
-		return nil, fmt.Errorf("%d keys: it takes one, or two while it changes", len(keys))
-	case len(keys) == 2 && keys[0].id == keys[1].id:
-		return nil, errors.New("the same key twice")
 	}
 	return keys, nil
+}
+
+// checkSet refuses what is no audience's set of keys.
+func checkSet(keys []Key) error {
+	switch {
+	case len(keys) < 1 || len(keys) > 2:
+		return fmt.Errorf("%d keys: it takes one, or two while it changes", len(keys))
+	case len(keys) == 2 && keys[0].id == keys[1].id:
+		return errors.New("the same key twice")
+	}
+	return nil
 }
 
 func readJWK(text string) (m map[string]string, err error) {

@@ -84,7 +84,6 @@ func TestFilesRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	twice, _ := sealed.MarshalKeys(key.Public(), key.Public())
 	other := func(text, old, new string) string {
 		changed := strings.Replace(text, old, new, 1)
 		if changed == text {
@@ -92,6 +91,11 @@ func TestFilesRefused(t *testing.T) {
 		}
 		return changed
 	}
+	if _, err := sealed.MarshalKeys(key.Public(), key.Public()); err == nil {
+		t.Error("a set that has a key twice is written")
+	}
+	_, member, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(string(public)), "]\n}"), "[")
+	twice := other(string(public), "[", "["+strings.TrimSpace(member)+",")
 	for name, test := range map[string]struct {
 		text   string
 		mode   os.FileMode
@@ -108,7 +112,7 @@ func TestFilesRefused(t *testing.T) {
 		"empty":                       {"", 0o600, true},
 		"private in place of public":  {`{"keys":[` + string(private) + `]}`, 0o644, false},
 		"none":                        {`{"keys":[]}`, 0o644, false},
-		"the same twice":              {string(twice), 0o644, false},
+		"the same twice":              {twice, 0o644, false},
 		"writable by others":          {string(public), 0o666, false},
 		"a set with something beside": {other(string(public), `{`, `{"x":1,`), 0o644, false},
 		"a point off the curve":       {other(string(public), `"x": "`, `"x": "AAAA`), 0o644, false},

@@ -100,8 +100,8 @@ func (c *issueCommand) checkVisit() error {
 		return nil
 	case c.Method != "":
 		return errors.New("--visit: it stands in the place of --method")
-	case len(c.Field) > 0 || c.Request != "" || c.Descriptors != "":
-		return errors.New("--visit: a visit names no request: it excludes --field, --request and --descriptors")
+	case len(c.Field) > 0 || c.Request != "" || c.Descriptors != "" || c.Rules != "":
+		return errors.New("--visit: a visit names no request: it excludes --field, --request, --descriptors and --rules")
 	case c.Seal != "":
 		return errors.New("--visit: a visit is never sealed")
 	}

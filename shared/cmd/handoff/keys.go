@@ -80,7 +80,10 @@ func (c *publicCommand) encode() ([]byte, error) {
 			return nil, err
 		}
 		text, err := sealed.MarshalKeys(keys...)
-		return append(text, '\n'), err
+		if err != nil {
+			return nil, fmt.Errorf("--key: %w", err)
+		}
+		return append(text, '\n'), nil
 	}
 	var keys []handoff.Key
 	for _, path := range c.Key {
