@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -54,8 +55,11 @@ func (c *prepareCommand) run(ctx context.Context, std console) error {
 		steps.First, steps.Lost = first, c.Lost
 		key, _, err := steps.Prepare(ctx, "")
 		if missing, ok := errors.AsType[*rotation.MissingError](err); ok {
-			return wrong("key-dir", fmt.Errorf("%w: it is the key that signs: name the server's own folder, with --key FILE where the server has one; "+
-				"where that key is lost for good, add --lost=%s", err, missing.Kid))
+			way := "name the server's own folder, with --key FILE where the server has one"
+			if errors.Is(err, fs.ErrNotExist) { // what is there is not lost
+				way += "; where that key is lost for good, add --lost=" + missing.Kid
+			}
+			return wrong("key-dir", fmt.Errorf("%w: it is the key that signs: %s", err, way))
 		}
 		if err != nil {
 			return err

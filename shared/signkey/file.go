@@ -22,25 +22,30 @@ const maxSize = 64 << 10
 // refuses a path that exists. The file appears whole or not at all, and has
 // reached the disk when Save returns nil. A key whose crypto.Signer is not a
 // private key of the standard library cannot be saved.
-func (k *Key) Save(path string) error {
+func (k *Key) Save(path string) error { return k.save(path, vetted.WriteNew) }
+
+func (k *Key) save(path string, write writer) error {
 	text, err := json.Marshal(jose.JSONWebKey{
 		Key: k.secret.signer, KeyID: k.public.ID(), Algorithm: string(k.public.Algorithm()), Use: "sig",
 	})
 	if err != nil {
 		return errors.New("this key cannot leave its signer")
 	}
-	return writeNew(path, append(text, '\n'))
+	return writeNew(path, append(text, '\n'), write)
 }
+
+// writer is vetted.WriteNew, or WriteOwned in a folder of keys.
+type writer func(path string, text []byte, mode fs.FileMode) error
 
 // writeNew writes a file under another name and then links it to its own, which
 // fails if that exists.
-func writeNew(path string, text []byte) error {
+func writeNew(path string, text []byte, write writer) error {
 	if path == "" {
 		return errors.New("no file is named")
 	}
 	folder := filepath.Dir(path)
 	temporary := filepath.Join(folder, ".signkey-"+rand.Text()+".tmp")
-	err := vetted.WriteNew(temporary, text, 0o600)
+	err := write(temporary, text, 0o600)
 	if failed, ok := errors.AsType[*fs.PathError](err); ok && failed.Op == "open" {
 		// Nobody knows the name that was made up.
 		return &fs.PathError{Op: "create a file in", Path: folder, Err: failed.Err}

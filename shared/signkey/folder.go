@@ -13,7 +13,8 @@ import (
 
 // Folder is the path of a folder of keys. Each is in a file of its own, KID.key,
 // that is named by the key's id. Only the folder's owner may be able to put files
-// there. Its methods may be called by several processes at once.
+// there. What root makes there belongs to the folder's owner. Its methods may be called
+// by several processes at once.
 type Folder string
 
 // OpenFolder returns the folder at a path. It makes one if there is none, and
@@ -52,7 +53,7 @@ func (f Folder) Make(algorithm handoff.Algorithm) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, key.Save(f.Path(key.Key().ID()))
+	return key, key.save(f.Path(key.Key().ID()), vetted.WriteOwned)
 }
 
 // Load loads a key by its id, as the function Load does.

@@ -56,6 +56,50 @@ func TestI07KeptByAnother(t *testing.T) {
 	}
 }
 
+// I12: root, who acts for a server of another user, can use what is that user's in that
+// user's folder, and nobody else's. What root writes there for the server is the user's.
+func TestI12RootForAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make files of others")
+	}
+	const user, other = 10001, 10002
+	for _, c := range []struct {
+		folder, file int
+		mode         os.FileMode
+		isAccepted   bool
+	}{
+		{user, user, 0o600, true},
+		{user, user, 0o640, false},
+		{user, 0, 0o600, true},
+		{user, other, 0o600, false},
+		{0, user, 0o600, false},
+		{0, 0, 0o600, true},
+	} {
+		folder := t.TempDir()
+		path := filepath.Join(folder, "secret")
+		write(t, path, "text", c.mode)
+		if err := errors.Join(os.Chown(path, c.file, -1), os.Chown(folder, c.folder, -1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (vetted.File{Path: path, Secret: true, Max: 9}).Read(); (err == nil) != c.isAccepted {
+			t.Errorf("of user %d in a folder of user %d, mode %04o: %v", c.file, c.folder, c.mode, err)
+		}
+		owned, own := filepath.Join(folder, "owned"), filepath.Join(folder, "own")
+		if err := errors.Join(vetted.WriteOwned(owned, nil, 0o600), vetted.WriteNew(own, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string]int{owned: c.folder, own: 0} {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Sys().(*syscall.Stat_t).Uid; int(got) != want {
+				t.Errorf("%s in a folder of user %d belongs to user %d", filepath.Base(path), c.folder, got)
+			}
+		}
+	}
+}
+
 // I12: a secret of root's with mode 0440 and a group of ours is one, as Kubernetes
 // and systemd hand it out; PostgreSQL accepts the same.
 func TestI12SecretOfRoots(t *testing.T) {

@@ -4,6 +4,7 @@ package vetted
 
 import (
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -19,4 +20,37 @@ func ownerOf(info os.FileInfo) owner {
 		return roots
 	}
 	return others
+}
+
+// ownedWithFolder reports whether the process is root's, and the file at a path belongs
+// to the owner of its folder.
+func ownedWithFolder(info os.FileInfo, path string) bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	folder, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return false
+	}
+	own, ok := info.Sys().(*syscall.Stat_t)
+	of, known := folder.Sys().(*syscall.Stat_t)
+	return ok && known && own.Uid == of.Uid
+}
+
+// giveToOwner has root make the file at a path as the owner of its folder would. It
+// changes the open file: another can stand at the path by now, where the folder is not
+// root's.
+func giveToOwner(f *os.File, path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	folder, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	owner, ok := folder.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 { // root's already; not every root may change owners
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }

@@ -9,7 +9,9 @@
 // secret is refused as PostgreSQL refuses its keys: it must belong to the user of
 // the process, with mode 0600 at most, or to root, with mode 0640 at most. That is
 // how Kubernetes (a Secret volume with fsGroup) and systemd (LoadCredential=) hand
-// secrets out. What is judged is the file that was opened, through any links that led
+// secrets out. Root, who acts for a server of another user, may also use what belongs to
+// the owner of the folder that it is in, with mode 0600 at most: that user decides anyway
+// what is there. What is judged is the file that was opened, through any links that led
 // there. On systems without such modes nothing is secret, and a secret is refused.
 //
 // What a process keeps for itself, in a file or a folder, is judged by Kept: it must
@@ -113,7 +115,7 @@ func (f File) vet(info os.FileInfo) error {
 	case !mode.IsRegular():
 		return errors.New("not a regular file")
 	case f.Secret:
-		return secret(info)
+		return f.secret(info)
 	}
 	return Closed(info, "decide what it says")
 }
@@ -142,9 +144,12 @@ func Kept(info os.FileInfo, harm string) error {
 
 // secret is the rule of PostgreSQL for private keys (be-secure-common.c,
 // check_ssl_key_file_permissions).
-func secret(info os.FileInfo) error {
-	mode := info.Mode().Perm()
-	switch owner := ownerOf(info); {
+func (f File) secret(info os.FileInfo) error {
+	mode, owner := info.Mode().Perm(), ownerOf(info)
+	if owner == others && ownedWithFolder(info, f.Path) {
+		owner = ours
+	}
+	switch {
 	case !modesTell:
 		return fmt.Errorf("file modes do not tell who can read it on %s, so no secret is taken from a file", runtime.GOOS)
 	case owner == ours && mode&0o077 != 0:

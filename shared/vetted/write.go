@@ -8,6 +8,16 @@ import (
 // WriteNew writes a new file with this mode, though the umask says another, and leaves
 // none if it cannot be written whole. It refuses a path that exists.
 func WriteNew(path string, text []byte, mode os.FileMode) error {
+	return writeNew(path, text, mode, func(*os.File, string) error { return nil })
+}
+
+// WriteOwned is WriteNew in a folder that a server keeps: what root writes there for an
+// operator belongs to the folder's owner, as the server itself may not be root.
+func WriteOwned(path string, text []byte, mode os.FileMode) error {
+	return writeNew(path, text, mode, giveToOwner)
+}
+
+func writeNew(path string, text []byte, mode os.FileMode, give func(*os.File, string) error) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
@@ -15,6 +25,9 @@ func WriteNew(path string, text []byte, mode os.FileMode) error {
 	_, err = f.Write(text)
 	if err == nil {
 		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = give(f, path)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -115,6 +116,9 @@ func (k *Keys) wayOut(err error) error {
 		return err
 	case k.config.Folder == "":
 		return fmt.Errorf("the key that signs is %s, not the one given: give that one; only in a folder of keys (--key-dir) do keys change", kid)
+	}
+	if _, why := k.steps.Load(kid); why != nil && !errors.Is(why, fs.ErrNotExist) { // what is there is not lost
+		return fmt.Errorf("%w: it is the key that signs", why)
 	}
 	return fmt.Errorf("%w: it is the key that signs: name the folder that has it or put it there; "+
 		"where it is lost for good, \"handoff-server1 keys prepare --lost=%s\" and then \"handoff-server1 keys taint -- %s\" have another sign", err, kid, kid)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
@@ -47,6 +48,34 @@ func TestI12FilesOfIssue(t *testing.T) {
 		args := append([]string{"issue", "--key", key, "--issuer", "i", "--audience", "a", "--subject", "s", "--method", method}, c.args...)
 		if status, out, said := invoke(t, "{}", args...); status != exitUsage || out != "" || !strings.Contains(said, c.says) {
 			t.Errorf("I12: %s: status %d, %q, %q; want %q", name, status, out, said, c.says)
+		}
+	}
+}
+
+// I12: what root writes in another user's folder of keys is that user's.
+func TestI12RootPreparesForAnother(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make files of others")
+	}
+	const user = 10001
+	o := newOperator(t)
+	if err := errors.Join(os.Mkdir(string(o.dir), 0o700), os.Chown(string(o.dir), user, user)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		o.do("prepare")
+	}
+	files, err := os.ReadDir(string(o.dir))
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if of := info.Sys().(*syscall.Stat_t); of.Uid != user {
+			t.Errorf("%s belongs to user %d", f.Name(), of.Uid)
 		}
 	}
 }

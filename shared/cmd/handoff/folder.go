@@ -22,7 +22,7 @@ import (
 //	terms.json   the times by which steps are taken
 //	KID.key      the private half of a key that signs or soon will, as signkey.Load reads it
 //
-// It belongs to its owner alone. An issuer's process reads it whenever it likes:
+// It belongs to its owner alone, and so does what root writes there. An issuer's process reads it whenever it likes:
 // each file is replaced whole, and a private key is there before the ring names
 // it.
 type keyFolder string
@@ -146,7 +146,7 @@ func (f keyFolder) replace(dir *os.File, name string, text []byte) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := vetted.WriteNew(next, text, 0o644); err != nil {
+	if err := vetted.WriteOwned(next, text, 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(next, f.file(name)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/handoff-auth/handoff/shared/handoff"
@@ -44,7 +45,8 @@ type Steps struct {
 	Now func() time.Time
 }
 
-// A MissingError means that a key that signs, or is to sign, cannot be loaded.
+// A MissingError means that a key that signs, or is to sign, cannot be loaded. Only
+// where Err is fs.ErrNotExist is its file not there.
 type MissingError struct {
 	Kid string
 	Err error // why not
@@ -52,6 +54,9 @@ type MissingError struct {
 
 // Error says which key is missing, and why.
 func (e *MissingError) Error() string {
+	if !errors.Is(e.Err, fs.ErrNotExist) {
+		return fmt.Sprintf("the private half of the key %s cannot be used: %s", e.Kid, e.Err)
+	}
 	return fmt.Sprintf("the private half of the key %s is not there: %s", e.Kid, e.Err)
 }
 
