@@ -52,7 +52,7 @@ type commandLine struct {
 		Prepare  prepareCommand  `cmd:"" help:"Make a key and publish it. It does not sign yet."`
 		Activate activateCommand `cmd:"" help:"Have a prepared key sign. Refused, with how long to wait, while an audience may not have heard of it."`
 		Retire   retireCommand   `cmd:"" help:"End a key that signed before. Refused, with how long to wait, while a process may still sign with it. It stays published until its last token is dead."`
-		Taint    taintCommand    `cmd:"" help:"Unpublish a key at once, for good: what it has signed is refused. Where it is the one that signs, the key that was prepared first does in its place."`
+		Taint    taintCommand    `cmd:"" help:"Unpublish a key at once, for good: what it has signed is refused. Where it is the one that signs, the first prepared key whose private half can be read does in its place."`
 	} `cmd:"" help:"Change the signing keys of a server that has a trust key, whether or not it is running."`
 }
 
@@ -192,7 +192,7 @@ type publicCommand struct {
 
 type prepareCommand struct {
 	existing
-	KeyDir string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now."`
+	KeyDir string `required:"" placeholder:"DIR" help:"The server's folder of signing keys. Refused where it lacks the key that signs now. What root makes there belongs to the folder's owner."`
 	Key    string `placeholder:"FILE|URI" help:"The server's --key, where it has one beside the folder: it may be the one that signs."`
 	Lost   string `placeholder:"KID" help:"The id of the key that signs, where its private half is lost for good: the folder need not have it. Taint that key next, which has the new one sign."`
 }
@@ -211,7 +211,7 @@ type retireCommand struct {
 
 type taintCommand struct {
 	existing
-	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed."`
+	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed, and no key begins to sign whose private half is not there."`
 	Kid    string `arg:"" help:"The key's id."`
 }
 

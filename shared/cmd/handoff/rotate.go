@@ -30,7 +30,7 @@ func (keysCommands) Help() string {
 
 // keysHelp is what all of them share.
 const keysHelp = "The folder has ring.json (which key is in which state), terms.json (the times by which steps are taken) and " +
-	"KID.key, the private half of each key that signs or soon will. Steps exclude each other, and a step that would break living " +
+	"KID.key, the private half of each key that signs or soon will. What root makes there belongs to the folder's owner. Steps exclude each other, and a step that would break living " +
 	"tokens is refused, saying how long to wait. Exit status 0: done. 1: refused. 2: a mistake in the flags or the folder.\n\n"
 
 type keysListCommand struct {
@@ -154,7 +154,7 @@ type keysTaintCommand struct {
 
 func (keysTaintCommand) Help() string {
 	return keysHelp + "What the key has signed is refused as soon as audiences hear of it, and the private half is deleted. Where it was the " +
-		"one that signs, the key that was prepared first signs in its place, at once; without one, prepare one first.\n\n" +
+		"one that signs, the first prepared key whose private half can be read signs in its place, at once; without one, prepare one first.\n\n" +
 		"Example:\n\n    handoff keys taint --dir keys --kid=mUgzPMSCUIl032h7VzIH1UI883RdYSKOolzbkUHAuUU\n"
 }
 

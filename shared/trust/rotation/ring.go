@@ -213,20 +213,40 @@ func (r Ring) Retirable(terms trust.Terms) time.Time {
 // key, the next key that was prepared first signs in its place, at once; without
 // one the step is refused: prepare one, then taint.
 func (r Ring) Taint(kid string, now time.Time) (Ring, error) {
+	return r.taint(kid, now, func(string) error { return nil })
+}
+
+// taint has no key begin to sign that cannot, and is refused where none can.
+func (r Ring) taint(kid string, now time.Time, can func(kid string) error) (Ring, error) {
 	i, err := r.in(kid, Next, Active, Retired)
 	if err != nil {
 		return r, err
 	}
-	_, signed := r.Signing()
+	former, signed := r.Signing()
 	without := r.with(i, func(k *Record) { k.State, k.Ended, k.Until = Tainted, stamp(now), time.Time{} })
-	if _, signs := without.Signing(); signs || !signed {
+	if !signed || former != kid {
 		return without, nil
 	}
-	next := slices.IndexFunc(without.records, func(k Record) bool { return k.State == Next })
-	if next < 0 {
-		return r, ErrLast
+	var unfit error
+	if signs, ok := without.Signing(); ok {
+		if unfit = can(signs); unfit == nil {
+			return without, nil
+		}
 	}
-	return without.activate(next, now), nil
+	for next, k := range without.records {
+		if k.State != Next {
+			continue
+		}
+		err := can(k.Key.ID())
+		if err == nil {
+			return without.activate(next, now), nil
+		}
+		unfit = errors.Join(unfit, err)
+	}
+	if unfit != nil {
+		return r, fmt.Errorf("%w: %w", ErrLast, unfit)
+	}
+	return r, ErrLast
 }
 
 // Prune forgets the retired keys that are no longer listed.

@@ -220,10 +220,17 @@ func (s Steps) Retire(ctx context.Context, kid string) (Ring, error) {
 	})
 }
 
-// Taint unlists a key at once, for good, and removes its private half.
+// Taint unlists a key at once, for good, and removes its private half. What is to sign
+// in its place must be loadable; without a folder, nobody looks.
 func (s Steps) Taint(ctx context.Context, kid string) (Ring, error) {
 	return s.take(ctx, func(ring Ring, _ trust.Terms, now time.Time) (Ring, error) {
-		return ring.Taint(kid, now)
+		return ring.taint(kid, now, func(kid string) error {
+			if s.Folder == "" {
+				return nil
+			}
+			_, err := s.Load(kid)
+			return err
+		})
 	})
 }
 

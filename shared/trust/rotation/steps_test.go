@@ -188,3 +188,66 @@ func TestPrepareElsewhere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// F07: of the prepared keys, the first that can be loaded signs in the place of a tainted
+// one. Where none can, the taint is refused, as nothing would sign.
+func TestF07TaintPassesOverAMissingKey(t *testing.T) {
+	steps, m := newSteps(t)
+	first, _ := m.ring.Signing()
+	var next [2]string
+	for i := range next {
+		key, _, err := steps.Prepare(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		next[i] = key.ID()
+	}
+	if err := os.Remove(steps.Folder.Path(next[0])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := steps.Taint(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if signs, _ := m.ring.Signing(); signs != next[1] {
+		t.Errorf("%s signs, want %s", signs, next[1])
+	}
+	_, err := steps.Taint(t.Context(), next[1])
+	if missing, ok := errors.AsType[*rotation.MissingError](err); !ok || missing.Kid != next[0] || !errors.Is(err, rotation.ErrLast) {
+		t.Errorf("the last that can be loaded: %v", err)
+	}
+	if signs, _ := m.ring.Signing(); signs != next[1] || !slices.Contains(files(t, steps.Folder), next[1]) {
+		t.Errorf("%s signs, want %s", signs, next[1])
+	}
+	if _, err := steps.Taint(t.Context(), next[0]); err != nil {
+		t.Errorf("one that does not sign: %v", err)
+	}
+}
+
+// F07: a former key that is still active signs again only if it can be loaded.
+func TestF07TaintPassesOverAMissingFormerKey(t *testing.T) {
+	steps, m := newSteps(t)
+	former, _ := m.ring.Signing()
+	now := time.Now()
+	steps.Now = func() time.Time { return now }
+	signs, _, err := steps.Prepare(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour)
+	if _, err := steps.Activate(t.Context(), signs.ID()); err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := steps.Prepare(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(steps.Folder.Path(former)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := steps.Taint(t.Context(), signs.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if kid, _ := m.ring.Signing(); kid != next.ID() {
+		t.Errorf("%s signs, want %s", kid, next.ID())
+	}
+}
