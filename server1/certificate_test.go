@@ -104,7 +104,7 @@ func TestG17NobodyAsks(t *testing.T) {
 
 	settings := s.settings()
 	settings["policy"] = s.write(t, "bound.json", strings.Replace(goodPolicy, `"max_lifetime_seconds": 30`, `"certificate_bound": true`, 1), 0o644)
-	refused(t, arguments("serve", settings), nil, "--client-certificates is required: handoffs of "+payInvoice)
+	refused(t, arguments("serve", settings), nil, "--client-certificates is required: "+settings["policy"]+": handoffs of "+payInvoice)
 }
 
 // G17: what is bound to a certificate does not go through pages; and no browser is

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -820,4 +821,34 @@ func TestNoOrders(t *testing.T) {
 	b := s.openShop(t).browser(t)
 	b.signIn("carol")
 	b.get("/orders").want(t, http.StatusOK, "You have no orders yet")
+}
+
+// I12: pages follow the policy, with what they show and where they lead; there are none
+// while it says nowhere where an audience's are.
+func TestI12PagesFollowThePolicy(t *testing.T) {
+	t.Parallel()
+	s := newShopWithout(t)
+	s.addUser(t, "alice", "payer")
+	r := s.openShop(t)
+	b := r.browser(t)
+	b.signIn("alice")
+	says := func(web string) {
+		t.Helper()
+		s.write(t, "next.json", strings.Replace(goodPolicy, `"target"`, web+`"target"`, 1), 0o644)
+		if err := os.Rename(s.path("next.json"), s.path("policy.json")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	paysAt := func() seen { return b.post("/orders/INV-42/pay", "audience", billing) }
+	paysAt().want(t, http.StatusOK, `action="`+billing+`/handoff"`)
+	says(`"web": "https://moved.example", `)
+	servingtest.Eventually(t, "the old origin is used", func() bool {
+		return strings.Contains(paysAt().body, `action="https://moved.example/handoff"`)
+	})
+	b.get("/orders").want(t, http.StatusOK, "Pay at moved.example")
+	says("")
+	servingtest.Eventually(t, "there are pages", func() bool { return b.get("/orders").status == http.StatusNotFound })
+	b.get("/.well-known/jwks.json").want(t, http.StatusOK, "keys")
+	says(`"web": "` + billing + `", `)
+	servingtest.Eventually(t, "there are no pages", func() bool { return b.get("/orders").status == http.StatusOK })
 }

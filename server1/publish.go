@@ -186,14 +186,12 @@ func (c *serveCommand) publisher(ctx context.Context, p *parts) (*trust.Publishe
 }
 
 // handler returns what the HTTPS listener serves: the trust list and the public keys
-// beneath /.well-known/ (RFC 8615), and the pages everywhere else.
+// beneath /.well-known/ (RFC 8615), and the pages everywhere else, while the policy says
+// where an audience's are.
 func (p *parts) handler() http.Handler {
 	published := p.publisher.Handler()
-	if p.pages == nil {
-		return published
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/.well-known/") {
+		if strings.HasPrefix(r.URL.Path, "/.well-known/") || !p.pages.Open() {
 			published.ServeHTTP(w, r)
 		} else {
 			p.pages.ServeHTTP(w, r)

@@ -35,7 +35,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/vetted"
 
 	server1v1 "github.com/handoff-auth/handoff/proto/handoff/server1/v1"
-	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1" // the methods of the demo's audience
+	_ "github.com/handoff-auth/handoff/proto/handoff/server2/v1" // the methods of the demo's audience
 	handoffv1 "github.com/handoff-auth/handoff/proto/handoff/v1"
 )
 
@@ -52,7 +52,7 @@ type parts struct {
 	publisher *trust.Publisher // nil: no trust list
 	traces    *tracing.Traces  // nil: no traces
 	site      *serving.HTTPS   // nil: no HTTPS
-	pages     *pages.Site      // nil: no pages, only the trust list
+	pages     *pages.Site      // nil: no HTTPS
 }
 
 // run serves until ctx is done. Everything that can be wrong with a setting is
@@ -72,9 +72,6 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	}
 	if p.permitted, err = c.permitted(p.log, p.record); err != nil {
 		return err
-	}
-	if method := p.permitted.CertificateBound(); method != "" && !c.ClientCerts {
-		return wrong("client-certificates", fmt.Errorf("is required: handoffs of %s are bound to a client certificate", method))
 	}
 	if err := c.readKeys(std.build, p); err != nil {
 		return err
@@ -215,19 +212,18 @@ func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, erro
 	return server, c.https(p, called, server)
 }
 
-// https opens the port of the trust list and of the pages, where there is one.
+// https opens the port of the trust list and of the pages, where there is one. Whether there
+// are pages, the policy says, which changes.
 func (c *serveCommand) https(p *parts, called *services, server *serving.Server) (err error) {
 	if c.HTTP == "" {
 		return nil
 	}
-	if audiences := p.permitted.Pages(server2v1.InvoiceService_PayInvoice_FullMethodName); len(audiences) > 0 {
-		p.pages, err = pages.New(pages.Config{
-			Keeper: called.keeper, Sessions: called.sessions, Handoffs: called.handoffs, Grants: called.grants,
-			Audiences: audiences, Visited: p.permitted.VisitPages(), DB: p.db, Log: p.log, Now: time.Now,
-		})
-		if err != nil {
-			return err
-		}
+	p.pages, err = pages.New(pages.Config{
+		Keeper: called.keeper, Sessions: called.sessions, Handoffs: called.handoffs, Grants: called.grants,
+		Policy: p.permitted, DB: p.db, Log: p.log, Now: time.Now,
+	})
+	if err != nil {
+		return err
 	}
 	p.site, err = server.HTTPS(serving.HTTPSConfig{Setting: "http", Address: c.HTTP})
 	return err
@@ -330,9 +326,12 @@ func (c *serveCommand) permitted(log *slog.Logger, record *audit.Record) (*polic
 			return nil, wrong("rules", err)
 		}
 	}
-	permitted, err := policy.Load(c.Policy, methods, policy.Limits{Handoff: c.MaxLifetime, Visit: c.MaxVisitLifetime})
+	permitted, err := policy.Load(c.Policy, methods, policy.Limits{Handoff: c.MaxLifetime, Visit: c.MaxVisitLifetime, Certificates: c.ClientCerts})
 	if errors.Is(err, rule.ErrUnknownMethod) && c.Descriptors == "" {
 		err = fmt.Errorf("%w: only methods that are built in are known here; others come from a file of descriptors (--descriptors)", err)
+	}
+	if errors.Is(err, policy.ErrNoCertificates) {
+		return nil, wrong("client-certificates", fmt.Errorf("is required: %w", err))
 	}
 	if err != nil {
 		return nil, wrong("policy", err)

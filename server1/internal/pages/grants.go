@@ -40,7 +40,7 @@ func (s *Site) grantsOf(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	shown := grantsPage{Title: "Programs that act for you", User: e.user().Name, Most: mostDays, Audiences: destinations(s.config.Audiences)}
+	shown := grantsPage{Title: "Programs that act for you", User: e.user().Name, Most: mostDays, Audiences: destinations(s.audiences())}
 	for _, grant := range listed.GetGrants() {
 		shown.Grants = append(shown.Grants, granted{
 			ID: grant.GetGrantId(), Client: grant.GetClientName(), Host: s.hostOf(grant.GetAudience()), What: whatOf(grant.GetMethods()),
@@ -96,7 +96,7 @@ func (s *Site) withdraw(e *exchange) error {
 
 // hostOf returns where an audience's pages are, for people, or its name.
 func (s *Site) hostOf(audience string) string {
-	if page, ok := pageOf(s.config.Audiences, audience); ok {
+	if page, ok := pageOf(s.audiences(), audience); ok {
 		return hostOf(page.Web)
 	}
 	return audience

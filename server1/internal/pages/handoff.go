@@ -31,7 +31,7 @@ func (s *Site) pay(e *exchange) error {
 	if which < 0 {
 		return errNoPage
 	}
-	to, ok := pageOf(s.config.Audiences, form["audience"])
+	to, ok := pageOf(s.audiences(), form["audience"])
 	if !ok {
 		return errFormContent
 	}

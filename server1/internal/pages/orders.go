@@ -66,7 +66,7 @@ type destination struct {
 // list shows the user's orders.
 func (s *Site) list(e *exchange) error {
 	shown := ordersPage{Title: "Your orders", User: e.user().Name, Orders: s.orders[e.user().Name]}
-	shown.Audiences, shown.Visited = destinations(s.config.Audiences), destinations(s.config.Visited)
+	shown.Audiences, shown.Visited = destinations(s.audiences()), destinations(s.visited())
 	return e.show(http.StatusOK, "orders", shown)
 }
 
@@ -76,7 +76,7 @@ func (s *Site) one(e *exchange) error {
 	for _, o := range s.orders[e.user().Name] {
 		if o.ID == e.name {
 			return e.show(http.StatusOK, "orders", ordersPage{
-				Title: "Your order " + o.ID, User: e.user().Name, One: true, Orders: []order{o}, Audiences: destinations(s.config.Audiences),
+				Title: "Your order " + o.ID, User: e.user().Name, One: true, Orders: []order{o}, Audiences: destinations(s.audiences()),
 			})
 		}
 	}

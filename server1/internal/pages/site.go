@@ -20,9 +20,11 @@ import (
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/serving"
+
+	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 )
 
-// Config says whose pages they are. Every field is required but Visited.
+// Config says whose pages they are. Every field is required.
 type Config struct {
 	// Keeper and Sessions are the sessions, and Handoffs what a session can have
 	// issued, as they are served over gRPC.
@@ -31,10 +33,9 @@ type Config struct {
 	Handoffs *issue.Service
 	// Grants are what clients may do for a user.
 	Grants *grants.Service
-	// Audiences are where an order can be paid.
-	Audiences []policy.Page
-	// Visited are those whose application a user can open. There may be none.
-	Visited []policy.Page
+	// Policy says where an order can be paid, and whose application a user can open. It is
+	// asked for each page, as it changes.
+	Policy *policy.Policy
 	// DB knows which handoffs were issued.
 	DB *database.DB
 	// Log is told why a page could not be shown.
@@ -65,7 +66,7 @@ func New(config Config) (*Site, error) {
 		{"Sessions", config.Sessions == nil},
 		{"Handoffs", config.Handoffs == nil},
 		{"Grants", config.Grants == nil},
-		{"Audiences", len(config.Audiences) == 0},
+		{"Policy", config.Policy == nil},
 		{"DB", config.DB == nil},
 		{"Log", config.Log == nil},
 		{"Now", config.Now == nil},
@@ -82,6 +83,17 @@ func New(config Config) (*Site, error) {
 	s.orders, err = readOrders()
 	return s, err
 }
+
+// audiences are where an order can be paid.
+func (s *Site) audiences() []policy.Page {
+	return s.config.Policy.Pages(server2v1.InvoiceService_PayInvoice_FullMethodName)
+}
+
+// Open reports whether there are pages: whether an order can be paid anywhere.
+func (s *Site) Open() bool { return len(s.audiences()) > 0 }
+
+// visited are those whose application a user can open. There may be none.
+func (s *Site) visited() []policy.Page { return s.config.Policy.VisitPages() }
 
 // page answers a request. What it returns as an error is shown by Site.refuse.
 type page func(*exchange) error
@@ -131,7 +143,7 @@ func (s *Site) find(path string) (r route, name string) {
 	case ordersPath, ordersPath + "/": // the latter is back from an audience that knows of no handoff
 		return route{get: s.list}, ""
 	case visitPath:
-		if len(s.config.Visited) > 0 {
+		if len(s.visited()) > 0 {
 			return route{get: s.renewVisit, post: s.openVisit}, ""
 		}
 	case grantsPath:

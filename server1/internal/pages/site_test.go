@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -22,12 +23,16 @@ import (
 	"github.com/handoff-auth/handoff/server1/internal/policy"
 	"github.com/handoff-auth/handoff/server1/internal/session"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
 )
 
 // What the pages do is tried in package main, over TLS and with everything real; here
 // is what happens when something is wrong.
 
 const password = "correct horse"
+
+const paid = `{"audiences": {"https://billing.example": {"target": "billing.example:443", "web": "https://billing.example",
+	"methods": {"/handoff.server2.v1.InvoiceService/PayInvoice": {"roles": ["payer"]}}}}}`
 
 // bench is pages with their database and their log.
 type bench struct {
@@ -49,6 +54,10 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	file := filepath.Join(t.TempDir(), "policy.json")
+	if err := os.WriteFile(file, []byte(paid), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	users := account.NewDirectory(b.db, account.NewHasher(), time.Now)
 	if _, err := users.Add(t.Context(), "alice", []string{"payer"}, password); err != nil {
 		t.Fatal(err)
@@ -57,19 +66,23 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	permitted, err := policy.Load(file, rule.Linked(), policy.Limits{Handoff: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
 	handoffs, err := issue.NewService(issue.Config{
-		Issuer: &handoff.Issuer{}, Lifetime: time.Minute, Policy: &policy.Policy{}, DB: b.db, Quota: 1000, MaxVisits: 50, Record: record, Now: time.Now,
+		Issuer: &handoff.Issuer{}, Lifetime: time.Minute, Policy: permitted, DB: b.db, Quota: 1000, MaxVisits: 50, Record: record, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	granted, err := grants.NewService(grants.Config{DB: b.db, Policy: &policy.Policy{}, Most: 1, Longest: time.Hour, Record: record, Now: time.Now})
+	granted, err := grants.NewService(grants.Config{DB: b.db, Policy: permitted, Most: 1, Longest: time.Hour, Record: record, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Site, err = New(Config{
 		Keeper: keeper, Sessions: sessions, Handoffs: handoffs, Grants: granted, DB: b.db, Log: log, Now: time.Now,
-		Audiences: []policy.Page{{Audience: "https://billing.example", Web: "https://billing.example"}},
+		Policy: permitted,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -157,13 +170,13 @@ func TestPagePanics(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	good := newBench(t).config
 	for field, change := range map[string]func(*Config){
-		"Keeper":    func(c *Config) { c.Keeper = nil },
-		"Sessions":  func(c *Config) { c.Sessions = nil },
-		"Handoffs":  func(c *Config) { c.Handoffs = nil },
-		"Audiences": func(c *Config) { c.Audiences = nil },
-		"DB":        func(c *Config) { c.DB = nil },
-		"Log":       func(c *Config) { c.Log = nil },
-		"Now":       func(c *Config) { c.Now = nil },
+		"Keeper":   func(c *Config) { c.Keeper = nil },
+		"Sessions": func(c *Config) { c.Sessions = nil },
+		"Handoffs": func(c *Config) { c.Handoffs = nil },
+		"Policy":   func(c *Config) { c.Policy = nil },
+		"DB":       func(c *Config) { c.DB = nil },
+		"Log":      func(c *Config) { c.Log = nil },
+		"Now":      func(c *Config) { c.Now = nil },
 	} {
 		broken := good
 		change(&broken)

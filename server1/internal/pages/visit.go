@@ -19,7 +19,7 @@ func (s *Site) openVisit(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	to, ok := pageOf(s.config.Visited, form["audience"])
+	to, ok := pageOf(s.visited(), form["audience"])
 	if !ok {
 		return errFormContent
 	}
@@ -42,7 +42,7 @@ type renewPage struct {
 // the form that opens the application. Any site can link to this page, and a visit that
 // only a link has asked for would be one that the user did not: there is a button.
 func (s *Site) renewVisit(e *exchange) error {
-	page := renewPage{Title: "Open again", User: e.user().Name, Visited: destinations(s.config.Visited)}
+	page := renewPage{Title: "Open again", User: e.user().Name, Visited: destinations(s.visited())}
 	if len(page.Visited) == 1 && s.asked(e.r) {
 		page.Nonce = rand.Text()
 		e.w.Header().Set("Content-Security-Policy", strings.Replace(s.policy, "default-src 'none'", "default-src 'none'; script-src 'nonce-"+page.Nonce+"'", 1))
@@ -58,5 +58,5 @@ func (s *Site) asked(r *http.Request) bool {
 		return true
 	}
 	from, err := url.Parse(r.Header.Get("Referer"))
-	return err == nil && slices.ContainsFunc(s.config.Visited, func(a policy.Page) bool { return a.Web == from.Scheme+"://"+from.Host })
+	return err == nil && slices.ContainsFunc(s.visited(), func(a policy.Page) bool { return a.Web == from.Scheme+"://"+from.Host })
 }

@@ -33,6 +33,9 @@ func Load(path string, methods *rule.Set, limits Limits) (*Policy, error) {
 		if errors.Is(err, strictjson.ErrSyntax) {
 			err = placed(texts[0], err)
 		}
+		if method := d.certificateBound(); err == nil && method != "" && !limits.Certificates {
+			err = fmt.Errorf("handoffs of %s are bound to a client certificate: %w", method, ErrNoCertificates)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}

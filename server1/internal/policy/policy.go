@@ -41,7 +41,8 @@
 // # Invariants
 //
 // A policy that loads can be carried out: each method is one that the audience's
-// descriptors have and that carries a rule. An unknown member, a name that occurs
+// descriptors have and that carries a rule, and what is to be bound to a certificate can
+// be. An unknown member, a name that occurs
 // twice, or anything after the document is refused. The file is followed: a policy
 // that does not load replaces nothing.
 package policy
@@ -112,11 +113,18 @@ type visits struct {
 	maxLifetime time.Duration
 }
 
-// Limits are the longest lifetimes that the issuer grants, in whole seconds.
+// Limits are what the issuer can do: the longest lifetimes that it grants, in whole
+// seconds, and whether it can bind tokens.
 type Limits struct {
 	Handoff time.Duration
 	Visit   time.Duration // zero: it issues no visits
+	// Certificates says that clients are asked for certificates. Unless they are, a
+	// policy that has tokens bound to one is refused with ErrNoCertificates.
+	Certificates bool
 }
+
+// ErrNoCertificates means that a policy demands what no client can do.
+var ErrNoCertificates = errors.New("clients are not asked for one")
 
 type entry struct {
 	method      *rule.Method
@@ -141,10 +149,8 @@ type Permission struct {
 	CertificateBound bool
 }
 
-// CertificateBound returns a method for which the policy or its rule demands tokens
+// certificateBound returns a method for which the policy or its rule demands tokens
 // that are bound to a client's certificate, or nothing where there is none.
-func (p *Policy) CertificateBound() (method string) { return p.file.Get().certificateBound() }
-
 func (d *document) certificateBound() (method string) {
 	for _, to := range d.audiences {
 		for name, listed := range to.methods {

@@ -411,6 +411,42 @@ func TestCertificateBound(t *testing.T) {
 	}
 }
 
+// I12: a policy that binds tokens to certificates for which nobody is asked is refused,
+// also where it comes later.
+func TestI12NoCertificates(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bound := strings.Replace(good, `"max_lifetime_seconds": 30`, `"certificate_bound": true`, 1)
+	write(bound)
+	limits := Limits{Handoff: time.Minute}
+	if _, err := Load(path, rule.Linked(), limits); !errors.Is(err, ErrNoCertificates) || !strings.Contains(err.Error(), payInvoice) {
+		t.Errorf("at first: %v", err)
+	}
+	limits.Certificates = true
+	if _, err := Load(path, rule.Linked(), limits); err != nil {
+		t.Errorf("where clients are asked: %v", err)
+	}
+	write(good)
+	limits.Certificates = false
+	p, err := Load(path, rule.Linked(), limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told error
+	p.Observe = func(err error) { told = err }
+	write(bound)
+	p.Look()
+	found, err := p.Find(billing, payInvoice, []string{"payer"})
+	if err != nil || found.CertificateBound || !errors.Is(told, ErrNoCertificates) {
+		t.Errorf("later: bound %t, %v; told %v", found.CertificateBound, err, told)
+	}
+}
+
 func withVisits(visits string) string {
 	return `{"audiences": {"` + billing + `": {"target": "localhost:1", "web": "` + billing + `", "methods": {}, "visits": ` + visits + `}}}`
 }
