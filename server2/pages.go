@@ -11,7 +11,6 @@ import (
 
 	"github.com/handoff-auth/handoff/server2/internal/app"
 	"github.com/handoff-auth/handoff/server2/internal/invoices"
-	"github.com/handoff-auth/handoff/shared/handoff"
 	"github.com/handoff-auth/handoff/shared/handoffweb"
 	"github.com/handoff-auth/handoff/shared/handoffweb/rpc"
 	"github.com/handoff-auth/handoff/shared/serving"
@@ -26,9 +25,6 @@ type pages struct {
 	https   *serving.HTTPS
 }
 
-// turn is handoffgrpc.Config.Admit.
-type turn = func(context.Context) (done func(), err error)
-
 const (
 	// maxPageHeader is how large a browser's header can be: four handoffs that are open,
 	// four that are done, a visit, and the rest.
@@ -38,8 +34,10 @@ const (
 	maxPageRequests = 32
 )
 
-// pages returns the pages with their port open, or nil where none are asked for.
-func (c *serveCommand) pages(server *serving.Server, verifier *handoff.Verifier, admit turn, log *slog.Logger) (*pages, error) {
+// pages returns the pages with their port open, or nil where none are asked for. They
+// show what the guard has its rules for: guarded comes first.
+func (r *parts) pages(server *serving.Server) (*pages, error) {
+	c, log := r.serveCommand, r.log
 	for setting, value := range map[string]string{"http": c.HTTP, "issuer-origin": c.IssuerOrigin, "issuer-return": c.IssuerReturn} {
 		if (value == "") != (c.HTTP == "") {
 			if c.HTTP == "" {
@@ -61,9 +59,10 @@ func (c *serveCommand) pages(server *serving.Server, verifier *handoff.Verifier,
 		return nil, err
 	}
 	landing, err := handoffweb.NewLanding(handoffweb.LandingConfig{
-		Verifier: verifier,
+		Verifier: r.verifier,
 		Server:   conn,
-		Admit:    admit,
+		Admit:    r.shedder.Admit,
+		Methods:  r.rules,
 		From:     map[string]handoffweb.Origin{c.Issuer: {Origin: c.IssuerOrigin, Return: c.IssuerReturn, Visit: c.IssuerVisit}},
 		App:      c.app(),
 		Describe: invoices.Describe,
@@ -81,7 +80,7 @@ func (c *serveCommand) pages(server *serving.Server, verifier *handoff.Verifier,
 		return site, nil
 	}
 	site.app = app.Handler()
-	site.calls, err = rpc.New(rpc.Config{Connect: server.Conn, Verifier: verifier, Admit: admit, Observe: shown{log}.refused})
+	site.calls, err = rpc.New(rpc.Config{Connect: server.Conn, Verifier: r.verifier, Admit: r.shedder.Admit, Methods: r.rules, Observe: shown{log}.refused})
 	if err != nil {
 		return nil, errors.Join(err, site.close())
 	}

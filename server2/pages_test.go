@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 	"github.com/handoff-auth/handoff/shared/handoff"
+	"github.com/handoff-auth/handoff/shared/rule"
 )
 
 const shopOrigin = "https://shop.test"
@@ -155,6 +158,43 @@ func TestJ02H01Pages(t *testing.T) {
 	}
 	if !regexp.MustCompile(`"msg":"page".*"step":"confirm".*"sub":"u-alice"`).MatchString(r.log.String()) {
 		t.Errorf("the log does not tell of the pages:\n%s", r.log)
+	}
+}
+
+// J02: a page asks for what the rules in force leave to the person, and for nothing else:
+// the guard would refuse it.
+func TestJ02PagesUnderStricterRules(t *testing.T) {
+	t.Parallel()
+	const rules = `{"rules": {"` + server2v1.InvoiceService_PayInvoice_FullMethodName + `": {"free": []}}}`
+	var certificate string
+	r := startWith(t, func(s settings) {
+		withPages(s)
+		certificate = s["tls-cert"]
+		s["rules"] = filepath.Join(t.TempDir(), "rules.json")
+		if err := os.WriteFile(s["rules"], []byte(rules), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	b := r.browser(t, certificate)
+	strict, err := rule.Linked().Overlay([]byte(rules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	method, err := strict.Method(server2v1.InvoiceService_PayInvoice_FullMethodName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pay := &server2v1.PayInvoiceRequest{
+		InvoiceId: "INV-42", Amount: &server2v1.Money{CurrencyCode: "EUR", MinorUnits: 1200}, RequestId: "6f9619ff-8b86-4011-b42d-00c04fc964ff",
+	}
+	bound, err := method.Operation(pay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := b.arrive(t, token(t, r.issuer, method.Name(), pay, func(p *handoff.IssueParams) { p.Operation = bound }))
+	b.see(t, path, "<button>Pay 12.00 EUR</button>")
+	if _, page := b.do(t, http.MethodGet, path, "", ""); strings.Contains(page, `name="memo"`) {
+		t.Errorf("the page asks for a memo:\n%s", page)
 	}
 }
 

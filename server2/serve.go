@@ -54,6 +54,7 @@ type parts struct {
 	remembering, trusting part
 	verifier              *handoff.Verifier
 	record                *audit.Record
+	rules                 *rule.Set // in force, for the guard and for the pages
 	shedder               *overload.Shedder
 	traces                *tracing.Traces // nil: no traces
 	reserve               *invoices.Reserve
@@ -101,7 +102,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	if err != nil {
 		return err
 	}
-	if r.site, err = c.pages(server, r.verifier, r.shedder.Admit, r.log); err != nil {
+	if r.site, err = r.pages(server); err != nil {
 		return err
 	}
 	if r.site != nil {
@@ -120,20 +121,29 @@ type behind struct {
 	server2v1.InvoiceServiceServer // nil until the server is served
 }
 
-// guarded puts the guard of the server in front of the invoices.
-func (r *parts) guarded(server *serving.Server) (*behind, error) {
+// readRules returns those that the methods carry, with those of --rules over them.
+func (c *serveCommand) readRules() (*rule.Set, error) {
 	rules := rule.Linked()
-	if r.Rules != "" {
-		text, err := vetted.File{Path: r.Rules, Max: 1 << 20}.Read()
-		if err == nil {
-			rules, err = rules.Overlay(text)
-		}
-		if err != nil {
-			return nil, wrong("rules", err)
-		}
+	if c.Rules == "" {
+		return rules, nil
+	}
+	text, err := vetted.File{Path: c.Rules, Max: 1 << 20}.Read()
+	if err == nil {
+		rules, err = rules.Overlay(text)
+	}
+	if err != nil {
+		return nil, wrong("rules", err)
+	}
+	return rules, nil
+}
+
+// guarded puts the guard of the server in front of the invoices.
+func (r *parts) guarded(server *serving.Server) (served *behind, err error) {
+	if r.rules, err = r.readRules(); err != nil {
+		return nil, err
 	}
 	guard, err := handoffgrpc.NewGuard(handoffgrpc.Config{
-		Rules: rules, TLS: server.GRPCTLS(), Admit: r.shedder.Admit, Verifier: r.verifier, Exempt: r.exempt(), Observe: r.record.Observe,
+		Rules: r.rules, TLS: server.GRPCTLS(), Admit: r.shedder.Admit, Verifier: r.verifier, Exempt: r.exempt(), Observe: r.record.Observe,
 		Outcome: func(ctx context.Context, spent *handoff.Grant) (proto.Message, error) {
 			return r.service.Outcome(ctx, spent)
 		},
@@ -141,7 +151,7 @@ func (r *parts) guarded(server *serving.Server) (*behind, error) {
 	if err != nil {
 		return nil, err
 	}
-	served := &behind{}
+	served = &behind{}
 	server2v1.RegisterInvoiceServiceServer(guard.On(server.GRPC()), served)
 	if err := guard.Check(server.GRPC()); err != nil {
 		return nil, serving.Named(err, fields)

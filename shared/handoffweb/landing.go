@@ -40,7 +40,9 @@ type LandingConfig struct {
 	// Metadata is where the guard of Server reads tokens: its
 	// handoffgrpc.Config.Metadata. Empty: authorization.
 	Metadata string
-	// Methods are those that can be called. Nil: what is linked, rule.Linked.
+	// Methods are those that can be called, with the rules by which Server's guard judges:
+	// its handoffgrpc.Config.Rules. With other rules a page asks for values that the guard
+	// refuses. Nil: what is linked, rule.Linked.
 	Methods *rule.Set
 	// Describe says in words what a call does and what became of it. Nil, or an
 	// empty text in what it returns: the method's name and the fields of the request.

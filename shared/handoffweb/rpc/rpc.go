@@ -33,6 +33,9 @@ type Config struct {
 	// Admit, if set, is asked for a turn before a visit is verified. It is
 	// handoffgrpc.Config.Admit, and should be the same.
 	Admit func(context.Context) (done func(), err error)
+	// Methods are those that can be called: the guard's handoffgrpc.Config.Rules. Nil: what
+	// is linked, rule.Linked.
+	Methods *rule.Set
 	// MaxBytes is how long a message of the app's can be, in bytes. Zero: 64 KiB.
 	MaxBytes int
 	// MaxOpen is how many calls can be open at once, and MaxOpenOfUser how many of one
@@ -55,7 +58,6 @@ type Event struct {
 // concurrent use. Close it.
 type Handler struct {
 	config Config
-	linked *rule.Set
 	same   *http.CrossOriginProtection // trusts nobody
 	pool   pool
 
@@ -83,11 +85,12 @@ func New(config Config) (*Handler, error) {
 			return nil, &handoff.ConfigError{Field: "rpc.Config." + field, Problem: "is negative"}
 		}
 	}
+	config.Methods = cmp.Or(config.Methods, rule.Linked())
 	config.MaxBytes = cmp.Or(config.MaxBytes, 64<<10)
 	config.MaxOpen = cmp.Or(config.MaxOpen, 1000)
 	config.MaxOpenOfUser = cmp.Or(config.MaxOpenOfUser, 16)
 	h := &Handler{
-		config: config, linked: rule.Linked(), same: http.NewCrossOriginProtection(), pool: pool{connect: config.Connect},
+		config: config, same: http.NewCrossOriginProtection(), pool: pool{connect: config.Connect},
 		known: map[string]http.Handler{}, open: map[string]int{}, arriving: quota.New(maxArriving),
 	}
 	h.serving, h.drain = context.WithCancel(context.Background())
@@ -231,7 +234,7 @@ func (h *Handler) find(path string) http.Handler {
 	if known := h.known[path]; known != nil {
 		return known
 	}
-	method, err := h.linked.Method(path)
+	method, err := h.config.Methods.Method(path)
 	if err != nil || method.Name() != path {
 		return nil
 	}

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health/grpc_health_v1" // whose methods carry no rules
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -34,6 +35,7 @@ import (
 	"github.com/handoff-auth/handoff/shared/handoffgrpc"
 	"github.com/handoff-auth/handoff/shared/handoffweb/rpc"
 	"github.com/handoff-auth/handoff/shared/internal/forge"
+	"github.com/handoff-auth/handoff/shared/rule"
 
 	server2v1 "github.com/handoff-auth/handoff/proto/handoff/server2/v1"
 )
@@ -295,6 +297,23 @@ func TestJ08Calls(t *testing.T) {
 	k.call(t, "POST", "/rpc"+get, `{"invoiceId":"slow"}`, own(raw, "Connect-Timeout-Ms", "50")...).wants(t, "a deadline", 504, "deadline_exceeded", 0)
 	if k.refused.Load() != nil {
 		t.Errorf("told of %+v", k.refused.Load())
+	}
+}
+
+// The methods are those for which the guard has rules, with those of an overlay.
+func TestMethods(t *testing.T) {
+	const unruled = "/grpc.health.v1.Health/Check"
+	set, err := rule.Linked().Overlay([]byte(`{"rules": {"` + unruled + `": {"reusable": true, "visit": true}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, methods := range []*rule.Set{nil, set} {
+		k := newKit(t, func(c *rpc.Config) { c.Methods = methods })
+		a := k.call(t, "POST", "/rpc"+unruled, "{}", own(k.visit(get))...)
+		refused := k.refused.Load()
+		if known := refused == nil || refused.Method == unruled; known != (methods != nil) {
+			t.Errorf("with an overlay %t: %d %s", methods != nil, a.StatusCode, a.body)
+		}
 	}
 }
 
