@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -41,6 +42,7 @@ import (
 
 // parts is what serving takes.
 type parts struct {
+	lines     *serving.LogWriter // of log and record
 	log       *slog.Logger
 	record    *audit.Record
 	issuer    *handoff.Issuer
@@ -62,7 +64,9 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
-	p := &parts{log: c.Logger(std.stderr), record: audit.New(std.stderr), signs: &keyring{}}
+	lines := serving.NewLogWriter(std.stderr)
+	defer lines.Close()
+	p := &parts{lines: lines, log: c.Logger(lines), record: audit.New(lines), signs: &keyring{}}
 	if p.traces, err = tracing.Start(ctx, program, commandline.Version(), p.log); err != nil {
 		return err
 	}
@@ -192,7 +196,7 @@ func (c *serveCommand) server(p *parts, stdout io.Writer) (*serving.Server, erro
 			server1v1.SessionService_SignIn_FullMethodName, server1v1.SessionService_SignOut_FullMethodName,
 			server1v1.SessionService_SignOutEverywhere_FullMethodName, server1v1.SessionService_ChangePassword_FullMethodName,
 		},
-		Collectors: append(slices.Concat(p.record.Collectors(), p.sweeper.Collectors()), p.published()...),
+		Collectors: append(slices.Concat(p.record.Collectors(), p.sweeper.Collectors(), []prometheus.Collector{p.lines.Lost}), p.published()...),
 		Listening: func(a net.Addr) {
 			fmt.Fprintln(stdout, "listening on", a)
 			if p.site != nil {

@@ -12,11 +12,12 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
-// I11: neither a log that nobody reads any more nor SIGHUP ends SERVER1.
+// I11: neither a log that nobody reads, whether its reader has gone or stays, nor SIGHUP
+// ends or holds up SERVER1.
 func TestI11NobodyReadsTheLog(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	servingtest.Unread(t, asMain, arguments("serve", s.settings()), func(address string) {
+	servingtest.Unread(t, asMain, arguments("serve", s.settings()), func(t *testing.T, address string) {
 		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(s.pool, "")))
 		if err != nil {
 			t.Fatal(err)

@@ -50,6 +50,7 @@ func (p part) end(err *error) {
 type parts struct {
 	*serveCommand
 	stdout                io.Writer
+	lines                 *serving.LogWriter // of log and record
 	log                   *slog.Logger
 	remembering, trusting part
 	verifier              *handoff.Verifier
@@ -72,7 +73,9 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	if err := c.checkTrust(); err != nil { // before the Redis is asked
 		return err
 	}
-	r := &parts{serveCommand: c, stdout: stdout, log: c.Logger(stderr), record: audit.New(stderr)}
+	lines := serving.NewLogWriter(stderr)
+	defer lines.Close()
+	r := &parts{serveCommand: c, stdout: stdout, lines: lines, log: c.Logger(lines), record: audit.New(lines)}
 	if r.traces, err = tracing.Start(ctx, program, commandline.Version(), r.log); err != nil {
 		return err
 	}
@@ -176,7 +179,7 @@ func (r *parts) server() (*serving.Server, error) {
 		Reload:     r.trusting.reload,
 		Version:    commandline.Version(),
 		Stats:      r.traces.Handler(),
-		Collectors: slices.Concat(r.trusting.metrics, r.remembering.metrics, []prometheus.Collector{r.record}),
+		Collectors: slices.Concat(r.trusting.metrics, r.remembering.metrics, []prometheus.Collector{r.record, r.lines.Lost}),
 		Listening: func(a net.Addr) {
 			fmt.Fprintln(r.stdout, "listening on", a)
 			if r.site != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/handoff-auth/handoff/shared/serving/servingtest"
 )
 
-// I11: neither a log that nobody reads any more nor SIGHUP ends SERVER2.
+// I11: neither a log that nobody reads, whether its reader has gone or stays, nor SIGHUP
+// ends or holds up SERVER2.
 func TestI11NobodyReadsTheLog(t *testing.T) {
 	t.Parallel()
 	s, _ := goodSettings(t)
@@ -20,7 +21,7 @@ func TestI11NobodyReadsTheLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	servingtest.Unread(t, asProgram, append([]string{"serve"}, s.args()...), func(address string) {
+	servingtest.Unread(t, asProgram, append([]string{"serve"}, s.args()...), func(t *testing.T, address string) {
 		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(creds))
 		if err != nil {
 			t.Fatal(err)

@@ -71,13 +71,16 @@ func mask(text string) string {
 }
 
 // Exit writes err as one line that begins with the program's name, and returns
-// the status to exit with: 0 for nil, 2 for a *SettingError, 1 for others.
+// the status to exit with: 0 for nil, 2 for a *SettingError, 1 for others. Who does not
+// read the line does not keep the program from its end.
 func Exit(stderr io.Writer, program string, err error) int {
 	if err == nil {
 		return 0
 	}
 	line := strings.Join(strings.Fields(err.Error()), " ")
-	fmt.Fprintf(stderr, "%s: %s\n", program, mask(line)) // an argument of the command line may be in it as it is
+	out := NewLogWriter(stderr)
+	defer out.Close()
+	fmt.Fprintf(out, "%s: %s\n", program, mask(line)) // an argument of the command line may be in it as it is
 	if errors.As(err, new(*SettingError)) {
 		return exitSetting
 	}
