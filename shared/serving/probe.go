@@ -20,22 +20,29 @@ import (
 
 // Probe is a command that asks a server on this machine for its health, where nothing
 // else can: in a container without a shell, and by an orchestrator whose own probes
-// speak no TLS. It reads the settings of the server, and its certificate, but no key.
+// speak no TLS. It reads the settings of the server, and its certificate, but no key;
+// with Live not even the certificate: a server goes on with the last good one where its
+// file says something worse, and is not to be ended for that.
 type Probe struct {
 	Listen  string `default:"${listen}" placeholder:"HOST:PORT" help:"As for serve."`
-	TLSCert string `required:"" placeholder:"FILE" help:"As for serve: the answer counts only from who has this very certificate."`
-	Live    bool   `help:"Ask only whether it answers, which it also does while its health says NOT_SERVING."`
+	TLSCert string `required:"" placeholder:"FILE" help:"As for serve: the answer counts only from who has this very certificate. With --live it is not read."`
+	Live    bool   `help:"Ask only whether it answers at its address, with any certificate, which it also does while its health says NOT_SERVING, while it has as many connections as it can, and while the file of --tls-cert has changed to one that it does not use."`
 }
 
 // probeTimeout is how long the answer may take.
 const probeTimeout = 5 * time.Second
 
 // Ask returns nil if the server answers that it is serving, or, with Live, if it answers
-// at all.
+// TLS at all.
 func (p Probe) Ask(ctx context.Context) error {
 	address, err := here(p.Listen)
 	if err != nil {
 		return &SettingError{"listen", err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if p.Live {
+		return alive(ctx, address)
 	}
 	config, err := pinned(p.TLSCert)
 	if err != nil {
@@ -46,14 +53,33 @@ func (p Probe) Ask(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	if err != nil {
-		return fmt.Errorf("the server at %s does not answer: %w", address, err)
+		return silent(address, err)
 	}
-	if s := answer.GetStatus(); !p.Live && s != healthpb.HealthCheckResponse_SERVING {
+	if s := answer.GetStatus(); s != healthpb.HealthCheckResponse_SERVING {
 		return fmt.Errorf("the server at %s is %s", address, s)
+	}
+	return nil
+}
+
+func silent(address string, err error) error {
+	return fmt.Errorf("the server at %s does not answer: %w", address, err)
+}
+
+// alive returns nil if there is an answer to the first words of TLS. It trusts nobody, and
+// so goes no further: the certificate is an answer, whatever it says, and so is an end, which
+// a server with too many connections makes of a new one. Only silence is none.
+func alive(ctx context.Context, address string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return silent(address, err)
+	}
+	defer conn.Close()
+	nobody := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "probe", NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS13}
+	err = tls.Client(conn, nobody).HandshakeContext(ctx)
+	if _, other := errors.AsType[tls.RecordHeaderError](err); other || ctx.Err() != nil {
+		return silent(address, err)
 	}
 	return nil
 }
