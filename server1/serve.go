@@ -67,9 +67,7 @@ func (c *serveCommand) run(ctx context.Context, std console) (err error) {
 	lines := serving.NewLogWriter(std.stderr)
 	defer lines.Close()
 	p := &parts{lines: lines, log: c.Logger(lines), record: audit.New(lines), signs: &keyring{}}
-	if p.traces, err = tracing.Start(ctx, program, commandline.Version(), p.log); err != nil {
-		return err
-	}
+	p.traces = tracing.Start(ctx, program, commandline.Version(), p.log)
 	defer p.traces.Stop()
 	if p.issuer, err = c.issuer(p.signs); err != nil {
 		return err

@@ -76,9 +76,7 @@ func (c *serveCommand) run(ctx context.Context, stdout, stderr io.Writer) (err e
 	lines := serving.NewLogWriter(stderr)
 	defer lines.Close()
 	r := &parts{serveCommand: c, stdout: stdout, lines: lines, log: c.Logger(lines), record: audit.New(lines)}
-	if r.traces, err = tracing.Start(ctx, program, commandline.Version(), r.log); err != nil {
-		return err
-	}
+	r.traces = tracing.Start(ctx, program, commandline.Version(), r.log)
 	defer r.traces.Stop()
 	var store store
 	if store, r.remembering, err = c.redemptions(ctx, r.log); err != nil {

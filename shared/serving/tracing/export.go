@@ -55,14 +55,15 @@ func newExporter(getenv func(string) string) (*exporter, error) {
 	e := &exporter{to: to.String(), headers: http.Header{"Content-Type": {"application/json"}}}
 	headers, from := variable("HEADERS")
 	for pair := range strings.SplitSeq(headers, ",") {
+		if strings.TrimSpace(pair) == "" { // as after a comma at the end
+			continue
+		}
 		name, value, ok := strings.Cut(pair, "=")
 		value, err := url.PathUnescape(strings.TrimSpace(value))
-		if headers != "" && (!ok || err != nil) {
+		if !ok || err != nil {
 			return nil, fmt.Errorf("$%s must be NAME=VALUE,NAME=VALUE", from)
 		}
-		if ok {
-			e.headers.Set(strings.TrimSpace(name), value)
-		}
+		e.headers.Set(strings.TrimSpace(name), value)
 	}
 	roots := (*x509.CertPool)(nil)
 	if file, from := variable("CERTIFICATE"); file != "" {

@@ -2,9 +2,11 @@
 // asks for them: unless OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 // is set it is off and costs nothing. The variables ..._HEADERS and ..._CERTIFICATE beside
 // them count too, and the SDK's own (OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME); of the
-// protocols, only OTLP in JSON over HTTP is spoken.
+// protocols, only OTLP in JSON over HTTP is spoken. These variables are not the server's
+// own, and a cluster sets them for all that it runs: with those of which nothing can be
+// made there are no traces, and the log says why.
 //
-//	traces, err := tracing.Start(ctx, "handoff-server2", version, log)
+//	traces := tracing.Start(ctx, "handoff-server2", version, log)
 //	defer traces.Stop()
 //	config.Stats = traces.Handler()  // of serving.Config
 //	tracing.Handoff(ctx, grant.ID()) // in a call: its span is of that handoff
@@ -38,11 +40,14 @@ import (
 // Traces sends spans. A nil *Traces, which sends none, can be used as well.
 type Traces struct{ provider *sdktrace.TracerProvider }
 
-// Start returns nil where the operator has not asked for traces.
-func Start(ctx context.Context, program, version string, log *slog.Logger) (*Traces, error) {
+// Start returns nil where there are to be no traces, or can be none.
+func Start(ctx context.Context, program, version string, log *slog.Logger) *Traces {
 	exporter, err := newExporter(os.Getenv)
+	if err != nil {
+		log.Warn("traces are off", "cause", err.Error())
+	}
 	if exporter == nil {
-		return nil, err
+		return nil
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // else it writes lines of its own
 		log.Warn("traces are not sent", "cause", err.Error())
@@ -51,10 +56,12 @@ func Start(ctx context.Context, program, version string, log *slog.Logger) (*Tra
 		resource.WithAttributes(attribute.String("service.name", program), attribute.String("service.version", version)),
 		resource.WithFromEnv()) // the operator's names win
 	if err != nil {
-		return nil, err
+		// The error would say what the variable says.
+		log.Warn("traces are off", "cause", "$OTEL_RESOURCE_ATTRIBUTES must be NAME=VALUE,NAME=VALUE")
+		return nil
 	}
 	log.Info("traces are sent")
-	return &Traces{sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))}, nil
+	return &Traces{sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))}
 }
 
 // Handler returns what has each call of a gRPC server be a span, or nil.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -18,9 +19,9 @@ import (
 // Without an endpoint there is nothing, and a nil *Traces does nothing.
 func TestOffUnlessAskedFor(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-	traces, err := Start(t.Context(), "p", "v", slog.New(slog.DiscardHandler))
-	if traces != nil || err != nil {
-		t.Errorf("%v, %v", traces, err)
+	traces := Start(t.Context(), "p", "v", slog.New(slog.DiscardHandler))
+	if traces != nil {
+		t.Errorf("%v", traces)
 	}
 	if traces.Handler() != nil {
 		t.Error("it has a handler")
@@ -40,7 +41,7 @@ func TestOTLP(t *testing.T) {
 		body, _ = io.ReadAll(r.Body)
 	}))
 	defer collector.Close()
-	variables := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, x-other=c"}
+	variables := map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, x-other=c,"}
 	exporter, err := newExporter(func(name string) string { return variables[name] })
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +72,29 @@ func TestOTLP(t *testing.T) {
 		`"spanId":"[0-9a-f]{16}","startTimeUnixNano":"\d{19}","status":\{"code":2\},"traceId":"[0-9a-f]{32}"\}$`)
 	if !want.Match(text) {
 		t.Errorf("sent %s", text)
+	}
+}
+
+// I13: variables that a cluster sets for other programs stop no server: there are no
+// traces, and the log names the variable, and not what it says.
+func TestI13WrongVariablesAreNoTraces(t *testing.T) {
+	for variable, value := range map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT":    "s3cret:4317",
+		"OTEL_EXPORTER_OTLP_HEADERS":     "s3cret",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere",
+		"OTEL_RESOURCE_ATTRIBUTES":       "s3cret",
+	} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example")
+			t.Setenv(variable, value)
+			var log strings.Builder
+			if traces := Start(t.Context(), "p", "v", slog.New(slog.NewTextHandler(&log, nil))); traces != nil {
+				t.Error("there are traces")
+			}
+			if said := log.String(); !strings.Contains(said, "traces are off") || !strings.Contains(said, variable) || strings.Contains(said, "s3cret") {
+				t.Errorf("the log says %s", said)
+			}
+		})
 	}
 }
 
