@@ -23,6 +23,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		`handoff_decisions_total{method="` + getMethod + `",outcome="refused",reason="STORE_UNAVAILABLE"} 0`,
 		`handoff_decisions_total{method="` + getMethod + `",outcome="ended",reason="TOKEN_REVOKED"} 0`,
 		`handoff_decisions_total{method="",outcome="refused",reason="LIMIT_EXCEEDED"} 0`,
+		`handoff_ready{condition="clock"} 1`,
 	} {
 		if !strings.Contains(scraped, series) {
 			t.Errorf("there is no %s after a start", series)

@@ -172,6 +172,7 @@ func (r *parts) server() (*serving.Server, error) {
 		Stream:   []grpc.StreamServerInterceptor{r.shedder.Stream},
 		Ready: slices.Concat(r.trusting.ready, r.remembering.ready, []serving.Readiness{
 			{Name: "database", Check: func(ctx context.Context) error { return r.db.Ready(ctx) }},
+			{Name: "clock", Check: func(context.Context) error { return r.verifier.Healthy() }},
 		}),
 		Look:       r.remembering.look,
 		Reload:     r.trusting.reload,

@@ -267,6 +267,17 @@ func (v *Verifier) clock() time.Time {
 	}
 }
 
+// Healthy returns nil, or an error while the machine's clock is behind the verifier's, which
+// never goes back, by more than two clocks may differ that are right to the skew: it was
+// ahead, for one token at least, and what expires counts as over until the time has come.
+func (v *Verifier) Healthy() error {
+	behind := time.UnixMilli(v.latest.Load()).Sub(v.config.Now())
+	if behind <= 2*v.config.Skew {
+		return nil
+	}
+	return fmt.Errorf("the clock was set back by %s: what expires counts as over until it has caught up; if it is right now, restart", behind.Round(time.Second))
+}
+
 // timely checks that now is within the token's life.
 func (v *Verifier) timely(c *Claims) error {
 	now := v.clock()

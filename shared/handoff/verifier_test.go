@@ -640,9 +640,15 @@ func TestF01TheClockIsSetBack(t *testing.T) {
 		verify(now.Add(9*time.Minute), handoff.ReasonTokenExpired)
 		verify(now.Add(10*time.Minute-time.Second), 0)
 		verify(now.Add(11*time.Minute), handoff.ReasonTokenNotYetValid)
+		if err := verifier.Healthy(); (err != nil) != (back > 2*handoff.DefaultSkew) {
+			t.Errorf("set back by %s: %v", back, err)
+		}
 	}
 	clock = now.Add(12 * time.Minute)
 	verify(now.Add(11*time.Minute+time.Second), 0)
+	if err := verifier.Healthy(); err != nil {
+		t.Errorf("once it has caught up: %v", err)
+	}
 }
 
 // fickle is a source that changes its mind.
