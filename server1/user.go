@@ -25,7 +25,7 @@ func (c *addCommand) run(ctx context.Context, std console) (err error) {
 	if err := cmp.Or(checkNames("name", c.Name), checkNames("role", c.Role...)); err != nil {
 		return err
 	}
-	password, err := std.newPassword(c.Name)
+	password, err := std.newPassword(ctx, c.Name)
 	if err != nil {
 		return err
 	}
@@ -50,17 +50,17 @@ func checkNames(setting string, names ...string) error {
 }
 
 // newPassword asks for a password, twice, where standard input is a terminal,
-// and otherwise takes its one line.
-func (s console) newPassword(name string) (string, error) {
+// and otherwise takes its one line. It waits no longer than until ctx is done.
+func (s console) newPassword(ctx context.Context, name string) (string, error) {
 	if file, ok := s.stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		first, err := s.ask(file, "Password of "+name+": ")
+		first, err := s.ask(ctx, file, "Password of "+name+": ")
 		if err == nil {
 			err = account.CheckPassword(first)
 		}
 		if err != nil {
 			return "", err
 		}
-		again, err := s.ask(file, "Again: ")
+		again, err := s.ask(ctx, file, "Again: ")
 		if err != nil {
 			return "", err
 		}
@@ -70,7 +70,9 @@ func (s console) newPassword(name string) (string, error) {
 		return first, nil
 	}
 	const lineEnd = 2
-	line, err := io.ReadAll(io.LimitReader(s.stdin, account.MaxPassword+lineEnd+1))
+	line, err := until(ctx, func() ([]byte, error) {
+		return io.ReadAll(io.LimitReader(s.stdin, account.MaxPassword+lineEnd+1))
+	})
 	if err != nil {
 		return "", fmt.Errorf("reading the password from standard input: %w", err)
 	}
@@ -81,11 +83,43 @@ func (s console) newPassword(name string) (string, error) {
 	return string(line), account.CheckPassword(string(line))
 }
 
-func (s console) ask(terminal *os.File, prompt string) (string, error) {
+func (s console) ask(ctx context.Context, terminal *os.File, prompt string) (string, error) {
+	fd := int(terminal.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
 	fmt.Fprint(s.stderr, prompt)
-	answer, err := term.ReadPassword(int(terminal.Fd()))
+	answer, err := until(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if ctx.Err() != nil { // then nobody else has it show again what is typed
+		err = errors.Join(err, term.Restore(fd, before))
+	}
 	fmt.Fprintln(s.stderr)
 	return string(answer), err
+}
+
+// until reads, and waits for that until ctx is done. A read from a terminal or a pipe ends
+// with nothing else, and so is left behind, by a program that is about to end.
+func until(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	interrupted := errors.New("interrupted")
+	if ctx.Err() != nil {
+		return nil, interrupted
+	}
+	type result struct {
+		text []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, interrupted
+	}
 }
 
 // with opens the database, which must be there, for as long as do needs it.
@@ -144,7 +178,7 @@ func (c *passwordCommand) run(ctx context.Context, std console) error {
 		if _, err := db.UserByName(ctx, c.Name); err != nil { // before anything is asked
 			return err
 		}
-		password, err := std.newPassword(c.Name)
+		password, err := std.newPassword(ctx, c.Name)
 		if err != nil {
 			return err
 		}
