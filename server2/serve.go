@@ -193,6 +193,7 @@ func (r *parts) serve(ctx context.Context, server *serving.Server, served *behin
 	r.db.Limit(r.DatabaseConnections)
 	r.service = invoices.New(r.db, time.Now)
 	served.InvoiceServiceServer = r.service
+	defer sweeper{sweep: r.db.Sweep, log: r.log}.begin(ctx)()
 	if r.site == nil {
 		return server.Run(ctx)
 	}

@@ -122,6 +122,7 @@ func (s *Service) PayInvoice(ctx context.Context, req *server2v1.PayInvoiceReque
 		RequestID: req.GetRequestId(),
 		Memo:      req.GetMemo(),
 		HandoffID: grant.ID(),
+		Expires:   grant.Expires(),
 		Time:      s.now(),
 	})
 	if err != nil {

@@ -92,6 +92,31 @@ func statusOf(err error) *status.Status {
 	return status.Convert(err)
 }
 
+// I04: what is noted of a handoff that pays nothing is forgotten once its token is over.
+func TestI04RepeatedRequestsAreForgotten(t *testing.T) {
+	s, db := setUp(t)
+	if _, err := pay(t, s, payRequest(nil)); err != nil {
+		t.Fatal(err)
+	}
+	req := payRequest(nil)
+	ctx := handofftest.Context(t, alice, payMethod, req)
+	grant, ok := handoff.FromContext(ctx)
+	if !ok {
+		t.Fatal("no grant")
+	}
+	if again, err := s.PayInvoice(ctx, req); err != nil || !again.GetRepeatedRequest() {
+		t.Fatal(again, err)
+	}
+	for _, c := range []struct {
+		at   time.Time
+		want int64
+	}{{grant.Expires().Add(-time.Millisecond), 0}, {grant.Expires(), 1}} {
+		if gone, err := db.Sweep(t.Context(), c.at); err != nil || gone != c.want {
+			t.Errorf("at %s: %d go, %v; want %d", c.at, gone, err, c.want)
+		}
+	}
+}
+
 func TestPayInvoice(t *testing.T) {
 	s, _ := setUp(t)
 	first, err := pay(t, s, payRequest(nil))

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
@@ -29,6 +30,7 @@ var every = map[string]func(*testing.T, *DB){
 	"payments":     testPayments,
 	"add":          testAdd,
 	"cancelled":    testCancelled,
+	"sweep":        testSweep,
 }
 
 // open returns a ledger with three invoices.
@@ -301,5 +303,52 @@ func testCancelled(t *testing.T, db *DB) {
 	}
 	if err := db.Ready(ctx); err == nil {
 		t.Error("it is ready for somebody who has gone")
+	}
+}
+
+// I04: a handoff that was answered with an earlier one's payment is kept while its token
+// can come again, and not for ever. What has paid stays.
+func testSweep(t *testing.T, db *DB) {
+	first := order("r1", "paid")
+	first.Expires = noon
+	paid, _, err := db.Pay(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(handoff string, expires time.Time) {
+		t.Helper()
+		o := order("r1", handoff)
+		o.Expires = expires
+		if _, repeated, err := db.Pay(t.Context(), o); err != nil || !repeated {
+			t.Fatal(repeated, err)
+		}
+	}
+	again("over", noon)
+	again("alive", noon.Add(time.Millisecond))
+	const more = SweepBatch - 1
+	err = db.change(t.Context(), ordinary, func(ctx context.Context, tx *sql.Tx) error {
+		for i := range more {
+			o := order("r1", fmt.Sprint("more", i))
+			o.Expires = noon.Add(-time.Hour)
+			if err := noteHandoff(ctx, tx, o, paid); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO handoffs (issuer, handoff_id, payment_id) VALUES ($1, 'of a former program', $2)`, alice.Issuer, paid.ID)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{SweepBatch, 1, 0} {
+		if gone, err := db.Sweep(t.Context(), noon); err != nil || gone != want {
+			t.Errorf("%d handoffs go, want %d; %v", gone, want, err)
+		}
+	}
+	for handoff, stays := range map[string]bool{"paid": true, "over": false, "alive": true, "more0": false, "of a former program": false} {
+		p, err := db.PaymentBy(t.Context(), alice, handoff)
+		if stays && (err != nil || !cmp.Equal(p, paid)) || !stays && !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v, %v", handoff, p, err)
+		}
 	}
 }

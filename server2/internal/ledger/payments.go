@@ -15,9 +15,10 @@ type Order struct {
 	Payer     Owner
 	InvoiceID string
 	Amount    Amount
-	RequestID string // the payer's own; unique for the payer
-	Memo      string // not part of what the request id stands for
-	HandoffID string // the jti of the handoff that this runs by; unique for the issuer
+	RequestID string    // the payer's own; unique for the payer
+	Memo      string    // not part of what the request id stands for
+	HandoffID string    // the jti of the handoff that this runs by; unique for the issuer
+	Expires   time.Time // of the handoff: from then on its token is refused
 	Time      time.Time
 }
 
@@ -48,7 +49,8 @@ func (db *DB) Pay(ctx context.Context, o Order) (p Payment, repeated bool, err e
 }
 
 // PaymentBy returns the payment that a handoff of the payer's was answered with, or
-// ErrNotFound: the payment that it made, or the earlier one of its request id.
+// ErrNotFound: the payment that it made, or, until it is swept, the earlier one of its
+// request id.
 func (db *DB) PaymentBy(ctx context.Context, payer Owner, handoffID string) (Payment, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -98,8 +100,8 @@ func noteHandoff(ctx context.Context, tx *sql.Tx, o Order, p Payment) error {
 	if p.HandoffID == o.HandoffID {
 		return nil
 	}
-	const insert = `INSERT INTO handoffs (issuer, handoff_id, payment_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
-	_, err := tx.ExecContext(ctx, insert, o.Payer.Issuer, o.HandoffID, p.ID)
+	const insert = `INSERT INTO handoffs (issuer, handoff_id, payment_id, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`
+	_, err := tx.ExecContext(ctx, insert, o.Payer.Issuer, o.HandoffID, p.ID, o.Expires.UnixMilli())
 	return failed("recording a handoff", err)
 }
 

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/handoff-auth/handoff/server2/internal/ledger"
+)
+
+const (
+	// sweepEvery is how long the sweeper rests before each round. Before the first one it
+	// is longer than any token lives, also one that a ledger from before has no time of.
+	sweepEvery = 10 * time.Minute
+	// kept is for how long an expired handoff stays: clocks differ.
+	kept = time.Hour
+)
+
+// sweeper has the ledger forget handoffs whose tokens cannot come again.
+type sweeper struct {
+	sweep func(ctx context.Context, expired time.Time) (gone int64, err error) // ledger.DB.Sweep
+	log   *slog.Logger
+}
+
+// begin sweeps until end, which waits for it.
+func (s sweeper) begin(ctx context.Context) (end func()) {
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.run(ctx)
+	}()
+	return func() {
+		stop()
+		<-ended
+	}
+}
+
+func (s sweeper) run(ctx context.Context) {
+	failing := false
+	for pause(ctx, sweepEvery) {
+		err := s.round(ctx)
+		if err != nil && !failing && ctx.Err() == nil { // told once until it succeeds
+			s.log.Warn("the database is not swept", "cause", err.Error())
+		}
+		failing = err != nil
+	}
+}
+
+// round removes all that is old. Between two steps it rests for an eighth of what the
+// first has taken: who waits for the database goes before the next one.
+func (s sweeper) round(ctx context.Context) error {
+	expired := time.Now().Add(-kept)
+	for {
+		start := time.Now()
+		gone, err := s.sweep(ctx, expired)
+		if err != nil || gone < ledger.SweepBatch {
+			return err
+		}
+		if !pause(ctx, time.Since(start)/8) {
+			return ctx.Err()
+		}
+	}
+}
+
+// pause waits, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
