@@ -118,6 +118,7 @@ func (w *worker) redeem(batch []*call) {
 		answer(batch, err)
 		return
 	}
+	w.see(progress{l.epoch, l.count})
 	for i, c := range batch {
 		if _, refused := rueidis.IsRedisErr(results[i]); refused && !errors.Is(results[i], handoff.ErrStoreFull) {
 			w.look()
@@ -151,14 +152,15 @@ func answer(batch []*call, err error) {
 // redeemScript marks the tokens of a batch, in one step: each unless it is marked,
 // in whichever period. It writes only in the epoch for which the link was made. Its
 // answers are 1 for a token that is marked now, 0 for one that was, and -1 for one
-// whose marks may have been removed or that expires beyond the periods it looks at.
+// whose marks may have been removed or that expires beyond the periods it looks at. A
+// batch that makes marks is counted, last: a Redis that is full refuses the first mark.
 const redeemScript = `
 local id, spent, periods, nonce = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local epoch = redis.call('GET', KEYS[1])
 local now, removed = string.match(epoch or '', '^(.*) (%d+)$')
-if now ~= id then return {epoch or '', {}, nonce} end
+if now ~= id then return {epoch or '', {}, nonce, 0} end
 removed = tonumber(removed)
-local marks, spentBefore, answers = {}, {}, {}
+local marks, spentBefore, answers, made = {}, {}, {}, false
 for i = 5, #ARGV, 2 do marks[#marks + 1] = ARGV[i] end
 for period = removed + 1, removed + periods do
   local set = spent .. string.format('%.0f', period)
@@ -174,10 +176,16 @@ for i, mark in ipairs(marks) do
   elseif period <= removed or period > removed + periods then answers[i] = -1
   else
     answers[i] = redis.call('SADD', spent .. ARGV[4 + 2 * i], mark)
-    spentBefore[mark] = true
+    spentBefore[mark], made = true, true
   end
 end
-return {epoch, answers, nonce}`
+local count, known = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+)$')
+count, known = tonumber(count or 0), known or '0'
+if made then
+  count = count + 1
+  redis.call('SET', KEYS[2], string.format('%.0f', count) .. ' ' .. known)
+end
+return {epoch, answers, nonce, count}`
 
 // send returns what becomes of the batch's calls. The one answer for all of them
 // tells whose it is: with the epoch, which the Redis must still have, and with a
@@ -190,7 +198,7 @@ func (l *link) send(ctx context.Context, batch []*call, c *Config) ([]error, err
 		arguments = append(arguments, c.mark, strconv.FormatInt(c.period, 10))
 	}
 	b := l.client.B()
-	cmds := rueidis.Commands{b.Eval().Script(redeemScript).Numkeys(1).Key(l.keys.epoch()).Arg(arguments...).Build()}
+	cmds := rueidis.Commands{b.Eval().Script(redeemScript).Numkeys(2).Key(l.keys.epoch(), l.keys.count()).Arg(arguments...).Build()}
 	if c.WaitReplicas > 0 {
 		deadline, _ := ctx.Deadline()
 		// Not b.Wait(), for which rueidis takes another connection: WAIT is about its own.
@@ -220,15 +228,17 @@ func (l *link) read(r rueidis.RedisResult, calls int, nonce string) ([]error, er
 	if err != nil {
 		return nil, fmt.Errorf("asking the Redis: %w", err)
 	}
-	if len(parts) != 3 {
+	if len(parts) != 4 {
 		return nil, errDoubt
 	}
 	text, err := parts[0].ToString()
 	answers, err2 := parts[1].AsIntSlice()
 	echoed, err3 := parts[2].ToString()
-	if errors.Join(err, err2, err3) != nil || echoed != nonce || len(answers) != calls || !strings.HasPrefix(text, l.epoch.id+" ") {
+	count, err4 := parts[3].AsInt64()
+	if errors.Join(err, err2, err3, err4) != nil || echoed != nonce || len(answers) != calls || !strings.HasPrefix(text, l.epoch.id+" ") {
 		return nil, errDoubt
 	}
+	l.count = count
 	verdicts := make([]error, calls)
 	for i, answer := range answers {
 		switch answer {

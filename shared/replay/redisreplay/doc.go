@@ -23,7 +23,8 @@
 // A Redis that is set up to lose marks is refused at the start and, while the
 // store runs, within seconds. A Redis that has lost them (emptied, replaced,
 // failed over) starts over: it refuses what was issued before, up to the skew,
-// for every replica.
+// for every replica. So does one that was put back to an earlier state, as soon as
+// a store asks it that has redeemed since.
 //
 // # What it does not do
 //

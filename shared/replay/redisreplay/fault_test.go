@@ -247,7 +247,7 @@ func TestE08RepliesOfOtherCommands(t *testing.T) {
 			spent := token()
 			redeem(t, s, spent, nil) // its replies are the earlier batch's: a redemption
 			mu.Lock()
-			if !bytes.HasPrefix(earlier, []byte("*3\r\n")) {
+			if !bytes.HasPrefix(earlier, []byte("*4\r\n")) {
 				t.Errorf("the earlier batch's replies are %q", earlier)
 			}
 			on = true

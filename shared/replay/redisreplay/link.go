@@ -26,7 +26,8 @@ type link struct {
 	*connection
 	keys  keys
 	epoch epoch
-	round int // the status's when it was made
+	count int64 // that the last answer told
+	round int   // the status's when it was made
 	used  time.Time
 }
 
@@ -77,15 +78,42 @@ func (s *Store) check(ctx context.Context, c *connection) (epoch, error) {
 	if problems := append(loses, unfit...); len(problems) > 0 {
 		return epoch{}, &UnfitError{problems}
 	}
-	e, begun, err := checkEpoch(ctx, c.client, s.keys(), r, s.lossy, now, s.config.Skew)
+	p, begun, err := checkEpoch(ctx, c.client, s.keys(), r, s.lossy, s.reached(), now, s.config.Skew)
 	if err != nil {
 		return epoch{}, err
 	}
 	s.lossy, s.seen = false, r
-	if begun {
+	if !begun {
+		s.see(p)
+	} else {
+		s.begin(p)
 		s.config.Observe(replay.Event{Kind: replay.StartedOver, Err: errBegun})
 	}
-	return e, nil
+	return p.epoch, nil
+}
+
+// reached returns how far the Redis had come by its latest answer.
+func (s *Store) reached() progress {
+	s.answering.Lock()
+	defer s.answering.Unlock()
+	return s.progress
+}
+
+// see notes how far the Redis has come. Answers may arrive in another order than they
+// were given in.
+func (s *Store) see(p progress) {
+	s.answering.Lock()
+	defer s.answering.Unlock()
+	if s.progress.before(p) {
+		s.progress = p
+	}
+}
+
+// begin is see for an epoch that this store has begun, though it be an earlier one.
+func (s *Store) begin(p progress) {
+	s.answering.Lock()
+	defer s.answering.Unlock()
+	s.progress = p
 }
 
 // watch checks the server every so often, on a connection of its own, and when a

@@ -121,6 +121,9 @@ type Store struct {
 	lossy    bool       // the server may have lost marks since the epoch began
 	seen     report     // the last
 
+	answering sync.Mutex // of what follows
+	progress  progress   // of the Redis, by its latest answer
+
 	closed  chan struct{}
 	close   func() // once
 	stopped sync.WaitGroup
