@@ -15,11 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
-
-	"github.com/handoff-auth/handoff/shared/internal/gate"
 )
 
 // patience is how long a busy machine may take for what is soon done.
@@ -197,56 +193,4 @@ func TestI03PagesUnderWay(t *testing.T) {
 			}
 		})
 	}
-}
-
-// I01: of a call on a connection that is being closed for another nothing stays, however far
-// its deadline is: it begins as one that is canceled, which gRPC ends.
-func TestI01CallOnAClosingConnection(t *testing.T) {
-	s := &Server{open: gate.New(1)}
-	ours, theirs := net.Pipe()
-	defer theirs.Close()
-	began := errors.New("it was not closed")
-	closing := &closingConn{Conn: ours, address: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}}
-	closing.closed = func() {
-		ctx, cancel := context.WithTimeout(peer.NewContext(t.Context(), &peer.Peer{Addr: closing.address}), 1000*time.Hour)
-		defer cancel()
-		if ctx, began = s.begin(ctx, &tap.Info{FullMethodName: unaryCall}); began == nil && ctx.Err() == nil {
-			began = errors.New("it goes on")
-		}
-	}
-	l := s.open.Listener(&pipes{conns: []net.Conn{closing, &closingConn{Conn: theirs, address: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2)}, closed: func() {}}}}, nil)
-	for range 2 {
-		if _, err := l.Accept(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if began != nil {
-		t.Errorf("I01: a call on a connection that is being closed: %v", began)
-	}
-}
-
-// closingConn has a peer's address, and tells of its end.
-type closingConn struct {
-	net.Conn
-	address net.Addr
-	closed  func()
-}
-
-func (c *closingConn) RemoteAddr() net.Addr { return c.address }
-
-func (c *closingConn) Close() error {
-	c.closed()
-	return c.Conn.Close()
-}
-
-// pipes is a listener of these connections.
-type pipes struct {
-	net.Listener
-	conns []net.Conn
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	conn := p.conns[0]
-	p.conns = p.conns[1:]
-	return conn, nil
 }

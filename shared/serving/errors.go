@@ -32,6 +32,7 @@ var fixedTexts = map[codes.Code]struct{ reason, text string }{
 	codes.Canceled:          {"CANCELLED", "the call was cancelled"},
 	codes.Unimplemented:     {"UNIMPLEMENTED", "this server does not implement the method"},
 	codes.ResourceExhausted: {"RESOURCE_EXHAUSTED", "as many of these calls stay open as may"},
+	codes.Unavailable:       {"UNAVAILABLE", "the connection was idle and is being closed"},
 }
 
 func fixed(code codes.Code) error {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/tap"
 )
@@ -93,12 +94,8 @@ func longMethods(s *grpc.Server, watches []string, places func() *places) map[st
 // would wait for the request.
 func (s *Server) begin(ctx context.Context, call *tap.Info) (context.Context, error) {
 	from := addressOf(ctx)
-	if !s.open.Begin(from) { // the connection is being closed, for another
-		// Of a call that a tap refuses, gRPC (1.85) keeps 270 bytes until its deadline, which
-		// its caller chooses. Of one that its caller seems to have canceled, it keeps nothing.
-		ctx, cancel := context.WithCancel(ctx)
-		cancel()
-		return ctx, nil
+	if !s.open.Begin(from) {
+		return nil, fixed(codes.Unavailable) // which nobody reads: the connection is being closed
 	}
 	ctx = forClient(ctx)
 	if s.config.Tap != nil {
