@@ -41,7 +41,7 @@ func openTurn(path string) (*turn, error) {
 }
 
 func openLock(path, suffix string) (*os.File, error) {
-	f, err := os.OpenFile(path+suffix, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path+suffix, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -5,8 +5,9 @@ package sqlite
 import "os"
 
 const (
-	alone  = 0
-	shared = 0
+	alone    = 0
+	shared   = 0
+	noFollow = 0
 )
 
 // tryLock always succeeds: processes have SQLite's own lock only, which has no queue.
