@@ -23,13 +23,14 @@ func ownerOf(info os.FileInfo) owner {
 }
 
 // ownedWithFolder reports whether the process is root's, and the file at a path belongs
-// to the owner of its folder.
+// to the owner of its folder. A link to a folder is none: whoever made it need not be
+// that owner.
 func ownedWithFolder(info os.FileInfo, path string) bool {
 	if os.Geteuid() != 0 {
 		return false
 	}
-	folder, err := os.Stat(filepath.Dir(path))
-	if err != nil {
+	folder, err := os.Lstat(filepath.Dir(path))
+	if err != nil || !folder.IsDir() {
 		return false
 	}
 	own, ok := info.Sys().(*syscall.Stat_t)
