@@ -212,6 +212,7 @@ type retireCommand struct {
 type taintCommand struct {
 	existing
 	KeyDir string `placeholder:"DIR" help:"The server's folder of signing keys, so that the private half is removed, and no key begins to sign whose private half is not there."`
+	Key    string `placeholder:"FILE|URI" help:"The server's --key, where it has one beside the folder: it may be the one that signs then."`
 	Kid    string `arg:"" help:"The key's id."`
 }
 

@@ -42,14 +42,19 @@ func shown(t time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
+// besideFolder returns the server's --key, which is in no folder; nil: there is none.
+func (s console) besideFolder(key string) (*signkey.Key, error) {
+	if key == "" {
+		return nil, nil
+	}
+	return s.build.loadKey("key", key)
+}
+
 // run makes a key and has it listed.
 func (c *prepareCommand) run(ctx context.Context, std console) error {
-	var first *signkey.Key
-	if c.Key != "" {
-		var err error
-		if first, err = std.build.loadKey("key", c.Key); err != nil {
-			return err
-		}
+	first, err := std.besideFolder(c.Key)
+	if err != nil {
+		return err
 	}
 	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, db *database.DB) error {
 		steps.First, steps.Lost = first, c.Lost
@@ -109,7 +114,12 @@ func (c *retireCommand) run(ctx context.Context, std console) error {
 
 // run takes a key out of the list.
 func (c *taintCommand) run(ctx context.Context, std console) error {
+	first, err := std.besideFolder(c.Key)
+	if err != nil {
+		return err
+	}
 	return c.take(ctx, c.KeyDir, func(steps rotation.Steps, _ *database.DB) error {
+		steps.First = first
 		ring, err := steps.Taint(ctx, c.Kid)
 		if err != nil {
 			return err

@@ -223,7 +223,8 @@ func TestF07TaintPassesOverAMissingKey(t *testing.T) {
 	}
 }
 
-// F07: a former key that is still active signs again only if it can be loaded.
+// F07: a former key that is still active signs again only if it can be loaded, from the
+// folder or from beside it.
 func TestF07TaintPassesOverAMissingFormerKey(t *testing.T) {
 	steps, m := newSteps(t)
 	former, _ := m.ring.Signing()
@@ -241,13 +242,24 @@ func TestF07TaintPassesOverAMissingFormerKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	beside, err := steps.Folder.Load(former)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Remove(steps.Folder.Path(former)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := steps.Taint(t.Context(), signs.ID()); err != nil {
-		t.Fatal(err)
-	}
-	if kid, _ := m.ring.Signing(); kid != next.ID() {
-		t.Errorf("%s signs, want %s", kid, next.ID())
+	ring := m.ring
+	for _, c := range []struct {
+		first *signkey.Key
+		signs string
+	}{{beside, former}, {nil, next.ID()}} {
+		m.ring, steps.First = ring, c.first
+		if _, err := steps.Taint(t.Context(), signs.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if kid, _ := m.ring.Signing(); kid != c.signs {
+			t.Errorf("%s signs, want %s", kid, c.signs)
+		}
 	}
 }
