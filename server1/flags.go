@@ -169,9 +169,9 @@ type removeClientKeyCommand struct {
 
 type revokeCommand struct {
 	existing
-	Handoff string `xor:"what" placeholder:"ID" help:"One handoff or visit, by its id (jti)."`
-	Session string `xor:"what" placeholder:"ID" help:"A session, which ends, or a grant, which is withdrawn, and all of its handoffs, by the id that they carry (sid)."`
-	Subject string `xor:"what" placeholder:"ID" help:"All handoffs that this server has issued until now to a user, or to a client for itself and for users, by the user's or the client's id. The sessions and grants stay."`
+	Handoff []string `sep:"none" xor:"what" placeholder:"ID" help:"One handoff or visit, by its id (jti). Repeat it for each, as with the others; the first that is unknown ends the command."`
+	Session []string `sep:"none" xor:"what" placeholder:"ID" help:"A session, which ends, or a grant, which is withdrawn, and all of its handoffs, by the id that they carry (sid)."`
+	Subject []string `sep:"none" xor:"what" placeholder:"ID" help:"All handoffs that this server has issued until now to a user, or to a client for itself and for users, by the user's or the client's id. The sessions and grants stay."`
 }
 
 type backupCommand struct {

@@ -335,6 +335,16 @@ func TestRevokeHandoffRefuses(t *testing.T) {
 	if status, _, _ := s.try("revoke", "--subject="+subject, "--handoff="+h.GetHandoffId()); status != 2 {
 		t.Errorf("revoke of two things: exit status %d", status)
 	}
+	var several []string
+	for range 2 {
+		several = append(several, "--handoff="+r.issue(t, alice).GetHandoffId())
+	}
+	if status, stdout, stderr := s.try(append([]string{"revoke"}, several...)...); status != 0 || strings.Count(stdout, "taken back: handoff ") != len(several) {
+		t.Errorf("revoke of %d handoffs: exit status %d, %q, %q", len(several), status, stdout, stderr)
+	}
+	if ended := column(t, s.open(t), `SELECT handoff_id FROM audit WHERE event = 'handoff_revoked'`); len(ended) != 1+len(several) {
+		t.Errorf("%d handoffs are taken back, not %d", len(ended), 1+len(several))
+	}
 }
 
 func TestChangePassword(t *testing.T) {

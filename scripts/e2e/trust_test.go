@@ -27,12 +27,8 @@ import (
 func trusting(t *testing.T, config pair.Config) *pair.Pair {
 	t.Helper()
 	config.Bin = bin
-	config.Server1 = append([]string{"--sign-in-attempts", "100000", "--handoff-quota", "1000000"}, config.Server1...)
-	for _, args := range []*[]string{&config.Server1, &config.Server2} {
-		if !slices.Contains(*args, "--skew") {
-			*args = append(*args, "--skew", "1s")
-		}
-	}
+	config.Server1 = append([]string{"--skew", "1s", "--sign-in-attempts", "100000", "--handoff-quota", "1000000"}, config.Server1...)
+	config.Server2 = append([]string{"--skew", "1s"}, config.Server2...)
 	return pairtest.Start(t, config)
 }
 

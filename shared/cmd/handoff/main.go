@@ -106,7 +106,7 @@ func run(args []string, p *program) (status int) {
 	}()
 	selected, err := parser.Parse(commandline.Ids(parser.Model, args))
 	if err == nil {
-		err = commandline.Unambiguous(selected)
+		err = commandline.NoneEmpty(selected)
 	}
 	if err != nil {
 		return p.fail(cmp.Or(out.Err(), withoutSecrets(err))) // the former is of the help, which kong writes

@@ -228,7 +228,7 @@ func TestMistakes(t *testing.T) {
 	if status, _, errOut := invoke(t, token, verify...); status != exitDone { // the control
 		t.Fatal(errOut)
 	}
-	with := func(base []string, more ...string) []string { return overridden(slices.Clone(base), more) }
+	with := func(base []string, more ...string) []string { return append(slices.Clone(base), more...) }
 
 	for _, c := range []struct {
 		names string // what the line must name

@@ -6,8 +6,8 @@
 // # Variables
 //
 // Each flag has a variable: the prefix and its name in capitals. A flag that is given
-// wins; one that is given twice, or with nothing in it, is refused. An empty variable is
-// one that is not set. A variable with the prefix that no
+// wins; one that is given with nothing in it is refused. An empty variable is one that is
+// not set. A variable with the prefix that no
 // flag has is refused, because somebody believes to have set something; except those
 // that Kubernetes gives every pod for a Service of such a name (SERVICE_HOST,
 // SERVICE_PORT, PORT and their kin, with the values that it gives them): they are
@@ -56,7 +56,7 @@ func (p Program) Parse(line any, args, env []string, stdout *Output) (*kong.Node
 	}
 	chosen, err := parser.Parse(Ids(parser.Model, args))
 	if err == nil {
-		err = errors.Join(Unambiguous(chosen), variables.unread(parser.Model))
+		err = errors.Join(NoneEmpty(chosen), variables.unread(parser.Model))
 	} else {
 		err = Discreet(err)
 	}
@@ -107,21 +107,13 @@ func Discreet(err error) error {
 	}
 }
 
-// Unambiguous refuses a flag that is given twice, of which kong takes the last, and one that
-// is given with nothing in it, which reads as one that is not given.
-func Unambiguous(chosen *kong.Context) error {
-	seen := map[*kong.Flag]bool{}
+// NoneEmpty refuses a flag that is given with nothing in it, which reads as one that is not
+// given.
+func NoneEmpty(chosen *kong.Context) error {
 	for _, step := range chosen.Path {
-		flag := step.Flag
-		switch {
-		case flag == nil || step.Resolved: // by a variable
-			continue
-		case seen[flag] && !flag.IsCumulative():
-			return fmt.Errorf("--%s is given more than once", flag.Name)
-		case flag.Target.Kind() == reflect.String && flag.Target.Len() == 0:
+		if flag := step.Flag; flag != nil && !step.Resolved && flag.Target.Kind() == reflect.String && flag.Target.Len() == 0 {
 			return fmt.Errorf("--%s is given without a value", flag.Name)
 		}
-		seen[flag] = true
 	}
 	return nil
 }
