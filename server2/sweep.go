@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/handoff-auth/handoff/server2/internal/ledger"
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 const (
@@ -38,7 +39,7 @@ func (s sweeper) begin(ctx context.Context) (end func()) {
 
 func (s sweeper) run(ctx context.Context) {
 	failing := false
-	for pause(ctx, sweepEvery) {
+	for serving.Pause(ctx, sweepEvery) {
 		err := s.round(ctx)
 		if err != nil && !failing && ctx.Err() == nil { // told once until it succeeds
 			s.log.Warn("the database is not swept", "cause", err.Error())
@@ -47,27 +48,8 @@ func (s sweeper) run(ctx context.Context) {
 	}
 }
 
-// round removes all that is old. Between two steps it rests for an eighth of what the
-// first has taken: who waits for the database goes before the next one.
+// round removes all that is old.
 func (s sweeper) round(ctx context.Context) error {
 	expired := time.Now().Add(-kept)
-	for {
-		start := time.Now()
-		gone, err := s.sweep(ctx, expired)
-		if err != nil || gone < ledger.SweepBatch {
-			return err
-		}
-		if !pause(ctx, time.Since(start)/8) {
-			return ctx.Err()
-		}
-	}
-}
-
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
+	return serving.InBatches(ctx, ledger.SweepBatch, func(ctx context.Context) (int64, error) { return s.sweep(ctx, expired) })
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/handoff-auth/handoff/server1/internal/database"
+	"github.com/handoff-auth/handoff/shared/serving"
 )
 
 // SweeperConfig says what is to be swept. Every field is required.
@@ -82,7 +83,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 			s.config.Log.Warn("the database is not swept", "cause", err.Error())
 		}
 		s.failing = err != nil
-		if !pause(ctx, sweepEvery) {
+		if !serving.Pause(ctx, sweepEvery) {
 			return
 		}
 	}
@@ -108,28 +109,11 @@ func (s *Sweeper) round(ctx context.Context) error {
 	return s.sweep(ctx, database.Audit, now.Add(-s.config.Retention))
 }
 
-// sweep removes all rows of a table that have been old since a moment. Between two
-// steps it rests for an eighth of what the first has taken: who waits for the database goes
-// before the next one, and a million rows do not take for ever.
+// sweep removes all rows of a table that have been old since a moment.
 func (s *Sweeper) sweep(ctx context.Context, rows database.Rows, since time.Time) error {
-	for {
-		start := time.Now()
+	return serving.InBatches(ctx, database.SweepBatch, func(ctx context.Context) (int64, error) {
 		gone, err := s.config.DB.Sweep(ctx, rows, since)
 		s.swept.WithLabelValues(string(rows)).Add(float64(gone))
-		if err != nil || gone < database.SweepBatch {
-			return err
-		}
-		if !pause(ctx, time.Since(start)/8) {
-			return ctx.Err()
-		}
-	}
-}
-
-// pause waits, and reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
+		return gone, err
+	})
 }
