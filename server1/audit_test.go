@@ -150,8 +150,8 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// A backup is in the file that is named, and that is its owner's alone, whatever SQLite would
-// read into the name.
+// A backup is in the file that is named, which only its owner can read, though SQLite has
+// another meaning for such a name.
 func TestBackupNames(t *testing.T) {
 	s := newSite(t)
 	s.addUser(t, "alice", "payer")

@@ -218,7 +218,7 @@ func (c *initCommand) run(ctx context.Context, stdout, _ io.Writer) error {
 		return err
 	case c.Skew <= 0 || c.Skew > handoff.MaxSkew: // a replay.Config takes these for its default, or its most
 		return wrong("skew", fmt.Errorf("must be more than 0 and at most %s", handoff.MaxSkew))
-	case (isRedis(at) || c.Replay == inMemory) && c.IfMissing: // as a unit's, whatever its setting is
+	case (isRedis(at) || c.Replay == inMemory) && c.IfMissing: // a unit has this command for every setting
 		fmt.Fprintln(stdout, "nothing has to be made for a Redis, or for memory")
 		return nil
 	case isRedis(at) || c.Replay == inMemory:

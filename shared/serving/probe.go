@@ -68,8 +68,8 @@ func silent(address string, err error) error {
 }
 
 // alive returns nil if there is an answer to the first words of TLS. It trusts nobody, and
-// so goes no further: the certificate is an answer, whatever it says, and so is an end, which
-// a server with too many connections makes of a new one. Only silence is none.
+// so goes no further: any certificate is an answer, and so is a closed connection, as a
+// server with too many closes a new one. Only silence is none.
 func alive(ctx context.Context, address string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {

@@ -12,8 +12,9 @@ type hangups struct{}
 
 // UntilSignal returns a context that ends with SIGINT or SIGTERM; a second one ends
 // the program at once. Two other signals never end it. SIGPIPE does not: the one who
-// reads the log may go away, and then lines are lost, not calls (nor are calls where
-// they stay and do not read: LogWriter). SIGHUP does not: Run, with this context, reads the files again. Call it first in main.
+// reads the log may go away, and then lines are lost, not calls. (LogWriter sees to one
+// who stays and does not read.) SIGHUP does not: Run, with this context, reads the files
+// again. Call it first in main.
 func UntilSignal() context.Context {
 	signal.Ignore(syscall.SIGPIPE)
 	received := make(chan os.Signal, 1)

@@ -23,8 +23,8 @@ func ownerOf(info os.FileInfo) owner {
 }
 
 // ownedWithFolder reports whether the process is root's, and the file at a path belongs
-// to the owner of its folder. A link to a folder is none: whoever made it need not be
-// that owner.
+// to the owner of its folder. A link to a folder does not count: another
+// user can have made it.
 func ownedWithFolder(info os.FileInfo, path string) bool {
 	if os.Geteuid() != 0 {
 		return false

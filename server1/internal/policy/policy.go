@@ -41,10 +41,10 @@
 // # Invariants
 //
 // A policy that loads can be carried out: each method is one that the audience's
-// descriptors have and that carries a rule, and what is to be bound to a certificate can
-// be. An unknown member, a name that occurs
-// twice, or anything after the document is refused. The file is followed: a policy
-// that does not load replaces nothing.
+// descriptors have and that carries a rule, and clients are asked for certificates where
+// it binds tokens to them. An unknown member, a name that occurs twice, or anything after
+// the document is refused. The file is followed: a policy that does not load replaces
+// nothing.
 package policy
 
 import (

@@ -22,9 +22,9 @@ import (
 //	terms.json   the times by which steps are taken
 //	KID.key      the private half of a key that signs or soon will, as signkey.Load reads it
 //
-// It belongs to its owner alone, and so does what root writes there. An issuer's process reads it whenever it likes:
-// each file is replaced whole, and a private key is there before the ring names
-// it.
+// Only its owner can use it, and what root writes there is that owner's. An issuer's
+// process can read it at any time: each file is replaced whole, and a private key is
+// there before the ring names it.
 type keyFolder string
 
 const (
