@@ -10,5 +10,5 @@
 // Nothing here is secret: a public key, a message and a signature are known to
 // those who send them. So the time that a check takes may depend on them.
 //
-// A Cache keeps what is prepared, for a bounded number of keys: 11 MB at most.
+// A Cache keeps what is prepared, for a bounded number of keys: 12 MB at most.
 package prepared

@@ -8,17 +8,20 @@ import (
 	"filippo.io/edwards25519/field"
 )
 
-// ed25519Key is a prepared Ed25519 public key. It takes 165 KB, and as much again is
-// shared by all keys for the base point. It is immutable and safe for concurrent
-// use.
+// ed25519Key is a prepared Ed25519 public key. It takes 172 KB, and 508 KB for the base
+// point are shared by all keys of a Cache. It is immutable and safe for concurrent use.
 type ed25519Key struct {
 	public [ed25519.PublicKeySize]byte
 	minusA *multiples
 	base   *multiples
 }
 
+// baseWidth is that of the digits in which a scalar is multiplied with the base point.
+// Every key uses that table, so that it may be larger: it saves 10 of 43 additions.
+const baseWidth = 8
+
 // base25519 returns the multiples of the base point B (RFC 8032 section 5.1).
-func base25519() *multiples { return multiplesOf(edwards25519.NewGeneratorPoint()) }
+func base25519() *multiples { return multiplesOf(edwards25519.NewGeneratorPoint(), baseWidth) }
 
 // newEd25519 prepares a key, or returns nil for bytes that are not a point.
 func newEd25519(public ed25519.PublicKey, base *multiples) *ed25519Key {
@@ -26,7 +29,7 @@ func newEd25519(public ed25519.PublicKey, base *multiples) *ed25519Key {
 	if err != nil {
 		return nil
 	}
-	return &ed25519Key{[ed25519.PublicKeySize]byte(public), multiplesOf(a.Negate(a)), base}
+	return &ed25519Key{[ed25519.PublicKeySize]byte(public), multiplesOf(a.Negate(a), width), base}
 }
 
 // Verify reports whether signature, R || S, is the key's over message (RFC 8032
@@ -55,22 +58,26 @@ func (key *ed25519Key) Verify(message, signature []byte) bool {
 	return sum.isEncodedAs(signature[:32])
 }
 
-// multiples are [j * radix^i]P in row i, for j from 1 to half.
-type multiples [digits][half]affine
+// multiples are [j * 2^(width*i)]P in row i, for j from 1 to half of 2^width, row by row.
+type multiples struct {
+	width int
+	all   []affine
+}
 
 // affine is a point (x, y) as y+x, y-x and 2dxy: what an addition needs of it.
 type affine struct{ plus, minus, xy2d field.Element }
 
-func multiplesOf(p *edwards25519.Point) *multiples {
-	m := new(multiples)
+func multiplesOf(p *edwards25519.Point, width int) *multiples {
+	half := 1 << (width - 1)
+	m := &multiples{width: width, all: make([]affine, 0, digitsOf(width)*half)}
+	row := make([]edwards25519.Point, half)
 	unit := new(edwards25519.Point).Set(p)
-	for i := range m {
-		var row [half]edwards25519.Point
+	for range digitsOf(width) {
 		row[0].Set(unit)
 		for j := 1; j < half; j++ {
 			row[j].Add(&row[j-1], unit)
 		}
-		m[i] = affineRow(&row)
+		m.all = append(m.all, affineRow(row)...)
 		unit.Double(&row[half-1])
 	}
 	return m
@@ -78,8 +85,9 @@ func multiplesOf(p *edwards25519.Point) *multiples {
 
 // affineRow divides each point's coordinates by its Z. It inverts the product of
 // all Zs once, and multiplies by the others' to get the inverse of each.
-func affineRow(row *[half]edwards25519.Point) (out [half]affine) {
-	var before [half]field.Element // the product of the Zs before this one
+func affineRow(row []edwards25519.Point) []affine {
+	out := make([]affine, len(row))
+	before := make([]field.Element, len(row)) // the product of the Zs before this one
 	product := new(field.Element).One()
 	for j := range row {
 		_, _, z, _ := row[j].ExtendedCoordinates()
@@ -88,7 +96,7 @@ func affineRow(row *[half]edwards25519.Point) (out [half]affine) {
 	}
 	rest := product.Invert(product) // the inverse of the Zs up to this one
 	d2 := doubleD()
-	for j := half - 1; j >= 0; j-- {
+	for j := len(row) - 1; j >= 0; j-- {
 		x, y, z, _ := row[j].ExtendedCoordinates()
 		inverse := new(field.Element).Multiply(rest, &before[j])
 		rest.Multiply(rest, z)
@@ -122,13 +130,14 @@ func (p *extended) setIdentity() {
 
 // addMultiple adds [k]P to p.
 func (p *extended) addMultiple(m *multiples, k *edwards25519.Scalar) {
-	for i, digit := range signedDigits((*[32]byte)(k.Bytes())) {
+	for i, digit := range signedDigits((*[32]byte)(k.Bytes()), m.width) {
+		row := i << (m.width - 1)
 		switch {
 		case digit > 0:
-			q := &m[i][digit-1]
+			q := &m.all[row+int(digit)-1]
 			p.add(&q.plus, &q.minus, &q.xy2d, false)
 		case digit < 0: // -(x, y) is (-x, y): y+x and y-x change places, and 2dxy its sign
-			q := &m[i][-digit-1]
+			q := &m.all[row-int(digit)-1]
 			p.add(&q.minus, &q.plus, &q.xy2d, true)
 		}
 	}

@@ -167,22 +167,26 @@ func TestFlippedBits(t *testing.T) {
 
 // Random scalars do not reach the digits at the ends: these do.
 func TestSignedDigits(t *testing.T) {
-	for name, k := range map[string][32]byte{
-		"zero": {}, "one": {1}, "half": {half}, "half and one": {half + 1}, "all ones": [32]byte(repeat(0xff)), "alternating": [32]byte(repeat(0xaa)),
-	} {
-		sum := new(big.Int)
-		for i, digit := range signedDigits(&k) {
-			if digit > half || digit < -half {
-				t.Errorf("%s: digit %d", name, digit)
+	for _, width := range []int{width, baseWidth} {
+		half := 1 << (width - 1)
+		for name, k := range map[string][32]byte{
+			"zero": {}, "one": {1}, "half": {byte(half)}, "half and one": {byte(half + 1)}, "all ones": [32]byte(repeat(0xff)),
+			"alternating": [32]byte(repeat(0xaa)), "all half": [32]byte(repeat(0x80)), "just over half": [32]byte(repeat(0x81)),
+		} {
+			sum := new(big.Int)
+			for i, digit := range signedDigits(&k, width) {
+				if int(digit) > half || int(digit) <= -half || i >= digitsOf(width) && digit != 0 {
+					t.Errorf("%s: digit %d of width %d is %d", name, i, width, digit)
+				}
+				sum.Add(sum, new(big.Int).Lsh(big.NewInt(int64(digit)), uint(width*i)))
 			}
-			sum.Add(sum, new(big.Int).Lsh(big.NewInt(int64(digit)), uint(width*i)))
-		}
-		var bigEndian [32]byte
-		for i := range k {
-			bigEndian[31-i] = k[i]
-		}
-		if want := new(big.Int).SetBytes(bigEndian[:]); sum.Cmp(want) != 0 {
-			t.Errorf("%s: %x, want %x", name, sum, want)
+			var bigEndian [32]byte
+			for i := range k {
+				bigEndian[31-i] = k[i]
+			}
+			if want := new(big.Int).SetBytes(bigEndian[:]); sum.Cmp(want) != 0 {
+				t.Errorf("%s: %x, want %x by digits of width %d", name, sum, want, width)
+			}
 		}
 	}
 }

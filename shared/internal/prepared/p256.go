@@ -12,7 +12,7 @@ import (
 // p256Key is a prepared public key on P-256. It takes 132 KB. It is immutable and
 // safe for concurrent use.
 type p256Key struct {
-	rows [digits][half]nistec.P256Point // [j * radix^i]Q in row i, for j from 1 to half
+	rows [mostDigits][1 << (width - 1)]nistec.P256Point // [j * 2^(width*i)]Q in row i, for j from 1 on
 }
 
 // newP256 prepares a key, or returns nil for one that is not on the curve.
@@ -29,10 +29,10 @@ func newP256(public *ecdsa.PublicKey) *p256Key {
 	for i := range key.rows {
 		row := &key.rows[i]
 		row[0].Set(unit)
-		for j := 1; j < half; j++ {
+		for j := 1; j < len(row); j++ {
 			row[j].Add(&row[j-1], unit)
 		}
-		unit.Double(&row[half-1])
+		unit.Double(&row[len(row)-1])
 	}
 	return key
 }
@@ -77,7 +77,7 @@ func (key *p256Key) addMultiple(sum *nistec.P256Point, k []byte) {
 		littleEndian[len(k)-1-i] = b
 	}
 	var negative nistec.P256Point
-	for i, digit := range signedDigits(&littleEndian) {
+	for i, digit := range signedDigits(&littleEndian, width) {
 		switch {
 		case digit > 0:
 			sum.Add(sum, &key.rows[i][digit-1])
