@@ -103,13 +103,19 @@ func (w *writer) change(ctx context.Context, queue *[]*change, c *change) error 
 	w.mu.Lock()
 	*queue = append(*queue, c)
 	w.mu.Unlock()
+	making := w.making // nil once the change is being made
 	for {
 		select {
 		case <-c.made:
 			return c.err
-		case w.making <- struct{}{}:
+		case making <- struct{}{}:
 			runtime.Gosched() // others who are about to ask are committed with this one
-			w.makeAll(w.next())
+			if ctx.Err() == nil && w.isWaiting(queue, c) {
+				w.makeAll(w.next())
+				continue
+			}
+			<-making // others can make theirs
+			making = nil
 		case <-ctx.Done():
 			if w.withdraw(queue, c) {
 				return fmt.Errorf("sqlite: waiting to write: %w", ctx.Err())
@@ -118,6 +124,12 @@ func (w *writer) change(ctx context.Context, queue *[]*change, c *change) error 
 			return c.err
 		}
 	}
+}
+
+func (w *writer) isWaiting(queue *[]*change, c *change) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(*queue, c)
 }
 
 // next returns what is to be committed next, and whether it goes first. Those who
@@ -160,10 +172,6 @@ func (w *writer) makeAll(changes []*change, first bool) {
 		}
 		<-w.making
 	}()
-	if len(changes) == 0 { // another caller has made them
-		err = nil
-		return
-	}
 	most := patience
 	for _, c := range changes {
 		most = max(most, c.patience)
