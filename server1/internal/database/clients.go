@@ -189,12 +189,10 @@ const selectClient = `SELECT client_keys.jwk, ` + userColumns + `
 // ClientByKey returns the client that has the key with this id, and the key; or
 // ErrNotFound if none has, or it is disabled.
 func (db *DB) ClientByKey(ctx context.Context, kid string) (client User, key ClientKey, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	if db.wrong.Load() {
 		return client, key, ErrClock
 	}
-	key.ID = kid
-	client, err = scanUser(db.client.QueryRowContext(ctx, kid), &key.JWK)
-	return client, key, wrap("reading a client", err)
+	found, err := db.client(ctx, kid)
+	found.key.ID = kid
+	return found.client, found.key, err
 }

@@ -118,13 +118,13 @@ type DB struct {
 	Now func() time.Time
 
 	read    *sql.DB
-	live    *sql.Stmt // selectLive, of read
-	client  *sql.Stmt // selectClient, likewise
+	live    func(context.Context, sessionAt) (Session, error)            // or ErrNotFound
+	client  func(ctx context.Context, kid string) (clientWithKey, error) // likewise
 	writer  changer
 	dialect dialect
 	// prepared are statements of the writer's, by their text.
 	prepared map[string]*sql.Stmt
-	group    *group // records handoffs together; nil: the writer does
+	together *group[issued, bool] // records handoffs; nil: the writer commits them together
 	entries  knownEntries
 	changed  chan struct{}
 	copyTo   func(ctx context.Context, file string) error // nil: it is no file
@@ -184,17 +184,6 @@ func Open(ctx context.Context, location string) (*DB, error) {
 		return openPostgres(ctx, at.URL)
 	}
 	return openSQLite(ctx, at.Path)
-}
-
-// prepare prepares what calls read.
-func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
-	if db.live, err = db.read.PrepareContext(ctx, selectLive); err == nil {
-		db.client, err = db.read.PrepareContext(ctx, selectClient)
-	}
-	if err != nil {
-		return nil, errors.Join(err, db.writer.Close())
-	}
-	return db, nil
 }
 
 // OpenExisting is Open, but makes no file.
@@ -261,7 +250,7 @@ func (db *DB) look(ctx context.Context, do func(context.Context, *transaction) e
 
 // Close waits for running calls and closes the database.
 func (db *DB) Close() error {
-	return errors.Join(db.live.Close(), db.client.Close(), db.writer.Close())
+	return db.writer.Close()
 }
 
 // neededTables are those that the server's work changes.

@@ -3,72 +3,86 @@ package database
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// group records handoffs on PostgreSQL, where each commit waits for the disk and each
-// statement for an answer: those that come while some are being recorded are recorded
-// together, in two statements. The first holds the rows of users and clients, in the order
-// of their ids; the second, which so sees every sign-out and cut-off that was acknowledged
-// before, adds what may be added.
-type group struct {
-	change func(ctx context.Context, do func(context.Context, *transaction) error) error
-	making chan struct{} // held while some are recorded
+// group sends the questions of several callers to the database together: those that come
+// while it answers others. So a question is sent after its caller asked it. PostgreSQL
+// needs a message to and fro for each statement, and SQLite reads pages again after each
+// commit; for many at once both do it once.
+type group[Q, A any] struct {
+	what string // is asked for
+	// ask returns an answer to each question, in their order. Its context is no caller's:
+	// who gives up does not stop it.
+	ask    func(ctx context.Context, all []Q) ([]A, error)
+	asking chan struct{} // held by each who asks; it has room for as many as can at once
+	reads  bool          // asking changes nothing: who gives up need not know what came of it
 
 	mu      sync.Mutex
-	waiting []*member
+	waiting []*member[Q, A]
 }
 
-type member struct {
-	issued
-	recorded bool
+type member[Q, A any] struct {
+	question Q
+	answer   A
 	err      error
-	made     chan struct{} // closed once the outcome is known
+	answered chan struct{} // closed once answer and err are known
 }
 
-// groupSize is how many handoffs are recorded together at most.
+// groupSize is how many questions are asked together at most.
 const groupSize = 256
 
-func newGroup(db *DB) *group {
-	return &group{change: db.change, making: make(chan struct{}, 1)}
-}
-
-// record records a handoff, with others. It is false for one that was not recorded,
-// as its session is over or its user is disabled, cut off, or has other roles.
-func (g *group) record(ctx context.Context, h issued) (recorded bool, err error) {
-	m := &member{issued: h, made: make(chan struct{})}
+// answer asks a question, with those of others.
+func (g *group[Q, A]) answer(ctx context.Context, question Q) (none A, err error) {
+	m := &member[Q, A]{question: question, answered: make(chan struct{})}
 	g.mu.Lock()
 	g.waiting = append(g.waiting, m)
 	g.mu.Unlock()
+	defer g.withdraw(m)
+	asking := g.asking // nil once the question is being asked
 	for {
 		select {
-		case <-m.made:
-			return m.recorded, m.err
-		case g.making <- struct{}{}:
+		case <-m.answered:
+			return m.answer, m.err
+		case asking <- struct{}{}:
 			runtime.Gosched() // those who are about to ask, ask now
-			g.recordAll(g.next())
-		case <-ctx.Done():
-			if g.withdraw(m) {
-				return false, wrap("waiting to record a handoff", ctx.Err())
+			if ctx.Err() == nil {
+				if all := g.next(m); all != nil {
+					g.askAll(all)
+					continue
+				}
 			}
-			<-m.made // it is being recorded: the outcome is soon known
-			return m.recorded, m.err
+			<-asking // others can ask theirs
+			asking = nil
+		case <-ctx.Done():
+			if g.withdraw(m) || g.reads {
+				return none, wrap("waiting for "+g.what, ctx.Err())
+			}
+			<-m.answered // it is being asked, and that ends
+			return m.answer, m.err
 		}
 	}
 }
 
-func (g *group) next() []*member {
+// next returns what is to be asked next, or nil if m no longer waits.
+func (g *group[Q, A]) next(m *member[Q, A]) []*member[Q, A] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !slices.Contains(g.waiting, m) {
+		return nil
+	}
 	n := min(len(g.waiting), groupSize)
 	taken := slices.Clone(g.waiting[:n])
 	g.waiting = slices.Delete(g.waiting, 0, n)
 	return taken
 }
 
-func (g *group) withdraw(m *member) bool {
+func (g *group[Q, A]) withdraw(m *member[Q, A]) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := slices.Index(g.waiting, m)
@@ -79,125 +93,57 @@ func (g *group) withdraw(m *member) bool {
 	return true
 }
 
-// recordAll records some handoffs in one change, and tells each its outcome.
-func (g *group) recordAll(all []*member) {
-	err := errors.New("database: recording handoffs panicked")
+// askAll asks some questions, and tells each its answer.
+func (g *group[Q, A]) askAll(all []*member[Q, A]) {
+	defer func() { <-g.asking }()
+	var answers []A
+	err := fmt.Errorf("database: %s: asking panicked", g.what)
 	defer func() {
-		for _, m := range all {
-			if err != nil {
-				m.recorded, m.err = false, err
+		if err == nil && len(answers) != len(all) {
+			err = fmt.Errorf("database: %s: %d questions have %d answers", g.what, len(all), len(answers))
+		}
+		for i, m := range all {
+			if m.err = err; err == nil {
+				m.answer = answers[i]
 			}
-			close(m.made)
+			close(m.answered)
 		}
-		<-g.making
 	}()
-	if len(all) == 0 { // another caller has recorded them
-		err = nil
-		return
+	questions := make([]Q, len(all))
+	for i, m := range all {
+		questions[i] = m.question
 	}
-	err = g.change(context.Background(), func(ctx context.Context, tx *transaction) error {
-		return recordGroup(ctx, tx, all)
-	})
+	answers, err = g.ask(context.Background(), questions)
 }
 
-const holdUsers = `SELECT COUNT(*) FROM (SELECT id FROM users WHERE id = ANY($1) ORDER BY id COLLATE "C" FOR UPDATE) AS held`
+// readers are how many groups are read at once: while one waits for a connection that is
+// dead, another can have one that is not.
+const readers = 2
 
-// recordHandoffs joins each row that is asked for with one of each table, by its key, and
-// once: so its plan is good before PostgreSQL has any statistics of the tables, too.
-const recordHandoffs = `WITH asked AS (
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[], $9::text[], $14::text[], $15::text[])
-			AS a (session, id, audience, method, iat, exp, at, client, kid, assertion, event, roles, user_id, grant_id, sid)
-	), good AS MATERIALIZED (
-		SELECT asked.*, sessions.handoff_id
-		FROM asked JOIN sessions ON sessions.id_sha256 = asked.session AND sessions.user_id = asked.user_id
-		WHERE asked.client = '' AND sessions.idle_expires_at > asked.at AND sessions.expires_at > asked.at
-		UNION ALL
-		SELECT asked.*, NULL
-		FROM asked JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client AND client_keys.client_id = asked.user_id
-		UNION ALL
-		SELECT asked.*, grants.handoff_id
-		FROM asked JOIN grants ON grants.id = asked.grant_id AND grants.handoff_id = asked.sid AND grants.user_id = asked.user_id AND grants.client_id = asked.client
-			JOIN client_keys ON client_keys.kid = asked.kid AND client_keys.client_id = asked.client
-			JOIN users AS client ON client.id = asked.client
-		WHERE grants.expires_at > asked.at AND grants.expires_at >= asked.exp AND client.disabled_at IS NULL AND client.cut_off_at < asked.iat
-	), recorded AS (
-		INSERT INTO audit (occurred_at, event, user_id, session, handoff_id, audience, method, expires_at, client_id, grant_id, assertion)
-		SELECT good.at, good.event, users.id, good.handoff_id, good.id, good.audience, good.method, good.exp,
-			CASE WHEN good.grant_id <> '' THEN good.client END, NULLIF(good.grant_id, ''), NULLIF(good.assertion, '')
-		FROM good JOIN users ON users.id = good.user_id
-		WHERE users.disabled_at IS NULL AND users.cut_off_at < good.iat AND users.roles = good.roles
-		` + unlessSpent + `
-		RETURNING handoff_id, user_id
-	), latest AS (
-		SELECT recorded.user_id, MAX(asked.iat) AS iat, MAX(asked.exp) AS exp
-		FROM recorded JOIN asked ON asked.id = recorded.handoff_id GROUP BY recorded.user_id
-	), noted AS (
-		UPDATE users SET issued_at = GREATEST(issued_at, latest.iat), handoffs_expire_at = GREATEST(handoffs_expire_at, latest.exp)
-		FROM latest WHERE users.id = latest.user_id AND (issued_at < latest.iat OR handoffs_expire_at < latest.exp)
-	), latest_by_grant AS (
-		SELECT asked.grant_id, MAX(asked.exp) AS exp
-		FROM recorded JOIN asked ON asked.id = recorded.handoff_id WHERE asked.grant_id <> '' GROUP BY asked.grant_id
-	), noted_grants AS (
-		UPDATE grants SET handoffs_expire_at = latest_by_grant.exp
-		FROM latest_by_grant WHERE grants.id = latest_by_grant.grant_id AND handoffs_expire_at < latest_by_grant.exp
-	)
-	SELECT handoff_id FROM recorded`
-
-// recordGroup records those that may be recorded, and marks them.
-func recordGroup(ctx context.Context, tx *transaction, all []*member) error {
-	var users, sessions, ids, audiences, methods, events, clients, kids, assertions, roles, grants, sids []string
-	var iats, exps, ats []int64
-	byID := map[string]*member{}
-	for _, m := range all {
-		m.recorded = false // as an attempt may have said that was undone
-	}
-	for _, m := range once(all) {
-		byID[m.claims.ID] = m
-		users = append(users, m.owner().ID)
-		var by Assertion
-		var grant Grant
-		if m.by != nil {
-			by = *m.by
+// reader returns a function that reads one of what read reads together, and returns
+// ErrNotFound where there is none.
+func reader[Q, A any](what string, read func(context.Context, []Q) ([]*A, error)) func(context.Context, Q) (A, error) {
+	g := &group[Q, *A]{what: what, asking: make(chan struct{}, readers), reads: true}
+	g.ask = func(ctx context.Context, all []Q) (found []*A, err error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		for range 2 { // a connection that has ended since it was last used fails nobody
+			if found, err = read(ctx, all); err == nil || ctx.Err() != nil || errors.As(err, new(*pgconn.PgError)) {
+				break
+			}
 		}
-		if by.Grant != nil {
-			grant = *by.Grant
+		return found, err
+	}
+	return func(ctx context.Context, question Q) (one A, err error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		found, err := g.answer(ctx, question)
+		switch {
+		case err != nil:
+			return one, err
+		case found == nil:
+			return one, ErrNotFound
 		}
-		grants = append(grants, grant.ID)
-		sids = append(sids, grant.HandoffID)
-		clients = append(clients, by.Client.ID)
-		kids = append(kids, by.Kid)
-		assertions = append(assertions, m.spends())
-		sessions = append(sessions, m.session.IDSHA256)
-		ids = append(ids, m.claims.ID)
-		audiences = append(audiences, m.claims.Audience)
-		methods = append(methods, m.methods())
-		events = append(events, m.event())
-		iats = append(iats, toMillis(m.claims.IssuedAt))
-		exps = append(exps, toMillis(m.claims.Expires))
-		ats = append(ats, toMillis(m.now))
-		roles = append(roles, m.roles())
+		return *found, nil
 	}
-	if _, err := tx.ExecContext(ctx, holdUsers, slices.Concat(users, clients)); err != nil {
-		return wrap("holding users", err)
-	}
-	recorded, err := texts(tx.QueryContext(ctx, recordHandoffs, sessions, ids, audiences, methods, iats, exps, ats,
-		events, users, clients, kids, assertions, roles, grants, sids))
-	for _, id := range recorded {
-		byID[id].recorded = true
-	}
-	return wrap("recording handoffs", err)
-}
-
-// once returns all, of those that have one assertion between them only the first.
-func once(all []*member) []*member {
-	seen := map[string]bool{}
-	first := make([]*member, 0, len(all))
-	for _, m := range all {
-		if spent := m.spends(); spent == "" || !seen[spent] {
-			seen[spent] = true
-			first = append(first, m)
-		}
-	}
-	return first
 }

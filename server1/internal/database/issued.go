@@ -121,8 +121,8 @@ func (db *DB) RecordByClient(ctx context.Context, by Assertion, claims *handoff.
 
 func (db *DB) recordIssued(ctx context.Context, h issued) error {
 	// What is counted is recorded by itself, with its user held.
-	if db.group != nil && h.most == 0 {
-		recorded, err := db.group.record(ctx, h)
+	if db.together != nil && h.most == 0 {
+		recorded, err := db.together.answer(ctx, h)
 		if err != nil || recorded {
 			return err
 		}
@@ -233,7 +233,9 @@ func stillGood(ctx context.Context, tx *transaction, h issued) error {
 // exec runs a statement, prepared where that was done.
 func (db *DB) exec(ctx context.Context, tx *transaction, statement string, args ...any) (sql.Result, error) {
 	if prepared, ok := db.prepared[statement]; ok {
-		return tx.StmtContext(ctx, prepared).ExecContext(ctx, args...)
+		// The driver starts a goroutine for each statement that can be interrupted. This one is
+		// short, and the transaction ends with ctx.
+		return tx.StmtContext(ctx, prepared).ExecContext(context.WithoutCancel(ctx), args...)
 	}
 	return tx.ExecContext(ctx, statement, args...) // pgx keeps statements itself
 }

@@ -37,8 +37,30 @@ func openPostgres(ctx context.Context, u *url.URL) (*DB, error) {
 			isDuplicate: isUniqueViolation,
 		},
 	}
-	db.group = newGroup(db)
-	return db.prepare(opening)
+	db.live = reader("the sessions", db.asked(selectAllLive).sessions)
+	db.client = reader("the clients", db.asked(selectAllClients).clients)
+	db.together = &group[issued, bool]{what: "the audit", ask: db.recordTogether, asking: make(chan struct{}, 1)}
+	return db, nil
+}
+
+// What is asked for many is found as it is for one: by its key. Each LATERAL with its
+// OFFSET 0 keeps it so before PostgreSQL has any statistics of the tables, when it would
+// rather read them whole.
+const (
+	selectAllLive = `SELECT asked.place, ` + sessionColumns + ` FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, place)
+		CROSS JOIN LATERAL (SELECT * FROM sessions WHERE id_sha256 = asked.id OFFSET 0) AS sessions
+		CROSS JOIN LATERAL (SELECT * FROM users WHERE id = sessions.user_id OFFSET 0) AS users
+		WHERE users.disabled_at IS NULL`
+	selectAllClients = `SELECT asked.place, client_keys.jwk, ` + userColumns + ` FROM unnest($1::text[]) WITH ORDINALITY AS asked (kid, place)
+		CROSS JOIN LATERAL (SELECT * FROM client_keys WHERE kid = asked.kid OFFSET 0) AS client_keys
+		CROSS JOIN LATERAL (SELECT * FROM users WHERE id = client_keys.client_id OFFSET 0) AS users
+		WHERE users.disabled_at IS NULL`
+)
+
+func (db *DB) asked(statement string) many {
+	return func(ctx context.Context, ids []string) (*sql.Rows, error) {
+		return db.read.QueryContext(ctx, statement, ids)
+	}
 }
 
 func isUniqueViolation(err error) bool {

@@ -322,10 +322,11 @@ func TestHeldInOneOrder(t *testing.T) {
 	}{
 		{"handoffs that are recorded together", "users", func() error {
 			return db.change(t.Context(), func(ctx context.Context, tx *transaction) error {
-				return recordGroup(ctx, tx, []*member{
-					{issued: issued{session: s, claims: claims(), now: start}},
-					{issued: issued{by: &forItself, claims: claims(), now: start}},
+				_, err := recordAll(ctx, tx, []issued{
+					{session: s, claims: claims(), now: start},
+					{by: &forItself, claims: claims(), now: start},
 				})
+				return err
 			})
 		}},
 		{"one by a grant", "users", func() error {
@@ -455,11 +456,11 @@ func TestRecordedTogether(t *testing.T) {
 		for kind, h := range kinds {
 			alone := db.outcome(t, h, became, func(ctx context.Context, tx *transaction) error { return db.record(ctx, tx, h) })
 			together := db.outcome(t, h, became, func(ctx context.Context, tx *transaction) error {
-				m := &member{issued: h}
-				if err := recordGroup(ctx, tx, []*member{m}); err != nil {
-					t.Error(err)
+				recorded, err := recordAll(ctx, tx, []issued{h})
+				if err != nil {
+					t.Fatal(err)
 				}
-				if !m.recorded {
+				if !recorded[0] {
 					return ErrNotFound
 				}
 				return nil

@@ -2,7 +2,6 @@ package database
 
 import (
 	"context"
-	"database/sql"
 	"time"
 )
 
@@ -16,7 +15,9 @@ type Session struct {
 	Expires     time.Time
 }
 
-const selectLive = `SELECT sessions.handoff_id, sessions.created_at, sessions.idle_expires_at, sessions.expires_at, ` + userColumns + `
+const sessionColumns = `sessions.handoff_id, sessions.created_at, sessions.idle_expires_at, sessions.expires_at, ` + userColumns
+
+const selectLive = `SELECT ` + sessionColumns + `
 	FROM sessions JOIN users ON users.id = sessions.user_id
 	WHERE sessions.id_sha256 = $1 AND sessions.idle_expires_at > $2 AND sessions.expires_at > $2 AND users.disabled_at IS NULL`
 
@@ -86,14 +87,12 @@ func leastUsed(ctx context.Context, tx *transaction, u standing) (tooMany []stri
 // LiveSession returns the session with this digest of its id, or ErrNotFound if
 // it is not there, has expired at now, or is a disabled user's.
 func (db *DB) LiveSession(ctx context.Context, idSHA256 string, now time.Time) (Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	if db.wrong.Load() {
 		return Session{}, ErrClock
 	}
-	s, err := scanSession(db.live.QueryRowContext(ctx, idSHA256, toMillis(now)))
+	s, err := db.live(ctx, sessionAt{idSHA256, now})
 	s.IDSHA256 = idSHA256
-	return s, wrap("reading a session", err)
+	return s, err
 }
 
 // KeepSession moves a live session's idle expiry to until. It never moves it
@@ -171,13 +170,14 @@ func stillLive(ctx context.Context, tx *transaction, s Session, now time.Time) e
 	return wrap("reading a session", err)
 }
 
-func scanSession(row *sql.Row) (Session, error) {
+// scanSession reads sessionColumns, after the columns that before takes.
+func scanSession(row interface{ Scan(...any) error }, before ...any) (Session, error) {
 	var (
 		s                      Session
 		created, idle, expires int64
 		err                    error
 	)
-	s.User, err = scanUser(row, &s.HandoffID, &created, &idle, &expires)
+	s.User, err = scanUser(row, append(before, &s.HandoffID, &created, &idle, &expires)...)
 	s.Created, s.IdleExpires, s.Expires = fromMillis(created), fromMillis(idle), fromMillis(expires)
 	return s, err
 }

@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -26,11 +27,41 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 			return nil, errors.Join(err, file.Close())
 		}
 	}
-	db := &DB{
+	live, err := file.Read.PrepareContext(ctx, selectEachLive)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	client, err := file.Read.PrepareContext(ctx, selectEachClient)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &DB{
 		Now: time.Now, read: file.Read, writer: fileWriter{file}, prepared: prepared, changed: make(chan struct{}, 1),
 		dialect: dialect{holdInOrder: ` ORDER BY id`, isDuplicate: sqlite.IsDuplicate}, copyTo: file.Copy,
+		live: reader("the sessions", each(live).sessions), client: reader("the clients", each(client).clients),
+	}, nil
+}
+
+// A CROSS JOIN has SQLite look the rows up in this order, each by its key.
+const (
+	selectEachLive = `SELECT asked.key + 1, ` + sessionColumns + ` FROM json_each($1) AS asked
+		CROSS JOIN sessions ON sessions.id_sha256 = asked.value
+		CROSS JOIN users ON users.id = sessions.user_id
+		WHERE users.disabled_at IS NULL`
+	selectEachClient = `SELECT asked.key + 1, client_keys.jwk, ` + userColumns + ` FROM json_each($1) AS asked
+		CROSS JOIN client_keys ON client_keys.kid = asked.value
+		CROSS JOIN users ON users.id = client_keys.client_id
+		WHERE users.disabled_at IS NULL`
+)
+
+func each(statement *sql.Stmt) many {
+	return func(ctx context.Context, ids []string) (*sql.Rows, error) {
+		list, err := json.Marshal(ids)
+		if err != nil {
+			return nil, err
+		}
+		return statement.QueryContext(ctx, string(list))
 	}
-	return db.prepare(ctx)
 }
 
 // fileWriter is SQLite's changer.
