@@ -38,6 +38,7 @@ type change struct {
 	whole    bool // where it answers, it has changed nothing
 	do       func(context.Context, *sql.Tx) error
 	patience time.Duration // zero: the usual
+	taken    bool          // no longer waits; guarded by the writer's mu
 	err      error
 	made     chan struct{} // closed once err is the outcome
 }
@@ -103,19 +104,22 @@ func (w *writer) change(ctx context.Context, queue *[]*change, c *change) error 
 	w.mu.Lock()
 	*queue = append(*queue, c)
 	w.mu.Unlock()
-	making := w.making // nil once the change is being made
+	defer w.withdraw(queue, c) // where another's change panics in this call
 	for {
+		making := w.making
+		if ctx.Err() != nil || !w.waits(c) {
+			making = nil // this caller needs no turn
+		}
 		select {
 		case <-c.made:
 			return c.err
 		case making <- struct{}{}:
-			runtime.Gosched() // others who are about to ask are committed with this one
-			if ctx.Err() == nil && w.isWaiting(queue, c) {
-				w.makeAll(w.next())
+			if !w.waits(c) {
+				<-w.making // others can make theirs
 				continue
 			}
-			<-making // others can make theirs
-			making = nil
+			runtime.Gosched() // others who are about to ask are committed with this one
+			w.makeAll(w.next())
 		case <-ctx.Done():
 			if w.withdraw(queue, c) {
 				return fmt.Errorf("sqlite: waiting to write: %w", ctx.Err())
@@ -126,10 +130,10 @@ func (w *writer) change(ctx context.Context, queue *[]*change, c *change) error 
 	}
 }
 
-func (w *writer) isWaiting(queue *[]*change, c *change) bool {
+func (w *writer) waits(c *change) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.Contains(*queue, c)
+	return !c.taken
 }
 
 // next returns what is to be committed next, and whether it goes first. Those who
@@ -145,6 +149,9 @@ func (w *writer) next() (taken []*change, first bool) {
 	n := min(len(*queue), together)
 	taken = slices.Clone((*queue)[:n])
 	*queue = slices.Delete(*queue, 0, n)
+	for _, c := range taken {
+		c.taken = true
+	}
 	return taken, first
 }
 
@@ -152,10 +159,11 @@ func (w *writer) next() (taken []*change, first bool) {
 func (w *writer) withdraw(queue *[]*change, c *change) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	i := slices.Index(*queue, c)
-	if i < 0 {
+	if c.taken {
 		return false
 	}
+	c.taken = true
+	i := slices.Index(*queue, c)
 	*queue = slices.Delete(*queue, i, i+1)
 	return true
 }
