@@ -46,7 +46,7 @@ func TestEngines(t *testing.T) {
 		"change password": testChangePassword, "disable user": testDisableUser, "enable user": testEnableUser,
 		"set password": testSetPassword, "change roles": testChangeRoles, "sweep": testSweep, "I15 sweep many": testSweepMany,
 		"terms": testTerms, "ring": testRing, "ring is read": testRingIsRead, "seq": testSeq, "wrong clock does nothing": testWrongClockDoesNothing, "one moment": testOneMoment, "audit": testAudit, "upgrade": testUpgrade, "backup": testBackup, "changes": testChanges, "read once": testReadOnce,
-		"read by many": testReadByMany, "a client's own handoff": testRevokeClientsHandoff, "K04 a grant's sid": testRevokeGrantBySession, "a grant's end": testGrantEnds, "other roles": testOtherRoles,
+		"read by many": testReadByMany, "read at once": testReadAtOnce, "a client's own handoff": testRevokeClientsHandoff, "K04 a grant's sid": testRevokeGrantBySession, "a grant's end": testGrantEnds, "other roles": testOtherRoles,
 		"grants bounded": testGrantsBounded, "unused grant": testUnusedGrant, "cut off a client": testCutOffClient, "K04 grants audited": testGrantsAudited, "many grants": testManyGrants, "K02 spent": testSpent,
 	}
 	for name, test := range tests {

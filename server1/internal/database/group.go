@@ -2,13 +2,10 @@ package database
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // group sends the questions of several callers to the database together: those that come
@@ -16,11 +13,11 @@ import (
 // needs a message to and fro for each statement, and SQLite reads pages again after each
 // commit; for many at once both do it once.
 type group[Q, A any] struct {
-	what string // is asked for
+	what string // it does, for errors
 	// ask returns an answer to each question, in their order. Its context is no caller's:
 	// who gives up does not stop it.
 	ask    func(ctx context.Context, all []Q) ([]A, error)
-	asking chan struct{} // held by each who asks; it has room for as many as can at once
+	asking chan struct{} // has a place for each ask that may go on at once
 	reads  bool          // asking changes nothing: who gives up need not know what came of it
 
 	mu      sync.Mutex
@@ -29,76 +26,100 @@ type group[Q, A any] struct {
 
 type member[Q, A any] struct {
 	question Q
+	taken    bool          // no longer waits; guarded by the group's mu
+	answered chan struct{} // closed once what follows is known
 	answer   A
 	err      error
-	answered chan struct{} // closed once answer and err are known
+	panicked any // its caller goes on with this panic; nil: there was none
+}
+
+func (m *member[Q, A]) outcome() (A, error) {
+	if m.panicked != nil {
+		panic(m.panicked)
+	}
+	return m.answer, m.err
 }
 
 // groupSize is how many questions are asked together at most.
 const groupSize = 256
 
-// answer asks a question, with those of others.
+// answer asks a question, with those of others. When ctx ends it returns at once, but for
+// a question that is being asked and changes something: then it waits for the outcome.
 func (g *group[Q, A]) answer(ctx context.Context, question Q) (none A, err error) {
 	m := &member[Q, A]{question: question, answered: make(chan struct{})}
 	g.mu.Lock()
 	g.waiting = append(g.waiting, m)
 	g.mu.Unlock()
-	defer g.withdraw(m)
-	asking := g.asking // nil once the question is being asked
 	for {
+		asking := g.asking
+		if ctx.Err() != nil || !g.waits(m) {
+			asking = nil // this caller needs no turn
+		}
 		select {
 		case <-m.answered:
-			return m.answer, m.err
+			return m.outcome()
 		case asking <- struct{}{}:
-			runtime.Gosched() // those who are about to ask, ask now
-			if ctx.Err() == nil {
-				if all := g.next(m); all != nil {
-					g.askAll(all)
-					continue
-				}
+			if g.waits(m) {
+				runtime.Gosched() // those who are about to ask, ask now
 			}
-			<-asking // others can ask theirs
-			asking = nil
+			if all := g.next(m); all != nil {
+				go g.askAll(all)
+			} else {
+				<-g.asking
+			}
 		case <-ctx.Done():
 			if g.withdraw(m) || g.reads {
-				return none, wrap("waiting for "+g.what, ctx.Err())
+				return none, wrap(g.what+": waiting for others", ctx.Err())
 			}
 			<-m.answered // it is being asked, and that ends
-			return m.answer, m.err
+			return m.outcome()
 		}
 	}
+}
+
+func (g *group[Q, A]) waits(m *member[Q, A]) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !m.taken
 }
 
 // next returns what is to be asked next, or nil if m no longer waits.
 func (g *group[Q, A]) next(m *member[Q, A]) []*member[Q, A] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !slices.Contains(g.waiting, m) {
+	if m.taken {
 		return nil
 	}
 	n := min(len(g.waiting), groupSize)
-	taken := slices.Clone(g.waiting[:n])
+	all := slices.Clone(g.waiting[:n])
 	g.waiting = slices.Delete(g.waiting, 0, n)
-	return taken
+	for _, one := range all {
+		one.taken = true
+	}
+	return all
 }
 
+// withdraw reports whether m was still waiting, and now is not.
 func (g *group[Q, A]) withdraw(m *member[Q, A]) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	i := slices.Index(g.waiting, m)
-	if i < 0 {
+	if m.taken {
 		return false
 	}
+	m.taken = true
+	i := slices.Index(g.waiting, m)
 	g.waiting = slices.Delete(g.waiting, i, i+1)
 	return true
 }
 
-// askAll asks some questions, and tells each its answer.
+// askAll asks some questions, and tells each its answer. Where asking panics, all are told
+// of an error but the first, whose caller panics.
 func (g *group[Q, A]) askAll(all []*member[Q, A]) {
 	defer func() { <-g.asking }()
 	var answers []A
 	err := fmt.Errorf("database: %s: asking panicked", g.what)
 	defer func() {
+		all[0].panicked = recover()
 		if err == nil && len(answers) != len(all) {
 			err = fmt.Errorf("database: %s: %d questions have %d answers", g.what, len(all), len(answers))
 		}
@@ -116,8 +137,8 @@ func (g *group[Q, A]) askAll(all []*member[Q, A]) {
 	answers, err = g.ask(context.Background(), questions)
 }
 
-// readers are how many groups are read at once: while one waits for a connection that is
-// dead, another can have one that is not.
+// readers are how many groups are read at once, by as many connections: while one waits for
+// a connection that is dead, the other can have one that is not.
 const readers = 2
 
 // reader returns a function that reads one of what read reads together, and returns
@@ -127,10 +148,9 @@ func reader[Q, A any](what string, read func(context.Context, []Q) ([]*A, error)
 	g.ask = func(ctx context.Context, all []Q) (found []*A, err error) {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		for range 2 { // a connection that has ended since it was last used fails nobody
-			if found, err = read(ctx, all); err == nil || ctx.Err() != nil || errors.As(err, new(*pgconn.PgError)) {
-				break
-			}
+		found, err = read(ctx, all)
+		if err != nil && ctx.Err() == nil { // by a connection, perhaps, that has ended
+			found, err = read(ctx, all)
 		}
 		return found, err
 	}

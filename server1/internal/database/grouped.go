@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -67,7 +68,7 @@ func inPlaces[T any](n int, rows *sql.Rows, err error, scan func(place *int) (T,
 
 const holdUsers = `SELECT COUNT(*) FROM (SELECT id FROM users WHERE id = ANY($1) ORDER BY id COLLATE "C" FOR UPDATE) AS held`
 
-// recordHandoffs looks rows up as the reads for many do.
+// recordHandoffs finds rows as selectAllLive does (postgres.go).
 const recordHandoffs = `WITH asked AS (
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
 			$10::text[], $11::text[], $12::text[], $8::text[], $13::text[], $9::text[], $14::text[], $15::text[])
@@ -120,9 +121,10 @@ func (db *DB) recordTogether(ctx context.Context, all []issued) (recorded []bool
 	return recorded, err
 }
 
-// recordAll records handoffs, and says which; not why the others are not. The first statement holds the rows of users
-// and clients, in the order of their ids; the second, which so sees every sign-out and
-// cut-off that was acknowledged before, adds what may be added.
+// recordAll records handoffs, and returns which were recorded, but not why others were
+// not. The first statement holds the rows of users and clients, in the order of their ids;
+// the second, which so sees every sign-out and cut-off that was acknowledged before, adds
+// what may be added.
 func recordAll(ctx context.Context, tx *transaction, all []issued) ([]bool, error) {
 	var users, sessions, ids, audiences, methods, events, clients, kids, assertions, roles, grants, sids []string
 	var iats, exps, ats []int64
@@ -165,7 +167,11 @@ func recordAll(ctx context.Context, tx *transaction, all []issued) ([]bool, erro
 		events, users, clients, kids, assertions, roles, grants, sids))
 	recorded := make([]bool, len(all))
 	for _, id := range made {
-		recorded[places[id]] = true
+		place, asked := places[id]
+		if !asked {
+			return nil, wrap("recording handoffs", errors.New("one was recorded that was not asked for"))
+		}
+		recorded[place] = true
 	}
 	return recorded, wrap("recording handoffs", err)
 }

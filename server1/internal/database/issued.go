@@ -234,7 +234,7 @@ func stillGood(ctx context.Context, tx *transaction, h issued) error {
 func (db *DB) exec(ctx context.Context, tx *transaction, statement string, args ...any) (sql.Result, error) {
 	if prepared, ok := db.prepared[statement]; ok {
 		// The driver starts a goroutine for each statement that can be interrupted. This one is
-		// short, and the transaction ends with ctx.
+		// short, and once it has ended the transaction ends with ctx.
 		return tx.StmtContext(ctx, prepared).ExecContext(context.WithoutCancel(ctx), args...)
 	}
 	return tx.ExecContext(ctx, statement, args...) // pgx keeps statements itself

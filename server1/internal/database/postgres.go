@@ -37,15 +37,15 @@ func openPostgres(ctx context.Context, u *url.URL) (*DB, error) {
 			isDuplicate: isUniqueViolation,
 		},
 	}
-	db.live = reader("the sessions", db.asked(selectAllLive).sessions)
-	db.client = reader("the clients", db.asked(selectAllClients).clients)
-	db.together = &group[issued, bool]{what: "the audit", ask: db.recordTogether, asking: make(chan struct{}, 1)}
+	db.live = reader("reading sessions", db.asked(selectAllLive).sessions)
+	db.client = reader("reading clients", db.asked(selectAllClients).clients)
+	db.together = &group[issued, bool]{what: "recording handoffs", ask: db.recordTogether, asking: make(chan struct{}, 1)}
 	return db, nil
 }
 
-// What is asked for many is found as it is for one: by its key. Each LATERAL with its
-// OFFSET 0 keeps it so before PostgreSQL has any statistics of the tables, when it would
-// rather read them whole.
+// What is asked for many is found as it is for one: by its key. An OFFSET 0 keeps PostgreSQL
+// from making a join of the LATERAL subquery, which it might answer by reading the whole
+// table: it would before it has any statistics.
 const (
 	selectAllLive = `SELECT asked.place, ` + sessionColumns + ` FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, place)
 		CROSS JOIN LATERAL (SELECT * FROM sessions WHERE id_sha256 = asked.id OFFSET 0) AS sessions

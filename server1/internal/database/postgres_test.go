@@ -476,6 +476,18 @@ func TestRecordedTogether(t *testing.T) {
 	if t.Logf("recorded: %v", recorded); len(recorded) != len(kinds) {
 		t.Error("a kind is never recorded")
 	}
+
+	again, over := forItself, s
+	over.IDSHA256 = "another"
+	mixed := []issued{
+		{session: over, claims: claims(), now: start},
+		kinds["by a session"], kinds["a client's own"],
+		{by: &again, claims: claims(), now: start}, // with an assertion that is spent
+		kinds["a client's by a grant"],
+	}
+	if got, err := db.recordTogether(t.Context(), mixed); err != nil || !slices.Equal(got, []bool{false, true, true, false, true}) {
+		t.Errorf("recorded together: %v, %v", got, err)
+	}
 }
 
 // outcome is what is in the database once a handoff is recorded after something else, of

@@ -38,7 +38,7 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 	return &DB{
 		Now: time.Now, read: file.Read, writer: fileWriter{file}, prepared: prepared, changed: make(chan struct{}, 1),
 		dialect: dialect{holdInOrder: ` ORDER BY id`, isDuplicate: sqlite.IsDuplicate}, copyTo: file.Copy,
-		live: reader("the sessions", each(live).sessions), client: reader("the clients", each(client).clients),
+		live: reader("reading sessions", each(live).sessions), client: reader("reading clients", each(client).clients),
 	}, nil
 }
 
