@@ -2,10 +2,13 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 )
 
 // group sends the questions of several callers to the database together: those that come
@@ -30,7 +33,7 @@ type member[Q, A any] struct {
 	answered chan struct{} // closed once what follows is known
 	answer   A
 	err      error
-	panicked any // its caller goes on with this panic; nil: there was none
+	panicked error // its caller panics with it; nil: there was none
 }
 
 func (m *member[Q, A]) outcome() (A, error) {
@@ -113,13 +116,16 @@ func (g *group[Q, A]) withdraw(m *member[Q, A]) bool {
 }
 
 // askAll asks some questions, and tells each its answer. Where asking panics, all are told
-// of an error but the first, whose caller panics.
+// so, and the first one's caller goes on with that.
 func (g *group[Q, A]) askAll(all []*member[Q, A]) {
 	defer func() { <-g.asking }()
 	var answers []A
-	err := fmt.Errorf("database: %s: asking panicked", g.what)
+	err := errors.New("its goroutine ended")
 	defer func() {
-		all[0].panicked = recover()
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("database: %s: panic: %v\n%s", g.what, cause, debug.Stack())
+			all[0].panicked = err
+		}
 		if err == nil && len(answers) != len(all) {
 			err = fmt.Errorf("database: %s: %d questions have %d answers", g.what, len(all), len(answers))
 		}
@@ -137,20 +143,23 @@ func (g *group[Q, A]) askAll(all []*member[Q, A]) {
 	answers, err = g.ask(context.Background(), questions)
 }
 
-// readers are how many groups are read at once, by as many connections: while one waits for
-// a connection that is dead, the other can have one that is not.
+// readers are how many groups are read at once: while one waits for a connection that is
+// dead, another can have one that is not, where there are two.
 const readers = 2
 
 // reader returns a function that reads one of what read reads together, and returns
 // ErrNotFound where there is none.
 func reader[Q, A any](what string, read func(context.Context, []Q) ([]*A, error)) func(context.Context, Q) (A, error) {
-	g := &group[Q, *A]{what: what, asking: make(chan struct{}, readers), reads: true}
-	g.ask = func(ctx context.Context, all []Q) (found []*A, err error) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+	readWithin := func(ctx context.Context, limit time.Duration, all []Q) ([]*A, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		found, err = read(ctx, all)
-		if err != nil && ctx.Err() == nil { // by a connection, perhaps, that has ended
-			found, err = read(ctx, all)
+		return read(ctx, all)
+	}
+	g := &group[Q, *A]{what: what, asking: make(chan struct{}, readers), reads: true}
+	g.ask = func(ctx context.Context, all []Q) ([]*A, error) {
+		found, err := readWithin(ctx, patience/2, all)
+		if err != nil { // by a connection, perhaps, that has ended, or is dead
+			found, err = readWithin(ctx, patience/2, all)
 		}
 		return found, err
 	}

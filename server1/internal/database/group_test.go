@@ -160,7 +160,7 @@ func TestGroupFails(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				defer func() {
-					if recover() != nil {
+					if cause := recover(); cause != nil && strings.Contains(fmt.Sprint(cause), "panic: asked badly") {
 						panics.Add(1)
 					}
 				}()
@@ -178,6 +178,37 @@ func TestGroupFails(t *testing.T) {
 		ask = func() error { return nil }
 		if got, err := g.answer(t.Context(), 2); got != 2 || err != nil {
 			t.Errorf("after %s: %d, %v", name, got, err)
+		}
+	}
+}
+
+// What cannot be read is read once more, with the time that is left.
+func TestReader(t *testing.T) {
+	failure := errors.New("the connection has ended")
+	for name, of := range map[string]struct {
+		outcome []error // of each attempt; nil: there is one
+		want    error
+	}{
+		"at once": {[]error{nil}, nil}, "then": {[]error{failure, nil}, nil}, "never": {[]error{failure, failure}, failure},
+		"none": {[]error{ErrNotFound}, ErrNotFound}, "dead": {[]error{context.DeadlineExceeded, nil}, nil},
+	} {
+		attempts := 0
+		read := reader("reading", func(ctx context.Context, all []int) ([]*int, error) {
+			err := of.outcome[attempts]
+			attempts++
+			switch {
+			case errors.Is(err, ErrNotFound):
+				return make([]*int, len(all)), nil
+			case errors.Is(err, context.DeadlineExceeded):
+				<-ctx.Done()
+				return nil, ctx.Err()
+			case err != nil:
+				return nil, err
+			}
+			return []*int{&all[0]}, nil
+		})
+		if got, err := read(t.Context(), 7); !errors.Is(err, of.want) || err == nil && got != 7 || attempts != len(of.outcome) {
+			t.Errorf("%s: %d, %v after %d attempts", name, got, err, attempts)
 		}
 	}
 }
@@ -288,7 +319,7 @@ func TestPostgresPlans(t *testing.T) {
 		}
 		plan := strings.Join(lines, "\n")
 		for _, table := range of.tables {
-			if strings.Contains(plan, "Merge Join") || !strings.Contains(plan, table+"_pkey on "+table) && !strings.Contains(plan, "on "+table+"_pkey") || strings.Contains(plan, "Seq Scan on "+table) {
+			if name != "audit" && strings.Contains(plan, "Merge Join") || !strings.Contains(plan, table+"_pkey on "+table) && !strings.Contains(plan, "on "+table+"_pkey") || strings.Contains(plan, "Seq Scan on "+table) {
 				t.Errorf("%s: %s is not read by its key:\n%s", name, table, plan)
 			}
 		}

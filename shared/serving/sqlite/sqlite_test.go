@@ -166,6 +166,34 @@ func TestChangeFirst(t *testing.T) {
 	}
 }
 
+// Where another's change panics in the turn of a caller, the caller's own is not left
+// behind: it would be made, for nobody.
+func TestPanicOfAnother(t *testing.T) {
+	f, _ := table(t)
+	w := f.writer
+	w.making <- struct{}{}
+	w.mu.Lock()
+	w.passed = true // those who wait have a turn before what goes first
+	w.waiting = append(w.waiting, &change{do: func(context.Context, *sql.Tx) error { panic("no") }, made: make(chan struct{})})
+	w.mu.Unlock()
+	ended := make(chan any)
+	go func() {
+		defer func() { ended <- recover() }()
+		_ = f.ChangeFirst(context.Background(), insert(1))
+	}()
+	waitFor(w, &w.first, func(n int) bool { return n == 1 })
+	<-w.making
+	if cause := <-ended; cause != "no" {
+		t.Errorf("the turn ended with %v", cause)
+	}
+	if err := f.Change(t.Context(), insert(2)); err != nil {
+		t.Error(err)
+	}
+	if n, m := count(t, f, 1), count(t, f, 2); n != 0 || m != 1 {
+		t.Errorf("%d and %d rows, want 0 and 1", n, m)
+	}
+}
+
 // I04: what takes back has room when nothing else has.
 func TestI04NearlyFullDisk(t *testing.T) {
 	f, path := table(t)
