@@ -69,24 +69,25 @@ type affine struct{ plus, minus, xy2d field.Element }
 
 func multiplesOf(p *edwards25519.Point, width int) *multiples {
 	half := 1 << (width - 1)
-	m := &multiples{width: width, all: make([]affine, 0, digitsOf(width)*half)}
+	m := &multiples{width: width, all: make([]affine, digitsOf(width)*half)}
 	row := make([]edwards25519.Point, half)
 	unit := new(edwards25519.Point).Set(p)
-	for range digitsOf(width) {
+	d2 := doubleD()
+	for i := range digitsOf(width) {
 		row[0].Set(unit)
 		for j := 1; j < half; j++ {
 			row[j].Add(&row[j-1], unit)
 		}
-		m.all = append(m.all, affineRow(row)...)
+		toAffine(m.all[i*half:], row, d2)
 		unit.Double(&row[half-1])
 	}
 	return m
 }
 
-// affineRow divides each point's coordinates by its Z. It inverts the product of
-// all Zs once, and multiplies by the others' to get the inverse of each.
-func affineRow(row []edwards25519.Point) []affine {
-	out := make([]affine, len(row))
+// toAffine divides each point's coordinates by its Z, and puts what becomes of it in out.
+// It inverts the product of all Zs once, and multiplies by the others' to get the inverse
+// of each. d2 is doubleD.
+func toAffine(out []affine, row []edwards25519.Point, d2 *field.Element) {
 	before := make([]field.Element, len(row)) // the product of the Zs before this one
 	product := new(field.Element).One()
 	for j := range row {
@@ -95,7 +96,6 @@ func affineRow(row []edwards25519.Point) []affine {
 		product.Multiply(product, z)
 	}
 	rest := product.Invert(product) // the inverse of the Zs up to this one
-	d2 := doubleD()
 	for j := len(row) - 1; j >= 0; j-- {
 		x, y, z, _ := row[j].ExtendedCoordinates()
 		inverse := new(field.Element).Multiply(rest, &before[j])
@@ -107,7 +107,6 @@ func affineRow(row []edwards25519.Point) []affine {
 		out[j].xy2d.Multiply(x, y)
 		out[j].xy2d.Multiply(&out[j].xy2d, d2)
 	}
-	return out
 }
 
 // doubleD returns 2d for the curve's d = -121665/121666 (RFC 8032 section 5.1).
