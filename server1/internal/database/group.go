@@ -2,13 +2,11 @@ package database
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
-	"time"
 )
 
 // group sends the questions of several callers to the database together: those that come
@@ -16,7 +14,7 @@ import (
 // needs a message to and fro for each statement, and SQLite reads pages again after each
 // commit; for many at once both do it once.
 type group[Q, A any] struct {
-	what string // it does, for errors
+	what string // the group does, for errors
 	// ask returns an answer to each question, in their order. Its context is no caller's:
 	// who gives up does not stop it.
 	ask    func(ctx context.Context, all []Q) ([]A, error)
@@ -46,8 +44,8 @@ func (m *member[Q, A]) outcome() (A, error) {
 // groupSize is how many questions are asked together at most.
 const groupSize = 256
 
-// answer asks a question, with those of others. When ctx ends it returns at once, but for
-// a question that is being asked and changes something: then it waits for the outcome.
+// answer asks a question, with those of others. When ctx ends it returns at once. It waits
+// for the outcome where the question is being asked by then, and changes something.
 func (g *group[Q, A]) answer(ctx context.Context, question Q) (none A, err error) {
 	m := &member[Q, A]{question: question, answered: make(chan struct{})}
 	g.mu.Lock()
@@ -115,12 +113,12 @@ func (g *group[Q, A]) withdraw(m *member[Q, A]) bool {
 	return true
 }
 
-// askAll asks some questions, and tells each its answer. Where asking panics, all are told
-// so, and the first one's caller goes on with that.
+// askAll asks some questions, and tells each its answer. Where asking panics, all callers
+// are told so, and the first one panics too.
 func (g *group[Q, A]) askAll(all []*member[Q, A]) {
 	defer func() { <-g.asking }()
 	var answers []A
-	err := errors.New("its goroutine ended")
+	err := fmt.Errorf("database: %s: asking ended its goroutine", g.what)
 	defer func() {
 		if cause := recover(); cause != nil {
 			err = fmt.Errorf("database: %s: panic: %v\n%s", g.what, cause, debug.Stack())
@@ -150,16 +148,16 @@ const readers = 2
 // reader returns a function that reads one of what read reads together, and returns
 // ErrNotFound where there is none.
 func reader[Q, A any](what string, read func(context.Context, []Q) ([]*A, error)) func(context.Context, Q) (A, error) {
-	readWithin := func(ctx context.Context, limit time.Duration, all []Q) ([]*A, error) {
-		ctx, cancel := context.WithTimeout(ctx, limit)
+	attempt := func(ctx context.Context, all []Q) ([]*A, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience/2)
 		defer cancel()
 		return read(ctx, all)
 	}
 	g := &group[Q, *A]{what: what, asking: make(chan struct{}, readers), reads: true}
 	g.ask = func(ctx context.Context, all []Q) ([]*A, error) {
-		found, err := readWithin(ctx, patience/2, all)
+		found, err := attempt(ctx, all)
 		if err != nil { // by a connection, perhaps, that has ended, or is dead
-			found, err = readWithin(ctx, patience/2, all)
+			found, err = attempt(ctx, all)
 		}
 		return found, err
 	}

@@ -216,7 +216,7 @@ func TestReader(t *testing.T) {
 // errShort has a group's ask answer nothing.
 var errShort = errors.New("too few answers")
 
-// Whoever reads beside others reads their own session or client, or that there is none.
+// Each of many readers reads its own session or client, or that there is none.
 func testReadByMany(t *testing.T, e engine) {
 	db, _ := e.open(t)
 	type reader struct {

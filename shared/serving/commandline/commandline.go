@@ -7,10 +7,10 @@
 //
 // Each flag has a variable: the prefix and its name in capitals. A flag that is given
 // wins; one that is given with nothing in it is refused. An empty variable is one that is
-// not set. A variable with the prefix that no flag has is refused, because somebody believes to have set something; except those
-// that Kubernetes gives every pod for a Service of such a name (SERVICE_HOST,
-// SERVICE_PORT, PORT and their kin, with the values that it gives them): they are
-// nobody's settings. Blame names the variables that an error is about: pass it those of
+// not set. A variable with the prefix that no flag has is refused, because somebody
+// believes to have set something; except those that Kubernetes gives every pod for a
+// Service of such a name (SERVICE_HOST, SERVICE_PORT, PORT and their kin, with the values
+// that it gives them): they are nobody's settings. Blame names the variables that an error is about: pass it those of
 // Parse, and what is found to be wrong later.
 //
 // # Ids
